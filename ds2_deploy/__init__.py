@@ -1,0 +1,6 @@
+"""ds2_deploy: DeepSpeech2 from data to a measured, deployed engine.
+
+This package is what a user of a trained model needs; it imports without torch, onnxruntime or tensorrt.
+"""
+
+__version__ = "0.1.0"

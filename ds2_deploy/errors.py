@@ -1,0 +1,61 @@
+"""The error families.
+
+Every leaf inherits one of our families and the builtin that a Python caller would catch anyway.
+The library raises; the command line turns each into one line on stderr and an exit code.
+"""
+
+
+class DS2Error(Exception):
+    """Base of all errors this project raises on purpose; the message is one complete sentence."""
+
+
+class MissingPackageError(DS2Error, ImportError):
+    """An optional package is not installed; the message holds the command that installs it."""
+
+
+class AudioError(DS2Error, ValueError):
+    """A recording cannot be used: unreadable, empty, not finite, or the wrong channel."""
+
+
+class AudioNotFoundError(AudioError, FileNotFoundError):
+    """A path, folder or glob that leads to no recording."""
+
+
+class ConfigError(DS2Error, ValueError):
+    """A configuration file or option holds a value that cannot be used."""
+
+
+class AlphabetError(DS2Error, ValueError):
+    """Text and alphabet do not fit."""
+
+
+class ManifestError(DS2Error, ValueError):
+    """A manifest cannot be read, or names what is not there."""
+
+
+class ModelError(DS2Error, ValueError):
+    """A model folder or checkpoint cannot be used."""
+
+
+class ModelNotFoundError(ModelError, FileNotFoundError):
+    """No model at this path or of this name."""
+
+
+class OutputError(DS2Error, OSError):
+    """A result cannot be written."""
+
+
+class BackendUnavailableError(DS2Error, RuntimeError):
+    """The asked runtime or device cannot be used on this machine."""
+
+
+class EngineError(DS2Error, RuntimeError):
+    """A TensorRT engine cannot be built."""
+
+
+class TrainingError(DS2Error, RuntimeError):
+    """Training cannot start or go on."""
+
+
+class ParityError(DS2Error, ArithmeticError):
+    """Two ways of computing the same thing differ by more than is allowed (exit code 3)."""

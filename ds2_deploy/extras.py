@@ -1,0 +1,32 @@
+"""Optional packages: imported where they are used, and named with their cure where they are missing."""
+
+import importlib
+from types import ModuleType
+
+from ds2_deploy.errors import MissingPackageError
+
+# module -> the extra of this project that brings it
+EXTRAS = {
+    "onnxruntime": "cpu",
+    "onnx": "export",
+    "onnxscript": "export",
+    "torch": "train",
+    "safetensors": "train",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt-rtx",
+}
+
+
+def require(module: str) -> ModuleType:
+    """Import `module`, or raise MissingPackageError with the command that installs it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
+            raise  # the package is there, but one of its own imports is broken: say so unchanged
+        raise MissingPackageError(missing_sentence(module)) from error
+
+
+def missing_sentence(module: str) -> str:
+    extra = EXTRAS[module.split(".")[0]]
+    return f"This needs the package '{module}', which is not installed: pip install 'ds2_deploy[{extra}]'"

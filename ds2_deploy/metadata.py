@@ -1,0 +1,105 @@
+"""ModelMetadata: what every artifact says about itself.
+
+The same JSON travels inside the checkpoint, in the ONNX file's `metadata_props` (key `ds2`), as
+`metadata.json` in the model folder and beside an engine, so that nobody is asked for a sample rate twice.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
+from ds2_deploy.errors import ModelError
+from ds2_deploy.model.config import ModelConfig
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
+
+FORMAT_VERSION = 1
+ONNX_KEY = "ds2"
+
+
+class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the weights come from."""
+
+    ds2_version: str = ""
+    recipe: str = ""
+    """Name of the recipe and every value set over it."""
+    train: tuple[str, ...] = ()
+    """Training manifests, as the user named them."""
+    seed: int = 0
+    epochs: int = 0
+    """Epochs these weights were trained for."""
+    audio_hours: float = 0.0
+    """Hours of distinct training audio."""
+    valid_wer: float | None = None
+    """Word error rate on the validation set, as a fraction."""
+
+
+class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything needed to run a model and to know what it is."""
+
+    format_version: int = FORMAT_VERSION
+    name: str = ""
+    language: str = "en"
+    feature: FeatureConfig = FeatureConfig()
+    statistics: FeatureStatistics | None = None
+    """Present exactly when `feature.normalization` is `global`."""
+    alphabet: Alphabet = ENGLISH
+    model: ModelConfig = ModelConfig()
+    provenance: Provenance = Provenance()
+
+    def __post_init__(self) -> None:
+        if (self.statistics is not None) != (self.feature.normalization == "global"):
+            raise ValueError(
+                f"feature.normalization is {self.feature.normalization!r} and statistics are "
+                f"{'present' if self.statistics else 'missing'}: 'global' needs them, nothing else does"
+            )
+        if self.statistics and not (
+            len(self.statistics.mean) == len(self.statistics.deviation) == self.feature.bins
+        ):
+            raise ValueError(f"statistics hold {len(self.statistics.mean)} bins, the features {self.feature.bins}")
+        self.model.rnn_input_size(self.feature.bins)  # raises where the convolutions leave nothing
+
+    @property
+    def frame_s(self) -> float:
+        """Seconds of audio per output frame."""
+        return self.model.subsampling * self.feature.hop_samples / self.feature.sample_rate
+
+    def output_frames(self, samples: int) -> int:
+        """Rows of `log_probs` that belong to a recording of `samples` samples."""
+        return self.model.output_frames(self.feature.frames(samples))
+
+    @property
+    def min_samples(self) -> int:
+        """The shortest input the graph accepts; shorter recordings are padded with zeros, lengths unchanged."""
+        feature = self.feature
+        frames = 1
+        for layer in reversed(self.model.conv):  # frames that give one frame after this convolution
+            frames = max((frames - 1) * layer.stride[1] + layer.kernel[1] - 2 * layer.padding[1], 1)
+        return (frames - 1) * feature.hop_samples + feature.window_samples - 2 * feature.padding_samples
+
+    def to_json(self) -> str:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str) -> "ModelMetadata":
+        """Parse; ModelError names `source`, the field and the value."""
+        try:
+            version = msgspec.json.decode(text)["format_version"]
+        except (msgspec.DecodeError, TypeError, KeyError):
+            raise ModelError(f"{source} is not the metadata of a ds2 model: export the model again.") from None
+        if version != FORMAT_VERSION:
+            raise ModelError(
+                f"{source} has format version {version}, this ds2_deploy reads {FORMAT_VERSION}: "
+                "upgrade ds2_deploy, or export the model again with this one."
+            )
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.ValidationError as error:
+            raise ModelError(f"{source} does not describe a model: {error}.") from error
+
+    @classmethod
+    def read(cls, path: Path) -> "ModelMetadata":
+        try:
+            return cls.from_json(path.read_bytes(), str(path))
+        except OSError as error:
+            raise ModelError(f"Cannot read {path}: {error.strerror}.") from error

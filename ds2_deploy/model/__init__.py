@@ -1,0 +1,1 @@
+"""The DeepSpeech2 network: its configuration (no torch) and its layers (torch)."""

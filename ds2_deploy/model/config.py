@@ -1,0 +1,106 @@
+"""ModelConfig: one DeepSpeech2 network, as plain data (no torch)."""
+
+from typing import Literal
+
+import msgspec
+
+Cell = Literal["rnn", "gru", "lstm"]
+
+
+class ConvLayer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A convolution over (frequency, time), padded by (kernel - 1) // 2 zeros at both ends of both axes."""
+
+    channels: int
+    kernel: tuple[int, int]
+    """(frequency, time)."""
+    stride: tuple[int, int] = (1, 1)
+    """(frequency, time)."""
+
+    def __post_init__(self) -> None:
+        if self.channels < 1 or min(self.kernel) < 1 or min(self.stride) < 1:
+            raise ValueError(f"a convolution of {self.channels} channels, kernel {self.kernel}, stride {self.stride}")
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """(frequency, time), the zeros at each end."""
+        return (self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2
+
+
+def conv_output_length(length: int, kernel: int, stride: int) -> int:
+    """Frames (or bins) after a convolution padded by (kernel - 1) // 2; none of too short an input.
+
+    >>> [conv_output_length(n, 11, 2) for n in (0, 1, 2, 3)]
+    [0, 1, 1, 2]
+    """
+    return max(length + 2 * ((kernel - 1) // 2) - kernel + stride, 0) // stride if length > 0 else 0
+
+
+class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Convolutions, recurrent layers, fully connected layers (arXiv 1512.02595, section 3)."""
+
+    conv_dims: Literal[1, 2] = 2
+    """2: kernels slide over frequency and time. 1: over time alone, the bins being input channels."""
+    conv: tuple[ConvLayer, ...] = (
+        ConvLayer(channels=32, kernel=(41, 11), stride=(2, 2)),
+        ConvLayer(channels=32, kernel=(21, 11), stride=(2, 1)),
+    )
+    """One to three convolutions, each followed by batch normalisation and the clipped ReLU."""
+    cell: Cell = "gru"
+    """`rnn` is the Elman cell with tanh."""
+    rnn_layers: int = 5
+    rnn_size: int = 800
+    bidirectional: bool = True
+    """Both directions run over the whole utterance and are summed. False: forward only, can stream."""
+    lookahead: int = 0
+    """Frames a lookahead (row) convolution spans above a unidirectional stack, the present one
+    included (section 3.7 of the paper); 0: none."""
+    fc_layers: int = 0
+    """Hidden fully connected layers with the clipped ReLU, before the output layer."""
+    fc_size: int = 800
+    batch_norm: bool = True
+    """Sequence-wise batch normalisation (section 3.2) after convolutions, before recurrent layers and in
+    hidden fully connected ones."""
+    dropout: float = 0.0
+    """Share of values dropped after each recurrent and hidden fully connected layer, in training."""
+    relu_clip: float = 20.0
+    """The clipped ReLU is min(max(x, 0), relu_clip)."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.conv) <= 3:
+            raise ValueError(f"model.conv has {len(self.conv)} layers: DeepSpeech2 has 1 to 3")
+        if self.conv_dims == 1 and any(c.kernel[0] != 1 or c.stride[0] != 1 for c in self.conv):
+            raise ValueError("model.conv_dims is 1: every convolution's kernel and stride must be 1 in frequency")
+        for name in ("rnn_layers", "rnn_size", "fc_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("lookahead", "fc_layers"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"model.{name} is {getattr(self, name)}: it must not be negative")
+        if self.bidirectional and self.lookahead:
+            raise ValueError(f"model.lookahead is {self.lookahead}: a bidirectional model sees the future already")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout is {self.dropout}: it must be in [0, 1)")
+        if self.relu_clip <= 0:
+            raise ValueError(f"model.relu_clip is {self.relu_clip}: it must be positive")
+
+    @property
+    def subsampling(self) -> int:
+        """Feature frames per output frame."""
+        product = 1
+        for layer in self.conv:
+            product *= layer.stride[1]
+        return product
+
+    def output_frames(self, frames: int) -> int:
+        """Output frames of `frames` feature frames."""
+        for layer in self.conv:
+            frames = conv_output_length(frames, layer.kernel[1], layer.stride[1])
+        return frames
+
+    def rnn_input_size(self, bins: int) -> int:
+        """Channels times what the convolutions leave of `bins` frequency bins."""
+        for layer in self.conv:
+            bins = conv_output_length(bins, layer.kernel[0], layer.stride[0]) if self.conv_dims == 2 else 1
+        if bins < 1:
+            raise ValueError("model.conv leaves no frequency bin: use smaller strides")
+        return self.conv[-1].channels * bins

@@ -1,0 +1,1 @@
+"""Labels, and the normalisation of transcripts per language."""

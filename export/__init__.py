@@ -1,0 +1,1 @@
+"""From checkpoints to model folders and engines. Building an engine needs no torch."""

@@ -1,0 +1,1 @@
+"""From manifests to checkpoints (needs the extra `train`)."""
