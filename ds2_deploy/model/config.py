@@ -1,5 +1,6 @@
 """ModelConfig: one DeepSpeech2 network, as plain data (no torch)."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -80,8 +81,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"model.lookahead is {self.lookahead}: a bidirectional model sees the future already")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout is {self.dropout}: it must be in [0, 1)")
-        if self.relu_clip <= 0:
-            raise ValueError(f"model.relu_clip is {self.relu_clip}: it must be positive")
+        if not 0 < self.relu_clip < math.inf:
+            raise ValueError(f"model.relu_clip is {self.relu_clip}: it must be a positive number")
 
     @property
     def subsampling(self) -> int:

@@ -1,0 +1,86 @@
+"""Checkpoints and weights on disk. Nothing here executes what a file says: tensors and plain values only."""
+
+import pickle
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ds2_deploy.errors import ModelError, ModelNotFoundError
+from ds2_deploy.files import atomic_path
+from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.model.deepspeech2 import DeepSpeech2
+
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A model and, for resuming, the state of its training."""
+
+    metadata: ModelMetadata
+    weights: dict[str, Tensor]
+    """The network's state dict."""
+    training: dict[str, Any] = field(default_factory=dict)
+    """Owned by training/trainer.py: optimizer, schedule, scaler, position, random states."""
+
+    def save(self, path: Path) -> None:
+        """Write atomically; the previous file survives a full disk."""
+        content = {"ds2": self.metadata.to_json(), "weights": self.weights, "training": self.training}
+        with atomic_path(path) as temporary:
+            _save(content, temporary)
+
+    def model(self) -> DeepSpeech2:
+        """The network with these weights, in evaluation mode."""
+        return _with_weights(self.metadata, self.weights, "The checkpoint")
+
+
+def _save(content: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:  # torch's zip writer reports a full disk so
+        raise OSError(28, f"no space left or the write failed ({str(error).splitlines()[0]})") from error
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read with `weights_only=True`: a file from elsewhere cannot run code."""
+    if not path.is_file():
+        raise ModelNotFoundError(f"There is no checkpoint {path}.")
+    if not zipfile.is_zipfile(path):
+        raise ModelError(f"{path} is not a ds2 checkpoint: expected a file written by ds2 train.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        header, weights, training = content["ds2"], content["weights"], content["training"]
+    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
+        raise ModelError(f"{path} is not a ds2 checkpoint, or it is damaged: expected a file of ds2 train.") from error
+    return Checkpoint(metadata=ModelMetadata.from_json(header, str(path)), weights=weights, training=training)
+
+
+def save_weights(model: DeepSpeech2, path: Path) -> None:
+    """model.safetensors: the network's weights in float32."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+
+
+def load_weights(folder: Path, metadata: ModelMetadata) -> DeepSpeech2:
+    """The network of a model folder, in evaluation mode."""
+    path = folder / WEIGHTS_FILE
+    try:
+        weights = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"Cannot read the weights {path}: export the model again.") from error
+    return _with_weights(metadata, weights, str(path))
+
+
+def _with_weights(metadata: ModelMetadata, weights: dict[str, Tensor], source: str) -> DeepSpeech2:
+    model = DeepSpeech2(metadata)
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(f"{source} does not fit its own metadata: {reason}") from error
+    return model.eval()

@@ -1,0 +1,115 @@
+"""Recipe: everything that decides a training, in one TOML file."""
+
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from ds2_deploy.audio.features import FeatureConfig
+from ds2_deploy.errors import ConfigError
+from ds2_deploy.model.config import ModelConfig
+from ds2_deploy.text.alphabet import Alphabet
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Variation of the training recordings; drawn from (seed, epoch, utterance), never for validation."""
+
+    speeds: tuple[float, ...] = (1.0,)
+    """One is drawn per utterance; pitch and tempo change together (Ko et al. 2015)."""
+    time_masks: int = 0
+    """SpecAugment (Park et al. 2019): this many stretches of up to `time_mask_frames` feature frames."""
+    time_mask_frames: int = 15
+    time_mask_share: float = 0.2
+    """A stretch is never longer than this share of the utterance."""
+    frequency_masks: int = 0
+    frequency_mask_bins: int = 12
+
+    def __post_init__(self) -> None:
+        if not self.speeds or min(self.speeds) <= 0:
+            raise ValueError(f"augment.speeds is {self.speeds}: it needs at least one positive factor")
+
+
+class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """AdamW under a one-cycle schedule that counts optimizer steps."""
+
+    learning_rate: float = 1.5e-3
+    """The highest, reached after `warmup` of all steps."""
+    warmup: float = 0.1
+    weight_decay: float = 1e-2
+    """Of matrices; biases and normalisation are left alone."""
+    clip_norm: float = 20.0
+
+    def __post_init__(self) -> None:
+        if not (self.learning_rate > 0 and 0 <= self.warmup <= 1 and self.weight_decay >= 0 and self.clip_norm > 0):
+            raise ValueError(f"{self} is out of range")
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A named training."""
+
+    name: str
+    language: str = "en"
+    alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
+    """The characters with a label each; the CTC blank is put before them."""
+    epochs: int = 75
+    batch_size: int = 16
+    """Utterances per optimizer step, over all processes together."""
+    sorta_grad: bool = True
+    """First epoch in order of length (section 3.3 of the paper)."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the network under automatic mixed precision; front end and loss stay in float32."""
+    seed: int = 1
+    workers: int = 2
+    """Processes that read and vary audio ahead of the network."""
+    feature: FeatureConfig = FeatureConfig()
+    model: ModelConfig = ModelConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        if self.workers < 0:
+            raise ValueError(f"workers is {self.workers}: it must not be negative")
+        self.labels()
+
+    def labels(self) -> Alphabet:
+        return Alphabet.of(self.alphabet)
+
+
+def load_recipe(source: str, overrides: list[str]) -> Recipe:
+    """A recipe from a TOML file or by its bundled name, with `key.path=value` overrides in TOML's spelling."""
+    path = Path(source) if Path(source).suffix == ".toml" else RECIPES / f"{source}.toml"
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        names = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise ConfigError(f"There is no recipe {source}: give a .toml file or one of {names}.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"Cannot read the recipe {path}: {error}.") from error
+    content.setdefault("name", path.stem)
+    for override in overrides:
+        _apply(content, override)
+    try:
+        return msgspec.convert(content, Recipe)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"The recipe {source} cannot be used: {error}.") from error
+
+
+def _apply(content: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {override} has no '=': write --set model.rnn_size=256.")
+    *tables, name = key.strip().split(".")
+    for table in tables:
+        content = content.setdefault(table, {})
+        if not isinstance(content, dict):
+            raise ConfigError(f"--set {override}: {table} is a value, not a table.")
+    try:
+        content[name] = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        content[name] = value  # a bare word is a string

@@ -1,0 +1,56 @@
+"""One forward pass with its loss: the module that DistributedDataParallel wraps."""
+
+import torch
+from torch import Tensor, nn
+
+from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
+from training.data import Batch
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TrainingStep(nn.Module):
+    """`forward(batch) -> loss` summed over the batch's utterances; front end and loss stay in float32."""
+
+    def __init__(self, model: DeepSpeech2, precision: str) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = AUTOCAST[precision]
+
+    def forward(self, batch: Batch) -> Tensor:
+        features, frames = self.model.frontend(batch.audio, batch.lengths)
+        features = hide(features, batch.time_masks, batch.frequency_masks)
+        with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+            logits, lengths = self.model.encoder(features, frames)
+        return ctc_loss(log_softmax(logits), lengths, batch, self.model.metadata.alphabet.blank)
+
+
+def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
+    """Sum over utterances of -ln P(text | audio) (Graves et al. 2006); `log_probs` (B, T, V) float32.
+
+    An utterance that speed perturbation made too short for its text counts zero instead of infinity.
+    """
+    return nn.functional.ctc_loss(
+        log_probs.transpose(0, 1),
+        batch.targets,
+        lengths,
+        batch.target_lengths,
+        blank=blank,
+        reduction="sum",
+        zero_infinity=True,
+    )
+
+
+def hide(features: Tensor, time_masks: Tensor, frequency_masks: Tensor) -> Tensor:
+    """SpecAugment: set the masked frames and bins of (B, F, T) to zero, which is the mean after normalisation."""
+    if time_masks.shape[1]:
+        features = features.masked_fill(_covered(time_masks, features.shape[2])[:, None, :], 0.0)
+    if frequency_masks.shape[1]:
+        features = features.masked_fill(_covered(frequency_masks, features.shape[1])[:, :, None], 0.0)
+    return features
+
+
+def _covered(masks: Tensor, size: int) -> Tensor:
+    """(B, masks, 2) spans -> (B, size) true inside any of them."""
+    position = torch.arange(size, device=masks.device)
+    return ((position >= masks[..., :1]) & (position < masks[..., 1:])).any(dim=1)
