@@ -1,5 +1,6 @@
 """What the front end computes, as plain data (no torch): see ds2_deploy/model/frontend.py for the computation."""
 
+import math
 from typing import Literal
 
 import msgspec
@@ -35,8 +36,8 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         for name in ("sample_rate", "window_ms", "hop_ms", "mel_bands", "floor"):
             value = getattr(self, name)
-            if value <= 0:
-                raise ValueError(f"feature.{name} is {value}: it must be positive")
+            if not 0 < value < math.inf:
+                raise ValueError(f"feature.{name} is {value}: it must be a positive number")
         for name in ("window_ms", "hop_ms"):
             samples = self.sample_rate * getattr(self, name) / 1000
             if samples != round(samples):

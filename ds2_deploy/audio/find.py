@@ -1,0 +1,79 @@
+"""Which recordings the arguments of a command mean: files, folders, globs and `-`."""
+
+import glob
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple, NoReturn
+
+from ds2_deploy.audio.load import EXTENSIONS
+from ds2_deploy.errors import AudioError, AudioNotFoundError
+
+STANDARD_INPUT = "-"
+
+
+class Recording(NamedTuple):
+    """One audio file among the inputs."""
+
+    source: str | BinaryIO
+    name: str
+    """As results and messages call it: as given, or the folder as given and the path in it."""
+    relative: Path
+    """Where it belongs below an output folder: its path below the folder or the fixed part of the glob."""
+
+
+def find_recordings(paths: list[str], *, recursive: bool) -> tuple[list[Recording], list[AudioError]]:
+    """The recordings in the order given, those of a folder or glob by name; and what led to none."""
+    recordings, errors = [], []
+    for path in paths:
+        try:
+            recordings += _expand(path, recursive)
+        except AudioError as error:
+            errors.append(error)
+    return recordings, errors
+
+
+def is_glob(path: str) -> bool:
+    """Whether the shell left us a pattern to expand; a file that has the very name is a file."""
+    return any(character in path for character in "*?[") and not Path(path).exists()
+
+
+def _expand(path: str, recursive: bool) -> list[Recording]:
+    if path == STANDARD_INPUT:
+        return [Recording(sys.stdin.buffer, path, Path("stdin"))]
+    if Path(path).is_dir():
+        return _in_folder(Path(path), recursive)
+    if is_glob(path):
+        return _matching(path)
+    return [Recording(path, path, Path(Path(path).name))]  # whether it is there shows when it is read
+
+
+def _in_folder(folder: Path, recursive: bool) -> list[Recording]:
+    found = sorted(path for path in _files(folder, recursive) if _is_audio(path))
+    if not found:
+        hint = "" if recursive else "; --recursive also searches its subfolders"
+        raise AudioNotFoundError(f"The folder {folder} holds no recording (WAV, FLAC, OGG, MP3, AIFF){hint}.")
+    return [Recording(str(path), str(path), path.relative_to(folder)) for path in found]
+
+
+def _files(folder: Path, recursive: bool) -> Iterator[Path]:
+    def fail(error: OSError) -> NoReturn:
+        raise AudioError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
+
+    for root, _, names in itertools.islice(os.walk(folder, onerror=fail), None if recursive else 1):
+        yield from (Path(root, name) for name in names)
+
+
+def _is_audio(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+
+
+def _matching(pattern: str) -> list[Recording]:
+    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  # pathlib's takes no absolute pattern
+    found = sorted(path for path in matches if not Path(path).is_dir())
+    if not found:
+        raise AudioNotFoundError(f"No file matches {pattern}.")
+    fixed = Path(*itertools.takewhile(lambda part: not is_glob(part), Path(pattern).parts))
+    return [Recording(path, path, Path(path).relative_to(fixed)) for path in found]

@@ -1,0 +1,154 @@
+"""Recordings to mono float32 at a model's rate: any format libsndfile decodes, any rate, any channel count.
+
+Shapes: S samples, C channels.
+"""
+
+import io
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from ds2_deploy.errors import AudioError, AudioNotFoundError
+
+Samples = npt.NDArray[np.float32]
+AudioSource = str | os.PathLike[str] | bytes | BinaryIO
+"""A path; or an audio file's content, as bytes or a file object (which is read to its end)."""
+
+BLOCK_VALUES = 2**18
+"""Samples times channels decoded at once: 1 MB, 16 s of 16 kHz mono."""
+MAX_SAMPLE = 2.0**31
+"""Full scale is 1. Codecs overshoot it a little and some writers store integers in floats; beyond is garbage."""
+UNKNOWN_FRAMES = 2**62
+"""libsndfile reports about 2**63 where a header leaves the length open, as FLAC written to a pipe does."""
+
+KINDS = ("aif", "aifc", "aiff", "au", "caf", "flac", "mp3", "oga", "ogg", "opus", "rf64", "sph", "w64", "wav", "wave")
+EXTENSIONS = frozenset(f".{kind}" for kind in KINDS)
+"""What counts as a recording in a folder; a file named by the user is tried whatever it is called."""
+
+
+def load_audio(source: AudioSource, sample_rate: int, *, channel: int | None = None) -> Samples:
+    """The whole recording as (S,) mono at `sample_rate`: all channels averaged, or `channel` alone (0 is the first).
+
+    Integer files are scaled to [-1, 1); floats are kept as they are, also beyond full scale, because clipping
+    distorts. No samples are an empty array; what cannot be decoded or is not finite is an AudioError.
+    """
+    blocks = list(audio_blocks(source, sample_rate, channel=channel))
+    if len(blocks) == 1:
+        return blocks[0]  # spares the copy
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+
+
+def audio_blocks(source: AudioSource, sample_rate: int, *, channel: int | None = None) -> Iterator[Samples]:
+    """The same samples as `load_audio`, block by block (S_i,), in bounded memory."""
+    name = source_name(source)
+    with _open(source, name) as file:
+        if channel is not None and not 0 <= channel < file.channels:
+            raise AudioError(
+                f"{name} has no channel {channel}: it has {file.channels}, counted from 0, so the last is "
+                f"{file.channels - 1}."
+            )
+        blocks = _mono_blocks(file, channel, name)
+        yield from blocks if file.samplerate == sample_rate else _resampled(blocks, file.samplerate, sample_rate)
+
+
+def audio_duration_s(source: AudioSource) -> float:
+    """Seconds of audio by the header, without decoding; decodes only where the header leaves the length open."""
+    if not isinstance(source, str | os.PathLike | bytes):
+        source = source.read()
+    with _open(source, source_name(source)) as file:
+        if file.frames < UNKNOWN_FRAMES:
+            return float(file.frames) / float(file.samplerate)
+        sample_rate: int = file.samplerate
+    return sum(map(len, audio_blocks(source, sample_rate))) / sample_rate
+
+
+def source_name(source: AudioSource) -> str:
+    """How messages call a source."""
+    if isinstance(source, str | os.PathLike):
+        return os.fspath(source)
+    return str(getattr(source, "name", "the recording"))
+
+
+class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile carries no types
+    """Read from start to end only.
+
+    soundfile seeks to where it already is after each read. That breaks MP3 (its frames borrow bits from earlier
+    ones, so a seek is audible) and fails on FLAC of unknown length; files that cannot seek are spared it.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+def _open(source: AudioSource, name: str) -> _ForwardFile:
+    content = _content(source, name)
+    try:
+        file = _ForwardFile(content)
+    except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
+        raise AudioError(
+            f"Cannot decode {name}: it is damaged or no audio file of a kind libsndfile reads "
+            "(WAV, FLAC, OGG, MP3, AIFF and others); convert it to WAV first."
+        ) from error
+    if file.frames == 0 and any(fault in file.extra_info for fault in ("should be", "***")):
+        raise AudioError(f"{name} breaks off after its header, or its recording was never finished.")
+    if not 1_000 <= file.samplerate <= 1_000_000:
+        raise AudioError(f"Cannot use {name}: its header claims a sample rate of {file.samplerate} Hz.")
+    return file
+
+
+def _content(source: AudioSource, name: str) -> bytes | io.BytesIO:
+    """What soundfile opens: a regular file's path, or all bytes of anything else."""
+    try:
+        if not isinstance(source, str | os.PathLike):
+            data = source if isinstance(source, bytes) else source.read()
+        elif (path := Path(source)).is_file():
+            with path.open("rb") as file:  # here, because libsndfile's words for an unreadable file mislead
+                data = file.read(1)
+            if data:
+                return os.fsencode(path)
+        else:
+            data = path.read_bytes()  # a pipe, such as the shell's <(command)
+    except FileNotFoundError as error:
+        raise AudioNotFoundError(f"There is no file {name}.") from error
+    except OSError as error:
+        raise AudioError(f"Cannot read {name}: {error.strerror}.") from error
+    if not data:
+        raise AudioError(f"{name} is empty.")
+    return io.BytesIO(data)
+
+
+def _mono_blocks(file: _ForwardFile, channel: int | None, name: str) -> Iterator[Samples]:
+    frames = max(min(BLOCK_VALUES // file.channels, file.frames), 1)
+    while len(block := _read(file, frames, name)):  # (S, C)
+        if file.channels == 1 or channel is not None:
+            mono = np.ascontiguousarray(block[:, channel or 0])  # (S,)
+        else:
+            with np.errstate(invalid="ignore"):  # infinities cancelling are found below
+                mono = block.mean(axis=1)
+        if not (mono.min() >= -MAX_SAMPLE and mono.max() <= MAX_SAMPLE):  # false for NaN, too
+            raise AudioError(f"{name} holds samples that are NaN, infinite or absurdly large: record or convert again.")
+        yield mono
+
+
+def _read(file: _ForwardFile, frames: int, name: str) -> Samples:
+    try:
+        block: Samples = file.read(frames, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"Cannot decode {name} to its end: it is damaged or cut off.") from error
+    return block
+
+
+def _resampled(blocks: Iterator[Samples], rate: int, sample_rate: int) -> Iterator[Samples]:
+    """soxr's high-quality resampler as a stream: the same values whatever the blocks."""
+    resampler = soxr.ResampleStream(rate, sample_rate, num_channels=1, dtype="float32")
+    for block in blocks:
+        if len(samples := resampler.resample_chunk(block)):
+            yield samples
+    if len(samples := resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)):
+        yield samples
