@@ -19,30 +19,36 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
             yield temporary
-            os.replace(temporary, path)
+            temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, marker: str = "metadata.json") -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it takes the place of `path` on success only.
 
-    An existing folder stays untouched until the new one is complete.
+    An existing folder stays untouched until the new one is complete. Only an empty folder or one with the file
+    `marker` in it is replaced at all: a mistyped path must not cost anybody's files.
     """
     with _reported(path):
+        path = path.resolve()  # through links, and `.` has a name then
+        if path.exists() and not (path / marker).exists() and not (path.is_dir() and not any(path.iterdir())):
+            raise OutputError(
+                f"Cannot write {path}: it exists and holds no {marker}; remove it or choose another path."
+            )
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         try:
             yield temporary
             temporary.chmod(0o755)
             if path.exists():
-                old = temporary.with_suffix(".old")
-                os.replace(path, old)
-                os.replace(temporary, path)
+                old = temporary.with_name(f"{temporary.name}.old")
+                path.replace(old)
+                temporary.replace(path)
                 shutil.rmtree(old)
             else:
-                os.replace(temporary, path)
+                temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -53,8 +59,10 @@ def _reported(path: Path) -> Iterator[None]:
         yield
     except DS2Error:
         raise  # says what it is already, though some are OSErrors by family
+    except FileExistsError as error:  # what mkdir calls a file where a folder should be
+        raise OutputError(f"Cannot write {path}: {error.filename} is not a folder.") from error
     except OSError as error:
-        raise OutputError(f"Cannot write {path}: {error.strerror}.") from error
+        raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
 def sha256(path: Path) -> str:

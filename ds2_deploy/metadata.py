@@ -24,7 +24,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     recipe: str = ""
     """Name of the recipe and every value set over it."""
     train: tuple[str, ...] = ()
-    """Training manifests, as the user named them."""
+    """Training manifests: folder and file name of each."""
     seed: int = 0
     epochs: int = 0
     """Epochs these weights were trained for."""
@@ -53,10 +53,11 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 f"feature.normalization is {self.feature.normalization!r} and statistics are "
                 f"{'present' if self.statistics else 'missing'}: 'global' needs them, nothing else does"
             )
-        if self.statistics and not (
-            len(self.statistics.mean) == len(self.statistics.deviation) == self.feature.bins
-        ):
-            raise ValueError(f"statistics hold {len(self.statistics.mean)} bins, the features {self.feature.bins}")
+        if self.statistics and {len(self.statistics.mean), len(self.statistics.deviation)} != {self.feature.bins}:
+            raise ValueError(
+                f"statistics hold {len(self.statistics.mean)} means and {len(self.statistics.deviation)} deviations, "
+                f"the features {self.feature.bins} bins"
+            )
         self.model.rnn_input_size(self.feature.bins)  # raises where the convolutions leave nothing
 
     @property
@@ -74,8 +75,32 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         feature = self.feature
         frames = 1
         for layer in reversed(self.model.conv):  # frames that give one frame after this convolution
-            frames = max((frames - 1) * layer.stride[1] + layer.kernel[1] - 2 * layer.padding[1], 1)
-        return (frames - 1) * feature.hop_samples + feature.window_samples - 2 * feature.padding_samples
+            frames = (frames - 1) * layer.stride[1] + layer.kernel[1] - 2 * layer.padding[1]
+        samples = (frames - 1) * feature.hop_samples + feature.window_samples - 2 * feature.padding_samples
+        return max(samples, 1)  # a centred window fits into its own padding, but nothing has no frame
+
+    @property
+    def streaming_obstacles(self) -> tuple[str, ...]:
+        """Why this model cannot transcribe live, each as half a sentence; empty where it can."""
+        obstacles = []
+        if self.feature.normalization == "utterance":
+            obstacles.append("feature.normalization is 'utterance', which needs the whole recording")
+        if self.model.bidirectional:
+            obstacles.append("model.bidirectional is true: the backward direction starts at the end")
+        return tuple(obstacles)
+
+    @property
+    def delay_s(self) -> float | None:
+        """Algorithmic delay: how far behind its frame an output comes; None where the end must be known."""
+        if self.streaming_obstacles:
+            return None
+        frames, stride = 0, 1
+        for layer in self.model.conv:  # right context, in feature frames
+            frames += (layer.kernel[1] - 1 - layer.padding[1]) * stride
+            stride *= layer.stride[1]
+        frames += max(self.model.lookahead - 1, 0) * stride
+        samples = self.feature.window_samples / 2 + frames * self.feature.hop_samples
+        return samples / self.feature.sample_rate
 
     def to_json(self) -> str:
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
@@ -85,7 +110,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Parse; ModelError names `source`, the field and the value."""
         try:
             version = msgspec.json.decode(text)["format_version"]
-        except (msgspec.DecodeError, TypeError, KeyError):
+        except (msgspec.DecodeError, UnicodeDecodeError, TypeError, KeyError):
             raise ModelError(f"{source} is not the metadata of a ds2 model: export the model again.") from None
         if version != FORMAT_VERSION:
             raise ModelError(

@@ -50,7 +50,8 @@ class Errors(NamedTuple):
 def bootstrap_wer(errors: Sequence[Errors], *, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
     """95% interval of the WER when utterances are drawn anew with replacement (Bisani and Ney 2004)."""
     counts = np.array([(e.word_errors, e.words) for e in errors])  # (N, 2)
-    picks = np.random.default_rng(seed).integers(len(counts), size=(draws, len(counts)))
-    sums = counts[picks].sum(axis=1)  # (draws, 2)
+    generator = np.random.default_rng(seed)
+    picks = (generator.integers(len(counts), size=len(counts)) for _ in range(draws))  # (N,) each: little memory
+    sums = np.array([counts[pick].sum(axis=0) for pick in picks])  # (draws, 2)
     low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1), (0.025, 0.975))
     return float(low), float(high)

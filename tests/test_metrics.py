@@ -1,0 +1,87 @@
+"""Edit distance, WER, CER and their bootstrap interval."""
+
+import random
+from functools import cache
+
+import numpy as np
+import pytest
+
+from ds2_deploy.metrics import Errors, bootstrap_wer, edit_distance
+
+
+@cache
+def recursive_distance(a: str, b: str) -> int:
+    """The definition: the best of the three edits of the last letter."""
+    if not a or not b:
+        return len(a) + len(b)
+    return min(
+        recursive_distance(a[:-1], b) + 1,
+        recursive_distance(a, b[:-1]) + 1,
+        recursive_distance(a[:-1], b[:-1]) + (a[-1] != b[-1]),
+    )
+
+
+def test_edit_distance_equals_the_recursive_definition() -> None:
+    draw = random.Random(0)
+    for _ in range(300):
+        a, b = ("".join(draw.choices("abc", k=draw.randrange(8))) for _ in range(2))
+        assert edit_distance(a, b) == recursive_distance(a, b), (a, b)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "distance"),
+    [("", "", 0), ("", "abc", 3), ("kitten", "sitting", 3), ("saturday", "sunday", 3), ("ab", "ba", 2)],
+)
+def test_edit_distance_of_known_pairs_both_ways(a: str, b: str, distance: int) -> None:
+    assert edit_distance(a, b) == edit_distance(b, a) == distance
+
+
+def test_edit_distance_counts_whole_words() -> None:
+    assert edit_distance(["enter", "six", "two", "four"], ["enter", "sixty", "two"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "wer", "cer"),
+    [
+        ("enter six two four", "enter six two four", 0.0, 0.0),
+        ("enter six two four", "enter sixty two for", 2 / 4, 3 / 18),
+        ("yes", "", 1.0, 1.0),
+        ("no", "n o", 2.0, 1 / 2),  # more errors than words
+        ("", "", 0.0, 0.0),
+        ("", "uh oh", 2.0, 5.0),  # an empty reference counts as one word, one character
+    ],
+)
+def test_rates_of_known_pairs(reference: str, hypothesis: str, wer: float, cer: float) -> None:
+    errors = Errors.between(reference, hypothesis)
+    assert errors.wer == pytest.approx(wer)
+    assert errors.cer == pytest.approx(cer)
+
+
+def test_the_total_weighs_utterances_by_their_words() -> None:
+    pairs = [("a b c d", "a b c x"), ("z", "y"), ("", "q")]
+    total = Errors.total(Errors.between(*pair) for pair in pairs)
+    assert total == Errors(word_errors=3, words=5, character_errors=3, characters=8)
+    assert total.wer == 3 / 5
+    assert Errors.total([]) == Errors()
+    assert Errors().wer == Errors().cer == 0.0
+
+
+def test_bootstrap_of_equal_utterances_is_a_point() -> None:
+    assert bootstrap_wer([Errors(1, 4, 0, 0)] * 7, draws=50) == (0.25, 0.25)
+
+
+def test_bootstrap_interval_agrees_with_the_binomial() -> None:
+    """One-word utterances make the WER a binomial share: its 95% interval is mean ± 1.96 deviations."""
+    wrong, count = 80, 400
+    errors = [Errors(int(i < wrong), 1, 0, 0) for i in range(count)]
+    low, high = bootstrap_wer(errors, draws=2000, seed=1)
+    share = wrong / count
+    half = 1.96 * np.sqrt(share * (1 - share) / count)
+    assert low == pytest.approx(share - half, abs=0.005)
+    assert high == pytest.approx(share + half, abs=0.005)
+
+
+def test_bootstrap_repeats_for_a_seed_and_differs_between_seeds() -> None:
+    errors = [Errors(i % 3, 3 + i % 5, 0, 0) for i in range(30)]
+    assert bootstrap_wer(errors, draws=200, seed=3) == bootstrap_wer(errors, draws=200, seed=3)
+    assert bootstrap_wer(errors, draws=200, seed=3) != bootstrap_wer(errors, draws=200, seed=4)
