@@ -82,7 +82,8 @@ def change_speed(audio: npt.NDArray[np.float32], factor: float) -> npt.NDArray[n
     """`factor` 1.1 is a tenth faster and higher: audio (S,) -> (S / factor,)."""
     if factor == 1.0 or len(audio) == 0:
         return audio
-    return soxr.resample(audio, factor, 1.0)  # type: ignore[no-any-return]
+    resampled: npt.NDArray[np.float32] = soxr.resample(audio, factor, 1.0)
+    return resampled
 
 
 def draw_masks(rng: np.random.Generator, count: int, size: int, widest: int) -> npt.NDArray[np.int64]:
@@ -96,9 +97,9 @@ class BatchSampler:
     """Lists of (epoch, index), one list a step, for one process.
 
     Batches hold utterances of similar length. The first epoch goes from the shortest batch to the longest (SortaGrad,
-    section 3.3 of the paper); later ones draw the neighbours anew, by lengths jittered by up to a tenth, and shuffle the
-    batches. Every utterance comes exactly once an epoch: batch sizes differ by one at most, and process r of n takes
-    every n-th utterance of each batch, so no process waits for another's longer batch.
+    section 3.3 of the paper); later ones draw the neighbours anew, by lengths jittered by up to a tenth, and shuffle
+    the batches. Every utterance comes exactly once an epoch: batch sizes differ by one at most, and process r of n
+    takes every n-th utterance of each batch, so no process waits for another's longer batch.
     """
 
     def __init__(self, durations_s: Sequence[float], recipe: Recipe, processes: Processes) -> None:
@@ -129,12 +130,13 @@ def train_loader(dataset: Speech, sampler: BatchSampler, workers: int) -> DataLo
     # batch_size=None with a sampler of lists: the dataset makes whole batches itself
     return DataLoader(
         dataset,
-        sampler=sampler,  # type: ignore[arg-type]
+        sampler=sampler,
         batch_size=None,
         num_workers=workers,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),  # else every start of workers moves the random state that dropout draws from
     )
 
 
@@ -143,4 +145,4 @@ def valid_loader(dataset: Speech, batch_size: int, workers: int, processes: Proc
     order = sorted(range(len(dataset)), key=lambda i: -dataset.utterances[i].duration_s)
     batches = [[(0, i) for i in order[s : s + batch_size]] for s in range(0, len(order), batch_size)]
     mine = batches[processes.rank :: processes.count]
-    return DataLoader(dataset, sampler=mine, batch_size=None, num_workers=workers)  # type: ignore[arg-type]
+    return DataLoader(dataset, sampler=mine, batch_size=None, num_workers=workers, generator=torch.Generator())

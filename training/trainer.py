@@ -72,9 +72,8 @@ def train(
     if resume and init_from:
         raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    with joined_processes(device) as processes:
-        with Reporter(out, processes.main) as reporter:
-            _train(recipe, train_manifests, valid_manifests, out, resume, init_from, processes, reporter)
+    with joined_processes(device) as processes, Reporter(out, processes.main) as reporter:
+        _train(recipe, train_manifests, valid_manifests, out, resume, init_from, processes, reporter)
 
 
 def _train(

@@ -1,5 +1,6 @@
 """Checkpoints and weights on disk. Nothing here executes what a file says: tensors and plain values only."""
 
+import errno
 import pickle
 import zipfile
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ def _save(content: dict[str, Any], path: Path) -> None:
     try:
         torch.save(content, path)
     except RuntimeError as error:  # torch's zip writer reports a full disk so
-        raise OSError(28, f"no space left or the write failed ({str(error).splitlines()[0]})") from error
+        raise OSError(errno.ENOSPC, f"no space left or the write failed ({str(error).splitlines()[0]})") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -63,7 +64,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 def save_weights(model: DeepSpeech2, path: Path) -> None:
     """model.safetensors: the network's weights in float32."""
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+    except SafetensorError as error:  # how it reports a full disk
+        raise OSError(errno.ENOSPC, f"no space left or the write failed ({error})") from error
+    path.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
 def load_weights(folder: Path, metadata: ModelMetadata) -> DeepSpeech2:
@@ -84,3 +89,10 @@ def _with_weights(metadata: ModelMetadata, weights: dict[str, Tensor], source: s
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{source} does not fit its own metadata: {reason}") from error
     return model.eval()
+
+
+def load_model(path: Path) -> DeepSpeech2:
+    """From a checkpoint file, or from the weights of a model folder."""
+    if path.is_dir():
+        return load_weights(path, ModelMetadata.read(path / "metadata.json"))
+    return load_checkpoint(path).model()

@@ -19,10 +19,10 @@ class Encoder(nn.Module):
     def __init__(self, config: ModelConfig, bins: int, labels: int) -> None:
         super().__init__()
         self.config = config
-        shared = {"batch_norm": config.batch_norm, "clip": config.relu_clip}
+        norm, clip = config.batch_norm, config.relu_clip
         channels = [1 if config.conv_dims == 2 else bins, *(layer.channels for layer in config.conv)]
         self.conv = nn.ModuleList(
-            MaskedConv(size, layer, config.conv_dims, **shared)
+            MaskedConv(size, layer, config.conv_dims, batch_norm=norm, clip=clip)
             for size, layer in zip(channels, config.conv, strict=False)
         )
         sizes = [config.rnn_input_size(bins), *[config.rnn_size] * (config.rnn_layers - 1)]
@@ -32,7 +32,7 @@ class Encoder(nn.Module):
                 size,
                 config.rnn_size,
                 bidirectional=config.bidirectional,
-                batch_norm=config.batch_norm,
+                batch_norm=norm,
                 dropout=config.dropout,
             )
             for size in sizes
@@ -40,7 +40,8 @@ class Encoder(nn.Module):
         self.lookahead = Lookahead(config.rnn_size, config.lookahead) if config.lookahead else None
         sizes = [config.rnn_size, *[config.fc_size] * config.fc_layers]
         self.fc = nn.ModuleList(
-            FullyConnected(size, config.fc_size, dropout=config.dropout, **shared) for size in sizes[:-1]
+            FullyConnected(size, config.fc_size, batch_norm=norm, clip=clip, dropout=config.dropout)
+            for size in sizes[:-1]
         )
         self.output = nn.Linear(sizes[-1], labels)
         self.apply(_initialize)
@@ -90,7 +91,7 @@ def _initialize(module: nn.Module) -> None:
     """
     if isinstance(module, nn.RNNBase):
         for name, parameter in module.named_parameters():
-            for gate in parameter.detach().split(module.hidden_size):  # views: written in place
+            for gate in torch.split(parameter.detach(), module.hidden_size):  # views: written in place
                 if name.startswith("weight_ih"):
                     nn.init.xavier_uniform_(gate)
                 elif name.startswith("weight_hh"):
@@ -98,7 +99,8 @@ def _initialize(module: nn.Module) -> None:
                 else:
                     nn.init.zeros_(gate)
         if isinstance(module, nn.LSTM):
-            module.bias_ih_l0.detach()[module.hidden_size : 2 * module.hidden_size] = 1.0  # gates i, f, g, o
+            _, forget, _, _ = torch.split(dict(module.named_parameters())["bias_ih_l0"].detach(), module.hidden_size)
+            nn.init.ones_(forget)
     elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
         nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
     elif isinstance(module, nn.Linear):

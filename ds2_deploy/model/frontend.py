@@ -12,7 +12,7 @@ It runs in float32 whatever the network around it runs in: half precision would 
 """
 
 import math
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -33,7 +33,8 @@ def dft_basis(config: FeatureConfig) -> npt.NDArray[np.float64]:
     window = a0 - (1 - a0) * np.cos(2 * math.pi * n / config.window_samples)  # periodic, not symmetric
     bins = np.arange(config.dft_points // 2 + 1)
     angle = 2 * math.pi / config.dft_points * np.outer(bins, n)  # (F, window)
-    return np.concatenate([np.cos(angle), np.sin(angle)]) * window
+    basis: npt.NDArray[np.float64] = np.concatenate([np.cos(angle), np.sin(angle)]) * window
+    return basis
 
 
 def mel_filters(config: FeatureConfig) -> npt.NDArray[np.float64]:
@@ -44,7 +45,8 @@ def mel_filters(config: FeatureConfig) -> npt.NDArray[np.float64]:
     edges = 700 * (10 ** (np.linspace(0, top, config.mel_bands + 2) / 2595) - 1)  # (bands + 2,)
     rising = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     falling = (edges[2:, None] - hertz) / (edges[2:] - edges[1:-1])[:, None]
-    return np.maximum(0, np.minimum(rising, falling))
+    filters: npt.NDArray[np.float64] = np.maximum(0, np.minimum(rising, falling))
+    return filters
 
 
 class Frontend(nn.Module):
@@ -77,7 +79,7 @@ class Frontend(nn.Module):
         """Feature frames (B,) of recordings of `lengths` samples (B,): FeatureConfig.frames, vectorised."""
         config = self.config
         offset = 2 * config.padding_samples - config.window_samples + config.hop_samples
-        frames = torch.div((lengths + offset).clamp(min=0), config.hop_samples, rounding_mode="floor")
+        frames = (lengths + offset).clamp(min=0) // config.hop_samples  # not torch.div: it exports as float32
         return frames * (lengths > 0) if config.center else frames
 
     def spectrogram(self, audio: Tensor, lengths: Tensor) -> Tensor:
@@ -102,6 +104,9 @@ class Frontend(nn.Module):
             return features
         if self.mean is not None and self.scale is not None:
             return (features - self.mean) * self.scale
+        # Counted from the floor, so that the sums are small and silence is exactly zero: its mean would otherwise
+        # be off by a rounding error, which its tiny deviation blows up.
+        features = features - math.log(self.config.floor)
         count = (frames.clamp(min=1) * features.shape[1]).to(features.dtype)[:, None, None]
         mean = features.masked_fill(~valid, 0.0).sum(dim=(1, 2), keepdim=True) / count
         centred = (features - mean).masked_fill(~valid, 0.0)
@@ -109,6 +114,6 @@ class Frontend(nn.Module):
         return centred / (variance + DEVIATION_FLOOR**2).sqrt()
 
 
-def _full_precision(audio: Tensor):  # type: ignore[no-untyped-def]
+def _full_precision(audio: Tensor) -> AbstractContextManager[None]:
     """cuDNN convolutions round to TF32 by default, which moves a log spectrogram by up to 0.8."""
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if audio.is_cuda else nullcontext()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ds2_deploy.model.config import Cell, ConvLayer
 
-RNN: dict[Cell, type[nn.RNNBase]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+RNN: dict[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
 def time_mask(lengths: Tensor, frames: int) -> Tensor:
@@ -21,7 +21,7 @@ def time_mask(lengths: Tensor, frames: int) -> Tensor:
 def conv_lengths(lengths: Tensor, kernel: int, stride: int) -> Tensor:
     """`ds2_deploy.model.config.conv_output_length` for a tensor of lengths (B,)."""
     padded = (lengths + (2 * ((kernel - 1) // 2) - kernel + stride)).clamp(min=0)
-    return torch.div(padded, stride, rounding_mode="floor") * (lengths > 0)
+    return padded // stride * (lengths > 0)
 
 
 class ClippedReLU(nn.Module):
@@ -88,7 +88,7 @@ def all_reduce_sum(x: Tensor) -> Tensor:
         return x
     from torch.distributed.nn.functional import all_reduce
 
-    return all_reduce(x)  # type: ignore[no-any-return]
+    return all_reduce(x)  # type: ignore[no-untyped-call, no-any-return]
 
 
 class MaskedConv(nn.Module):
@@ -102,9 +102,9 @@ class MaskedConv(nn.Module):
         self.conv = convolution(
             channels,
             layer.channels,
-            layer.kernel[axes],  # type: ignore[arg-type]
-            layer.stride[axes],  # type: ignore[arg-type]
-            layer.padding[axes],  # type: ignore[arg-type]
+            layer.kernel[axes],
+            layer.stride[axes],
+            layer.padding[axes],
             bias=not batch_norm,
         )
         self.norm = SequenceBatchNorm(layer.channels, channel_dim=1) if batch_norm else None

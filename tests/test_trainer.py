@@ -1,0 +1,233 @@
+"""Training: the loss falls, a resumed run repeats an uninterrupted one, two processes do what one does."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+import training.trainer
+from ds2_deploy.errors import ConfigError, ManifestError, ModelError, OutputError, TrainingError
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from ds2_deploy.runtime.protocol import pad_batch
+from training.data import Batch
+from training.recipe import Recipe, load_recipe
+from training.step import ctc_loss
+from training.trainer import one_cycle, read_log, train
+
+RECIPE = """
+batch_size = 4
+workers = 0
+alphabet = " abc"
+epochs = {epochs}
+sorta_grad = true
+
+[feature]
+spectrum = "log_mel"
+mel_bands = 20
+normalization = "global"
+
+[model]
+rnn_layers = 1
+rnn_size = 24
+conv = [{{ channels = 4, kernel = [5, 5], stride = [2, 2] }}]
+
+[optimizer]
+learning_rate = 1e-2
+"""
+
+TONES_HZ = {"a": 400.0, "b": 1100.0, "c": 2700.0, " ": 0.0}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """18 "utterances" in which every letter is a tone of a tenth of a second; a manifest."""
+    root = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    lines = []
+    for i in range(18):
+        text = "".join(rng.choice(list("abc"), rng.integers(2, 6))) + (" b" if i % 3 == 0 else "")
+        parts = []
+        for letter in text:
+            t = np.arange(int(16000 * rng.uniform(0.09, 0.13))) / 16000
+            parts += [0.3 * np.sin(2 * np.pi * TONES_HZ[letter] * t), np.zeros(800)]
+        samples = np.concatenate(parts) + 1e-3 * rng.standard_normal(sum(map(len, parts)))
+        soundfile.write(root / f"{i}.wav", samples, 16000)
+        lines.append(json.dumps({"audio_filepath": f"{i}.wav", "duration": len(samples) / 16000, "text": text}))
+    (root / "m.jsonl").write_text("\n".join(lines))
+    return root / "m.jsonl"
+
+
+def recipe(tmp_path, *overrides, epochs=2):
+    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
+    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
+
+
+def losses(run):
+    return [(entry["loss"], entry["valid_loss"]) for entry in read_log(run)]
+
+
+def test_learns_to_read_tones(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=40), [corpus], [corpus], tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert log[-1]["loss"] < 0.2 * log[0]["loss"]
+    assert log[-1]["valid_cer"] < 0.1
+    assert 0.2 < log[-1]["blank_rate"] < 0.95
+    best = load_checkpoint(tmp_path / "run/best.pt")
+    assert best.metadata.provenance.valid_wer == pytest.approx(min(entry["valid_wer"] for entry in log), abs=1e-5)
+    assert best.metadata.provenance.train == (f"{corpus.parent.name}/m.jsonl",)
+    assert len(best.metadata.statistics.mean) == 20
+
+
+def test_a_resumed_run_repeats_the_uninterrupted_one(corpus, tmp_path, monkeypatch):
+    overrides = ["augment.speeds=[0.9, 1.1]", "augment.time_masks=1", "model.dropout=0.3", "workers=1"]
+    whole = recipe(tmp_path, *overrides, epochs=4)
+    train(whole, [corpus], [corpus], tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    original = training.trainer.validate
+
+    def killed_in_the_third_epoch(*arguments, **keywords):
+        if len(read_log(tmp_path / "parts")) == 2:
+            raise KilledError
+        return original(*arguments, **keywords)
+
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/log.jsonl").touch()
+    monkeypatch.setattr(training.trainer, "validate", killed_in_the_third_epoch)
+    with pytest.raises(KilledError):
+        train(whole, [corpus], [corpus], tmp_path / "parts")
+    monkeypatch.undo()
+    train(whole, [corpus], [corpus], tmp_path / "parts", resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    one, other = (load_checkpoint(tmp_path / name / "last.pt").weights for name in ("whole", "parts"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_losses_of_one(corpus, tmp_path):
+    """20 steps with the same global batches: 18 utterances in batches of 4 or 5, unequal shares included."""
+    five = recipe(tmp_path, epochs=5)
+    train(five, [corpus], [corpus], tmp_path / "one")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
+    command = ["-m", "ds2_deploy", "train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus]
+    subprocess.run(
+        [*torchrun, *map(str, command), "--out", str(tmp_path / "two"), "--device", "cpu"],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        check=True,
+        timeout=300,
+        capture_output=True,
+    )
+    assert len(losses(tmp_path / "two")) == 5
+    assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=1e-4)
+
+
+def test_init_from_starts_with_the_weights_and_a_fresh_schedule(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=6), [corpus], [corpus], tmp_path / "first")
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    assert len(read_log(tmp_path / "second")) == 1
+    assert read_log(tmp_path / "second")[0]["loss"] < 0.7 * read_log(tmp_path / "first")[0]["loss"]
+
+
+def test_another_architecture_is_refused(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    other = recipe(tmp_path, "model.rnn_size=16", epochs=2)
+    with pytest.raises(ModelError, match="another model than the recipe's: rnn_size 24 there, 16 here"):
+        train(other, [corpus], [corpus], tmp_path / "run", resume=True)
+
+
+def test_a_finished_training_is_not_overwritten(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    with pytest.raises(TrainingError, match="--resume"):
+        train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+
+
+def test_contradictory_and_impossible_calls(corpus, tmp_path):
+    plain = recipe(tmp_path)
+    with pytest.raises(ConfigError, match="contradict"):
+        train(plain, [corpus], [corpus], tmp_path / "run", resume=True, init_from=tmp_path / "x.pt")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        train(plain, [corpus], [corpus], tmp_path / "file/run")
+    (tmp_path / "gone.jsonl").write_text(json.dumps({"audio_filepath": "no.wav", "duration": 9, "text": "a"}))
+    with pytest.raises(ManifestError, match=r"1 of 1 recordings do not exist, the first is .*no\.wav"):
+        train(plain, [tmp_path / "gone.jsonl"], [corpus], tmp_path / "run")
+    (corpus.parent / "short.jsonl").write_text(json.dumps({"audio_filepath": "0.wav", "duration": 0.05, "text": "abc"}))
+    with pytest.raises(ManifestError, match="long enough"):
+        train(plain, [corpus.parent / "short.jsonl"], [corpus], tmp_path / "run")
+
+
+def test_utterances_too_short_for_their_text_are_left_out_and_reported(corpus, tmp_path, capsys):
+    first = json.loads(corpus.read_text().splitlines()[0])
+    crowded = json.dumps({**first, "text": "abc" * 40})
+    (corpus.parent / "crowded.jsonl").write_text(corpus.read_text() + "\n" + crowded + "\n")
+    train(recipe(tmp_path, epochs=1), [corpus.parent / "crowded.jsonl"], [corpus], tmp_path / "run")
+    assert "Left out 1 of 19 utterances" in capsys.readouterr().err
+
+
+def test_half_precision_training_stays_finite(corpus, tmp_path):
+    train(recipe(tmp_path, "precision=bf16"), [corpus], [corpus], tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert log[-1]["skipped_steps"] == 0
+    assert log[-1]["loss"] < log[0]["loss"]
+
+
+def test_full_disk_keeps_the_last_checkpoint(corpus, tmp_path, monkeypatch):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    before = (tmp_path / "run/last.pt").read_bytes()
+
+    def full(content, path):
+        path.write_bytes(b"half a checkpoint")
+        raise RuntimeError("PytorchStreamWriter failed writing file data/3: file write failed")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OutputError, match="no space left"):
+        load_checkpoint(tmp_path / "run/last.pt").save(tmp_path / "run/last.pt")
+    assert (tmp_path / "run/last.pt").read_bytes() == before
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
+
+
+def test_ctc_loss_against_all_paths():
+    """-ln of the summed probability of every path that collapses to the text (Graves et al. 2006)."""
+    import itertools
+
+    rng = np.random.default_rng(0)
+    log_probs = torch.from_numpy(rng.standard_normal((2, 5, 3))).log_softmax(-1).float()  # (B, T, V), blank 1
+    targets, lengths = [[0, 0], [2]], [5, 3]
+    expected = 0.0
+    for row, target, length in zip(log_probs.double().numpy(), targets, lengths, strict=True):
+        paths = itertools.product(range(3), repeat=length)
+        good = [p for p in paths if [k for k, _ in itertools.groupby(p) if k != 1] == target]
+        expected -= np.log(sum(np.exp(sum(row[t, label] for t, label in enumerate(p))) for p in good))
+    audio, samples = pad_batch([np.zeros(1, np.float32)] * 2, 1)
+    masks = torch.zeros(2, 0, 2, dtype=torch.int64)
+    flat = torch.tensor([0, 0, 2])
+    batch = Batch(
+        torch.from_numpy(audio), torch.from_numpy(samples), flat, torch.tensor([2, 1]), masks, masks, torch.arange(2)
+    )
+    assert float(ctc_loss(log_probs, torch.tensor(lengths), batch, blank=1)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_cycle():
+    shares = [one_cycle(step, 100, 0.1) for step in range(101)]
+    assert shares[0] == pytest.approx(1 / 25)
+    assert shares[10] == max(shares) == pytest.approx(1.0)
+    assert shares[:11] == sorted(shares[:11])
+    assert shares[10:] == sorted(shares[10:], reverse=True)
+    assert shares[100] == pytest.approx(1 / 250_000)
+
+
+def test_checkpoints_hold_plain_values_alone(corpus, tmp_path):
+    """Everything resuming needs loads with weights_only=True, and nothing else is in there."""
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    content = torch.load(tmp_path / "run/last.pt", weights_only=True)
+    assert set(content) == {"ds2", "weights", "training"}
+    assert set(content["training"]) == {"optimizer", "scheduler", "scaler", "position"}
+    assert isinstance(load_checkpoint(tmp_path / "run/last.pt"), Checkpoint)
+    assert isinstance(recipe(tmp_path), Recipe)

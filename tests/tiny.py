@@ -1,0 +1,57 @@
+"""Small networks for tests: every part of the family, few parameters, running statistics that are not the defaults."""
+
+import torch
+
+from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
+from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.model.config import ConvLayer, ModelConfig
+from ds2_deploy.model.deepspeech2 import DeepSpeech2
+
+CONV_2D = (
+    ConvLayer(channels=3, kernel=(11, 5), stride=(3, 2)),
+    ConvLayer(channels=4, kernel=(4, 6), stride=(2, 1)),  # even kernels, too
+)
+CONV_1D = (ConvLayer(channels=9, kernel=(1, 5), stride=(1, 3)),)
+
+MODELS = {
+    "gru, two directions, 2d": ModelConfig(conv=CONV_2D, cell="gru", rnn_layers=2, rnn_size=10),
+    "lstm, lookahead, 1d, fc": ModelConfig(
+        conv_dims=1, conv=CONV_1D, cell="lstm", rnn_layers=2, rnn_size=11, bidirectional=False, lookahead=4,
+        fc_layers=2, fc_size=7, dropout=0.3,
+    ),
+    "rnn, two directions, 3 x 2d, fc": ModelConfig(
+        conv=(*CONV_2D, ConvLayer(channels=2, kernel=(3, 3))), cell="rnn", rnn_layers=1, rnn_size=8, fc_layers=1,
+        fc_size=6,
+    ),
+    "gru, forward only, no batch norm": ModelConfig(
+        conv=CONV_2D, cell="gru", rnn_layers=1, rnn_size=8, bidirectional=False, batch_norm=False
+    ),
+}  # fmt: skip
+
+FEATURES = {
+    "log power, utterance": FeatureConfig(),
+    "log mel, global, centred": FeatureConfig(
+        spectrum="log_mel", mel_bands=40, fft_size=512, center=True, normalization="global", window="hamming"
+    ),
+    "log mel, none, 8 kHz": FeatureConfig(sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none"),
+}
+
+
+def tiny_metadata(model: ModelConfig, feature: FeatureConfig | None = None) -> ModelMetadata:
+    feature = feature or FeatureConfig(spectrum="log_mel", mel_bands=40, fft_size=512)
+    statistics = None
+    if feature.normalization == "global":
+        ramp = torch.linspace(0, 1, feature.bins)
+        statistics = FeatureStatistics(mean=tuple((-9 + ramp).tolist()), deviation=tuple((2 + ramp).tolist()))
+    return ModelMetadata(name="tiny", feature=feature, statistics=statistics, model=model)
+
+
+def tiny_model(metadata: ModelMetadata, *, seed: int = 0) -> DeepSpeech2:
+    """In evaluation mode, its running statistics moved by a few training batches of noise."""
+    torch.manual_seed(seed)
+    model = DeepSpeech2(metadata).train()
+    rate = metadata.feature.sample_rate
+    with torch.no_grad():
+        for _ in range(20):
+            model(0.1 * torch.randn(4, rate), torch.tensor([rate, rate // 2, rate // 3, rate // 4]))
+    return model.eval()
