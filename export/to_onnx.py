@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +23,10 @@ from ds2_deploy.extras import require
 from ds2_deploy.metadata import ONNX_KEY
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.layers import FullyConnected, MaskedConv, RecurrentLayer, SequenceBatchNorm
-
-Precision = Literal["fp32", "fp16"]
+from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS
 
 OPSET = 22
-INPUTS, OUTPUTS = ("audio", "audio_lengths"), ("log_probs", "lengths")
 
 # ONNX operator and, per ONNX gate, its place among PyTorch's stacked gates
 ONNX_CELLS: dict[type[nn.RNNBase], tuple[str, tuple[int, ...]]] = {
@@ -47,7 +46,7 @@ class OnnxRNN(nn.Module):
         weights = {name: parameter.detach() for name, parameter in rnn.named_parameters()}
 
         def reordered(name: str) -> Tensor:
-            stacked = weights[f"{name}_l0"].split(self.hidden_size)
+            stacked = torch.split(weights[f"{name}_l0"], self.hidden_size)
             return torch.cat([stacked[gate] for gate in gates])
 
         self.w = nn.Parameter(reordered("weight_ih")[None])  # (1, gates H, D)
@@ -56,7 +55,7 @@ class OnnxRNN(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor]:
         frames, batch, _ = x.shape
-        attributes: dict[str, int] = {"hidden_size": self.hidden_size}
+        attributes: dict[str, Any] = {"hidden_size": self.hidden_size}
         if self.operator == "GRU":
             attributes["linear_before_reset"] = 1  # PyTorch's GRU; 0 is silently another network
         state = (1, batch, self.hidden_size)
@@ -77,7 +76,7 @@ class OnnxReversal(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         # An empty row reverses its first, masked frame: what TensorRT does with length 0 is not documented.
-        return torch.onnx.ops.symbolic(  # type: ignore[no-any-return]
+        return torch.onnx.ops.symbolic(
             "ReverseSequence",
             (x, lengths.clamp(min=1)),
             attrs={"batch_axis": 1, "time_axis": 0},
@@ -117,9 +116,10 @@ def fold_batch_norm(layer: nn.Module) -> None:
         scale, shift = _affine(layer.norm)
         for rnn in (layer.forward_rnn, layer.backward_rnn):
             if isinstance(rnn, nn.RNNBase):  # W (s x + t) + b = (W s) x + (W t + b)
-                weight, bias = rnn.weight_ih_l0.double(), rnn.bias_ih_l0.double()
-                rnn.bias_ih_l0.copy_(bias + weight @ shift)
-                rnn.weight_ih_l0.copy_(weight * scale)
+                parameters = dict(rnn.named_parameters())
+                weight, bias = parameters["weight_ih_l0"], parameters["bias_ih_l0"]
+                bias.copy_(bias.double() + weight.double() @ shift)
+                weight.copy_(weight.double() * scale)
         layer.norm = None
 
 

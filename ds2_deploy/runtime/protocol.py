@@ -8,6 +8,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+INPUTS, OUTPUTS = ["audio", "audio_lengths"], ["log_probs", "lengths"]
+"""Names of the offline graph's tensors, in every runtime."""
+
 
 class Emissions(NamedTuple):
     """What a network says about a batch."""
@@ -31,9 +34,9 @@ class Backend(Protocol):
         ...
 
 
-def pad_batch(recordings: list[npt.NDArray[np.float32]], min_samples: int) -> tuple[
-    npt.NDArray[np.float32], npt.NDArray[np.int64]
-]:
+def pad_batch(
+    recordings: list[npt.NDArray[np.float32]], min_samples: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Recordings (S_i,) -> audio (B, S) padded with zeros to the longest (at least `min_samples`), lengths (B,)."""
     lengths = np.array([len(r) for r in recordings], dtype=np.int64)
     audio = np.zeros((len(recordings), max(int(lengths.max(initial=0)), min_samples)), dtype=np.float32)

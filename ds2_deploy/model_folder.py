@@ -1,0 +1,51 @@
+"""Model folders: what `ds2 export` writes and every other command reads."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from ds2_deploy.errors import ModelError, ModelNotFoundError
+from ds2_deploy.metadata import ModelMetadata
+
+BUNDLED = Path(__file__).parent / "models"
+METADATA_FILE = "metadata.json"
+
+
+class ModelFolder(NamedTuple):
+    """A model on disk and what it says about itself."""
+
+    path: Path
+    metadata: ModelMetadata
+
+    def file(self, name: str) -> Path:
+        """The path of `name` in the folder; ModelError where it is not there."""
+        path = self.path / name
+        if not path.is_file():
+            raise ModelError(f"The model folder {self.path} holds no {name}: write it with ds2 export.")
+        return path
+
+
+def bundled_models() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{METADATA_FILE}"))
+
+
+def open_model(model: str | os.PathLike[str]) -> ModelFolder:
+    """The model of a bundled name (which wins over a folder called the same) or at a path."""
+    folder = _find(os.fspath(model))
+    if not (folder / METADATA_FILE).is_file():
+        raise ModelError(f"{folder} is not a model folder: it holds no {METADATA_FILE}; write one with ds2 export.")
+    return ModelFolder(folder, ModelMetadata.read(folder / METADATA_FILE))
+
+
+def _find(model: str) -> Path:
+    bundled = bundled_models()
+    path = BUNDLED / model if model in bundled else Path(model)
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelError(
+            f"{path} is a file, not a model folder: if it is a checkpoint, turn it into one by ds2 export."
+        )
+    names = f"one of the bundled models ({', '.join(bundled)})" if bundled else "a bundled model (none is installed)"
+    raise ModelNotFoundError(f"There is no model {model!r}: give the folder that ds2 export wrote, or {names}.")

@@ -1,0 +1,105 @@
+"""ONNX Runtime: the model folder's ONNX graph on a CPU or, with onnxruntime-gpu, on an NVIDIA GPU.
+
+Shapes: B batch, S samples, T output frames, V vocabulary.
+"""
+
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.errors import BackendUnavailableError, ModelError
+from ds2_deploy.extras import require
+from ds2_deploy.model_folder import ModelFolder
+from ds2_deploy.runtime import cuda_ordinal
+from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.runtime.gpu import gpus
+from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, Emissions
+
+FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
+CUDA = "CUDAExecutionProvider"
+ERRORS_ONLY = 3  # ONNX Runtime's log levels go from 0, verbose, to 4, fatal
+
+
+class OrtBackend:
+    """One ONNX Runtime session; a session may run in several threads at once."""
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
+    ) -> None:
+        ort = require("onnxruntime")
+        self.metadata = model.metadata
+        self.device = choose_device(ort, device)
+        options = ort.SessionOptions()
+        options.log_severity_level = ERRORS_ONLY
+        options.intra_op_num_threads = threads or 0  # 0: a thread per core
+        self._session = _open_session(ort, model.file(FILES[precision]), options, self.device)
+
+    def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
+        if len(audio) == 0:
+            empty = np.zeros((0, 0, len(self.metadata.alphabet)), dtype=np.float32)
+            return Emissions(empty, np.zeros(0, dtype=np.int64))
+        missing = self.metadata.min_samples - audio.shape[1]
+        if missing > 0:
+            audio = np.pad(audio, ((0, 0), (0, missing)))
+        feeds = {
+            "audio": np.ascontiguousarray(audio, dtype=np.float32),
+            "audio_lengths": np.ascontiguousarray(lengths, dtype=np.int64),
+        }
+        log_probs, frames = self._session.run(OUTPUTS, feeds)
+        return Emissions(log_probs, frames)
+
+
+def choose_device(ort: Any, device: str) -> str:
+    """`cpu` or `cuda:N`; BackendUnavailableError where a GPU was asked for and cannot be used."""
+    ordinal = cuda_ordinal(device)
+    if device == "cpu":
+        return "cpu"
+    present, supported = gpus(), CUDA in ort.get_available_providers()
+    if ordinal is None:
+        return "cuda:0" if present and supported else "cpu"
+    if ordinal >= len(present):
+        found = f"only {len(present)} GPUs were found" if present else "no NVIDIA GPU or driver was found"
+        raise BackendUnavailableError(f"Cannot use {device}: {found}.")
+    if not supported:
+        raise BackendUnavailableError(
+            f"Cannot use {device}: the ONNX Runtime installed here knows no CUDA; replace it with "
+            "pip uninstall onnxruntime && pip install 'ds2_deploy[gpu]'."
+        )
+    return f"cuda:{ordinal}"
+
+
+def _open_session(ort: Any, path: Path, options: Any, device: str) -> Any:
+    try:
+        session = ort.InferenceSession(path, options, providers=_providers(ort, device))
+    except Exception as error:  # ONNX Runtime's own exceptions share no base class
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise ModelError(f"ONNX Runtime cannot load {path}: {reason}; export the model again.") from error
+    if device != "cpu" and session.get_providers()[0] != CUDA:  # it falls back to the CPU without an error
+        raise BackendUnavailableError(
+            f"ONNX Runtime could not start CUDA on {device}: its CUDA and cuDNN libraries are missing or do not fit "
+            "the driver; see ds2 doctor, or choose the device cpu."
+        )
+    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+    if names != (INPUTS, OUTPUTS):
+        raise ModelError(f"{path} has inputs {names[0]} and outputs {names[1]}: it was not written by ds2 export.")
+    return session
+
+
+def _providers(ort: Any, device: str) -> list[Any]:
+    if device == "cpu":
+        return ["CPUExecutionProvider"]
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which need not matter
+        ort.preload_dlls()  # CUDA and cuDNN from pip's nvidia packages
+    options = {
+        "device_id": int(device.removeprefix("cuda:")),
+        "use_tf32": 0,  # TF32 rounds the spectrogram by up to 0.8 on the log
+        "cudnn_conv_algo_search": "HEURISTIC",  # the default searches anew for every shape
+    }
+    return [(CUDA, options), "CPUExecutionProvider"]

@@ -1,0 +1,53 @@
+"""`ds2 export`: from a checkpoint to a model folder that has been checked, or to no folder at all."""
+
+from pathlib import Path
+from typing import Literal
+
+from ds2_deploy.errors import OutputError, ParityError
+from ds2_deploy.files import atomic_folder
+from ds2_deploy.model.checkpoint import WEIGHTS_FILE, load_model, save_weights
+from ds2_deploy.model_folder import METADATA_FILE, ModelFolder
+from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.runtime.ort_backend import FILES, OrtBackend
+from ds2_deploy.runtime.torch_backend import TorchBackend
+from export.parity import ParityReport, compare, probe_recordings
+from export.to_onnx import write_onnx
+
+PRECISIONS: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
+
+
+def export_model(
+    source: Path,
+    out: Path,
+    *,
+    precision: Literal["fp32", "fp16", "both"] = "both",
+    allow_mismatch: bool = False,
+    overwrite: bool = False,
+) -> ParityReport:
+    """Write the model folder `out` from a checkpoint (or another model folder's weights).
+
+    ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`.
+    """
+    if (out / METADATA_FILE).exists() and not overwrite:
+        raise OutputError(f"{out} already holds a model: add --overwrite, or choose another --out.")
+    model = load_model(source)
+    metadata = model.metadata
+    with atomic_folder(out) as folder:
+        (folder / METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")
+        (folder / "tokens.txt").write_text(metadata.alphabet.to_lines(), encoding="utf-8")
+        save_weights(model, folder / WEIGHTS_FILE)
+        for kind in PRECISIONS[precision]:
+            write_onnx(model, folder / FILES[kind], kind)
+        written = ModelFolder(folder, metadata)
+        report = compare(
+            TorchBackend.of(model),
+            [(OrtBackend(written, device="cpu", precision=kind), kind) for kind in PRECISIONS[precision]],
+            probe_recordings(metadata),
+            metadata.min_samples,
+        )
+        (folder / "parity.json").write_text(report.to_json() + "\n", encoding="utf-8")
+        if not report.passed and not allow_mismatch:
+            raise ParityError(
+                f"The exported graph differs from the network, so {out} was not written: {report.failures()}."
+            )
+    return report

@@ -1,0 +1,178 @@
+"""Do two backends say the same? Compared on the same recordings, in NumPy; no torch of its own.
+
+FP32 runtimes differ by the order of float32 sums alone, so every log-probability must agree. Half precision moves
+small probabilities by much on the log and by nothing that matters, so there the most probable labels must agree.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.runtime.protocol import Backend, pad_batch
+
+MAX_ABS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.1}
+"""Largest difference of a log-probability, in nats. Measured on AN4: 2e-4 and 1.3e-2."""
+MIN_EQUAL_ARGMAX = 0.999
+"""Share of frames whose most probable label is the same."""
+TIE = 0.05
+"""Nats between the reference's two best labels below which it is undecided and either one counts as the same."""
+
+
+class Recording(NamedTuple):
+    name: str
+    samples: npt.NDArray[np.float32]
+    """(S,) at the model's rate."""
+
+
+Candidate = tuple[Backend, Precision]
+"""What is compared with the reference."""
+
+
+class Difference(msgspec.Struct, frozen=True, kw_only=True):
+    """How far one backend is from the reference over all recordings."""
+
+    backend: str
+    precision: Precision
+    frames: int
+    max_abs: float
+    mean_abs: float
+    equal_argmax: float
+    equal_lengths: bool
+    max_abs_allowed: float
+    equal_argmax_required: float
+
+    @property
+    def passed(self) -> bool:
+        within = self.max_abs <= self.max_abs_allowed and self.equal_argmax >= self.equal_argmax_required
+        return self.equal_lengths and within
+
+
+class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
+    """parity.json: what was compared, on which shapes, with which tolerances, and the result."""
+
+    reference: str
+    recordings: tuple[str, ...]
+    shapes: tuple[tuple[int, int], ...]
+    """(B, S) of every batch."""
+    differences: tuple[Difference, ...]
+    passed: bool
+
+    def to_json(self) -> str:
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+
+    def failures(self) -> str:
+        """Which backends are too far off, and by how much."""
+        return ", ".join(
+            f"{d.backend} {d.precision} differs by up to {d.max_abs:.2g} nats (allowed {d.max_abs_allowed:g}) with "
+            f"{d.equal_argmax:.2%} equal labels (required {d.equal_argmax_required:.1%})"
+            for d in self.differences
+            if not d.passed
+        )
+
+
+def probe_recordings(metadata: ModelMetadata, *, seed: int = 0) -> list[Recording]:
+    """Signals that need no files: voices-like pulses, noise, silence, near silence, telephone band, the shortest."""
+    rate, rng = metadata.feature.sample_rate, np.random.default_rng(seed)
+
+    def voice(seconds: float) -> npt.NDArray[np.float64]:
+        t = np.arange(round(seconds * rate)) / rate
+        pitch = 2 * np.pi * np.cumsum(120 + 30 * np.sin(2 * np.pi * 3 * t)) / rate
+        tone = sum(np.sin(k * pitch) / k for k in range(1, 25))
+        syllables = np.clip(np.sin(2 * np.pi * 2.5 * t), 0, 1)
+        return np.asarray(0.1 * tone * syllables + 1e-3 * rng.standard_normal(len(t)))
+
+    speech = voice(3.1)
+    spectrum = np.fft.rfft(speech)
+    spectrum[np.fft.rfftfreq(len(speech), 1 / rate) > 4000] = 0
+    signals = {
+        "voice 3.1 s": speech,
+        "voice 7.7 s": voice(7.7),
+        "noise 1 s": 0.2 * rng.standard_normal(rate),
+        "clipped 2 s": np.clip(20 * voice(2.0), -1, 1),
+        "near silence 2 s": 1e-4 * voice(2.0),
+        "digital silence 1.3 s": np.zeros(round(1.3 * rate)),
+        "telephone band 3.1 s": np.fft.irfft(spectrum, len(speech)),
+        "shortest": 0.1 * rng.standard_normal(metadata.min_samples),
+        "one sample less": 0.1 * rng.standard_normal(metadata.min_samples - 1),
+        "empty": np.zeros(0),
+    }
+    return [Recording(name, samples.astype(np.float32)) for name, samples in signals.items()]
+
+
+def batches_of(recordings: Sequence[Recording], sizes: Sequence[int] = (1, 3, 8)) -> list[list[Recording]]:
+    """Batches of growing size until every recording has been in one, long and short ones mixed."""
+    batches, start = [], 0
+    for i in range(len(recordings)):
+        size = sizes[min(i, len(sizes) - 1)]
+        if start < len(recordings):
+            batches.append(list(recordings[start : start + size]))
+        start += size
+    return batches
+
+
+def compare(
+    reference: Backend, others: Sequence[Candidate], recordings: Sequence[Recording], min_samples: int
+) -> ParityReport:
+    """Run `recordings` through the reference and every (backend, precision); the report tells whether all agree."""
+    gaps = [_Gap(backend, precision) for backend, precision in others]
+    shapes = []
+    for batch in batches_of(recordings):
+        audio, lengths = pad_batch([recording.samples for recording in batch], min_samples)
+        shapes.append((audio.shape[0], audio.shape[1]))
+        expected = reference.run(audio, lengths)
+        for gap in gaps:
+            got = gap.backend.run(audio, lengths)
+            gap.equal_lengths &= bool(np.array_equal(got.lengths, expected.lengths))
+            for row, other, length in zip(expected.log_probs, got.log_probs, expected.lengths, strict=True):
+                gap.add(row[:length], other[:length])
+    differences = tuple(gap.difference() for gap in gaps)
+    return ParityReport(
+        reference=reference.name,
+        recordings=tuple(recording.name for recording in recordings),
+        shapes=tuple(shapes),
+        differences=differences,
+        passed=all(difference.passed for difference in differences),
+    )
+
+
+class _Gap:
+    """Sums up one backend's differences."""
+
+    def __init__(self, backend: Backend, precision: Precision) -> None:
+        self.backend, self.precision = backend, precision
+        self.equal_lengths = True
+        self.frames = self.equal = self.values = 0
+        self.max_abs = self.sum_abs = 0.0
+
+    def add(self, expected: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> None:
+        """One utterance: (T, V) each."""
+        if expected.shape != got.shape:
+            self.equal_lengths = False
+            return
+        if not len(expected):
+            return
+        gap = np.where(np.isfinite(got), np.abs(expected - got), np.inf)
+        self.max_abs = max(self.max_abs, float(gap.max()))
+        self.sum_abs += float(gap.sum())
+        self.values += gap.size
+        chosen = np.take_along_axis(expected, got.argmax(-1)[:, None], axis=-1)[:, 0]
+        self.equal += int((chosen >= expected.max(-1) - TIE).sum())
+        self.frames += len(expected)
+
+    def difference(self) -> Difference:
+        return Difference(
+            backend=self.backend.name,
+            precision=self.precision,
+            frames=self.frames,
+            max_abs=self.max_abs,
+            mean_abs=self.sum_abs / max(self.values, 1),
+            equal_argmax=self.equal / self.frames if self.frames else 1.0,
+            equal_lengths=self.equal_lengths,
+            max_abs_allowed=MAX_ABS[self.precision],
+            equal_argmax_required=MIN_EQUAL_ARGMAX,
+        )

@@ -1,0 +1,228 @@
+"""The exported graph against PyTorch, in ONNX Runtime; what goes wrong leaves nothing behind."""
+
+import errno
+import json
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+import export.exporter
+from ds2_deploy.errors import ModelError, ModelNotFoundError, OutputError, ParityError
+from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_model
+from ds2_deploy.model_folder import ModelFolder, open_model
+from ds2_deploy.runtime.ort_backend import OrtBackend
+from ds2_deploy.runtime.protocol import pad_batch
+from ds2_deploy.runtime.torch_backend import TorchBackend
+from export.exporter import export_model
+from export.parity import batches_of, compare, probe_recordings
+from export.to_onnx import fold_batch_norm
+from tests.tiny import FEATURES, MODELS, tiny_metadata, tiny_model
+
+# pairwise over cells, directions, convolutions, features and normalisation: an export takes seconds
+COMBINATIONS = [
+    ("gru, two directions, 2d", "log power, utterance"),
+    ("lstm, lookahead, 1d, fc", "log mel, global, centred"),
+    ("rnn, two directions, 3 x 2d, fc", "log mel, none, 8 kHz"),
+]
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory):
+    """(model, folder, report) of each combination, exported once."""
+    made = {}
+
+    def make(names):
+        if names not in made:
+            root = tmp_path_factory.mktemp("export")
+            model = tiny_model(tiny_metadata(MODELS[names[0]], FEATURES[names[1]]))
+            save(model, root / "model.pt")
+            made[names] = model, root / "model", export_model(root / "model.pt", root / "model")
+        return made[names]
+
+    return make
+
+
+def save(model, path):
+    Checkpoint(metadata=model.metadata, weights=model.state_dict()).save(path)
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names))
+def test_onnx_batches_equal_pytorch_utterances_alone(exported, names):
+    model, folder, _ = exported(names)
+    recordings = [r.samples for r in probe_recordings(model.metadata, seed=5)]
+    rng = np.random.default_rng(2)
+    recordings += [0.1 * rng.standard_normal(n).astype(np.float32) for n in (1, 641, 5000, 12345)]
+    ours = OrtBackend(open_model(folder), device="cpu", threads=1)
+    together = ours.run(*pad_batch(recordings, model.metadata.min_samples))
+    reference = TorchBackend.of(model)
+    for row, recording in enumerate(recordings):
+        alone = reference.run(recording[None], np.array([len(recording)]))
+        count = int(alone.lengths[0])
+        assert together.lengths[row] == count == model.metadata.output_frames(len(recording))
+        assert np.abs(alone.log_probs[0, :count] - together.log_probs[row, :count]).max(initial=0) < 1e-4
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names))
+def test_half_precision_is_close_and_its_front_end_is_not_half(exported, names):
+    _, folder, report = exported(names)
+    half = report.differences[1]
+    assert (half.precision, half.passed) == ("fp16", True)
+    assert 0 < half.max_abs < 0.02  # zero would mean that nothing ran in half precision
+    graph = onnx.load(folder / "model.fp16.onnx").graph
+    types = {i.name: i.data_type for i in graph.initializer}
+    convolutions = [types[node.input[1]] for node in graph.node if node.op_type == "Conv"]
+    assert convolutions[0] == onnx.TensorProto.FLOAT
+    assert set(convolutions[1:]) == {onnx.TensorProto.FLOAT16}
+
+
+def test_graph_interface_and_metadata(exported):
+    model, folder, _ = exported(COMBINATIONS[0])
+    graph = onnx.load(folder / "model.onnx")
+    onnx.checker.check_model(graph, full_check=True)
+    inputs = {i.name: [d.dim_param or d.dim_value for d in i.type.tensor_type.shape.dim] for i in graph.graph.input}
+    assert inputs == {"audio": ["batch", "samples"], "audio_lengths": ["batch"]}
+    assert [o.name for o in graph.graph.output] == ["log_probs", "lengths"]
+    # lengths stay integers: float32 would count frames of recordings beyond 17 minutes wrong
+    assert "Floor" not in {node.op_type for node in graph.graph.node}
+    inside = {p.key: p.value for p in graph.metadata_props}[ONNX_KEY]
+    assert ModelMetadata.from_json(inside, "model.onnx") == model.metadata == open_model(folder).metadata
+    assert (folder / "tokens.txt").read_text().splitlines()[:4] == ["<blank>", "<space>", "'", "a"]
+    assert json.loads((folder / "parity.json").read_text())["passed"] is True
+
+
+def test_weights_in_the_folder_are_the_model(exported, tmp_path):
+    model, folder, _ = exported(COMBINATIONS[1])
+    restored = load_model(folder)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), restored.state_dict().values()))  # noqa: B905
+    again = export_model(folder, tmp_path / "again", precision="fp32")
+    assert again.passed
+    assert sorted(p.name for p in (tmp_path / "again").iterdir()) == [
+        "metadata.json", "model.onnx", "model.safetensors", "parity.json", "tokens.txt",
+    ]  # fmt: skip
+
+
+@torch.no_grad()
+def test_folding_batch_norm_changes_nothing():
+    model = tiny_model(tiny_metadata(MODELS["lstm, lookahead, 1d, fc"])).double()
+    audio, lengths = 0.1 * torch.randn(2, 8000).double(), torch.tensor([8000, 3000])
+    before, _ = model(audio, lengths)
+    for module in model.encoder.modules():
+        fold_batch_norm(module)
+    assert not any("norm" in name for name, _ in model.encoder.named_modules() if name)
+    after, _ = model(audio, lengths)
+    assert (before - after).abs().max() < 1e-9
+
+
+def test_probe_recordings_are_what_they_say():
+    metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
+    probes = {r.name: r.samples for r in probe_recordings(metadata)}
+    assert not probes["digital silence 1.3 s"].any()
+    assert 0 < np.abs(probes["near silence 2 s"]).max() < 1e-3
+    spectrum = np.abs(np.fft.rfft(probes["telephone band 3.1 s"])) ** 2
+    frequency = np.fft.rfftfreq(len(probes["telephone band 3.1 s"]), 1 / 16000)
+    assert spectrum[frequency > 4100].sum() < 1e-6 * spectrum.sum()
+    assert metadata.output_frames(len(probes["shortest"])) == 1
+    assert metadata.output_frames(len(probes["one sample less"])) == 0
+    batches = batches_of(probe_recordings(metadata))
+    assert sum(map(len, batches)) == len(probes)
+    assert len({len(batch) for batch in batches}) == 3
+
+
+def test_parity_finds_a_wrong_graph(exported):
+    model, folder, _ = exported(COMBINATIONS[0])
+    other = tiny_model(model.metadata, seed=1)
+    backend = OrtBackend(open_model(folder), device="cpu")
+    report = compare(TorchBackend.of(other), [(backend, "fp32")], probe_recordings(model.metadata), 640)
+    assert not report.passed
+    assert report.differences[0].max_abs > 0.1
+
+
+class OffByMore(OrtBackend):
+    """A runtime that is off by more than allowed."""
+
+    def run(self, audio, lengths):
+        emissions = super().run(audio, lengths)
+        emissions.log_probs[..., 3] += 0.2
+        return emissions
+
+
+def test_failed_check_leaves_no_folder(tmp_path, monkeypatch):
+    save(tiny_model(tiny_metadata(MODELS["gru, forward only, no batch norm"])), tmp_path / "model.pt")
+    monkeypatch.setattr(export.exporter, "OrtBackend", OffByMore)
+    with pytest.raises(ParityError, match=r"fp32 differs by up to 0\.2"):
+        export_model(tmp_path / "model.pt", tmp_path / "model", precision="fp32")
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+    report = export_model(tmp_path / "model.pt", tmp_path / "model", precision="fp32", allow_mismatch=True)
+    assert not report.passed
+    assert json.loads((tmp_path / "model/parity.json").read_text())["passed"] is False
+
+
+def test_full_disk_while_exporting_keeps_the_old_folder(exported, tmp_path, monkeypatch):
+    _, folder, _ = exported(COMBINATIONS[0])
+    export_model(folder, tmp_path / "model", precision="fp32")
+    before = {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()}
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(export.exporter, "write_onnx", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        export_model(folder, tmp_path / "model", overwrite=True)
+    assert {p.name: p.read_bytes() for p in (tmp_path / "model").iterdir()} == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_stands_there_is_never_replaced_unasked(exported, tmp_path):
+    _, folder, _ = exported(COMBINATIONS[0])
+    (tmp_path / "notes.txt").write_text("mine")
+    for overwrite in (False, True):
+        with pytest.raises(OutputError, match=r"holds no metadata\.json"):
+            export_model(folder, tmp_path, overwrite=overwrite)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    with pytest.raises(OutputError, match="--overwrite"):
+        export_model(folder, folder)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 broken"])
+def test_not_a_checkpoint(tmp_path, content):
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(ModelError, match=r"x\.pt is not a ds2 checkpoint"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
+def test_other_torch_files_are_not_checkpoints(tmp_path):
+    torch.save({"state_dict": {}}, tmp_path / "x.pt")
+    with pytest.raises(ModelError, match="not a ds2 checkpoint"):
+        load_checkpoint(tmp_path / "x.pt")
+    with pytest.raises(ModelNotFoundError):
+        load_checkpoint(tmp_path / "missing.pt")
+
+
+class _Bomb:
+    def __reduce__(self):
+        return eval, ("globals().__setitem__('exploded', True)",)
+
+
+def test_a_checkpoint_cannot_run_code(tmp_path):
+    torch.save({"ds2": _Bomb(), "weights": {}, "training": {}}, tmp_path / "x.pt")
+    with pytest.raises(ModelError):
+        load_checkpoint(tmp_path / "x.pt")
+    assert "exploded" not in globals()
+
+
+def test_weights_of_another_model(tmp_path):
+    one = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"]))
+    other = tiny_metadata(MODELS["lstm, lookahead, 1d, fc"])
+    Checkpoint(metadata=other, weights=one.state_dict()).save(tmp_path / "x.pt")
+    with pytest.raises(ModelError, match="does not fit its own metadata"):
+        load_model(tmp_path / "x.pt")
+
+
+def test_folder_without_weights(tmp_path):
+    metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
+    (tmp_path / "metadata.json").write_text(metadata.to_json())
+    with pytest.raises(ModelError, match=r"model\.safetensors"):
+        load_model(ModelFolder(tmp_path, metadata).path)
