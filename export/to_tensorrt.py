@@ -1,0 +1,198 @@
+"""ONNX file -> TensorRT engine, strongly typed: the precisions are those written in the graph.
+
+Neither torch nor the onnx package is needed: an engine is often built on a machine that has neither.
+"""
+
+import hashlib
+import logging
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ds2_deploy import __version__
+from ds2_deploy.errors import ConfigError, EngineError, ModelNotFoundError, OutputError
+from ds2_deploy.files import atomic_path, sha256
+from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.model_folder import open_model
+from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, Precision, TensorInfo
+from ds2_deploy.runtime.trt import RuntimeChoice, TensorRT, choose
+from export.profiles import DEFAULT_BATCH, DEFAULT_SECONDS, Range, make_profiles
+
+_logger = logging.getLogger(__name__)
+
+
+def build_engine(
+    model: str | os.PathLike[str],
+    *,
+    fp16: bool = False,
+    stream: bool = False,
+    runtime: RuntimeChoice = "auto",
+    batch: Range = DEFAULT_BATCH,
+    seconds: Sequence[Range] = (),
+    rebuild: bool = False,
+) -> Path:
+    """Build MODEL/engines/NAME.engine and NAME.json beside it; returns the engine's path.
+
+    `model` is a model folder or the name of a bundled model; `seconds` makes one profile of each range, none
+    given are DEFAULT_SECONDS. An engine that is there already is replaced with `rebuild` only. Raises ModelError,
+    MissingPackageError and BackendUnavailableError for what is missing, EngineError for a graph that cannot
+    be built, OutputError for what cannot be written.
+    """
+    if stream and seconds:
+        raise ConfigError("--seconds does not go with --stream: a stream's chunks all have one length.")
+    folder, metadata = open_model(model)
+    source = _source(folder, fp16=fp16, stream=stream)
+    tensorrt = choose(runtime)
+    path = folder / "engines" / f"{source.stem}.{tensorrt.tag}.engine"
+    _check_output(path, rebuild=rebuild)
+
+    start = time.perf_counter()
+    build = Build(tensorrt, source)
+    build.check_interface(stream=stream)
+    profiles = make_profiles({i.name: i.shape for i in build.inputs}, batch, seconds or DEFAULT_SECONDS, metadata)
+    plan = build.plan(profiles)
+    build_s = time.perf_counter() - start
+    info = build.describe(plan, profiles, metadata, precision="fp16" if fp16 else "fp32", build_s=build_s)
+    # The engine takes its place first: one without its JSON is not used, one beside another's JSON fails the hash.
+    with atomic_path(path.with_suffix(".json")) as json_file, atomic_path(path) as engine_file:
+        info.write(json_file)
+        engine_file.write_bytes(plan)
+    _logger.info("%s built %s in %.1f s: %.1f MB", tensorrt.title, path, build_s, plan.nbytes / 1e6)
+    return path
+
+
+def _source(folder: Path, *, fp16: bool, stream: bool) -> Path:
+    path = folder / f"{'stream' if stream else 'model'}{'.fp16' if fp16 else ''}.onnx"
+    if path.is_file():
+        return path
+    cure = "ds2 export writes one for streaming models" if stream else "write it with ds2 export --precision both"
+    raise ModelNotFoundError(f"{folder} has no {path.name}: {cure}.")
+
+
+def _check_output(path: Path, *, rebuild: bool) -> None:
+    """Say now, rather than after minutes of building, that the engine cannot be written."""
+    if path.exists() and not rebuild:
+        raise OutputError(f"{path} exists already: add --rebuild to replace it.")
+    folder = next(folder for folder in path.parents if folder.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise OutputError(f"Cannot write {path}: {folder} is not a folder one may write to.")
+
+
+class Build:
+    """One ONNX file on its way through the parser and the builder.
+
+    The native objects use each other's memory without owning it (the network holds weights of the parser), so
+    all of them live as long as this one.
+    """
+
+    def __init__(self, tensorrt: TensorRT, source: Path) -> None:
+        self._tensorrt, self._source = tensorrt, source
+        self._log = tensorrt.create_log()
+        try:
+            self._builder = tensorrt.api.Builder(self._log)
+        except TypeError:  # how pybind11 says that the native constructor returned nothing
+            raise self._error("the library does not start") from None
+        self._network = tensorrt.create_network(self._builder)
+        self._parser = tensorrt.api.OnnxParser(self._network, self._log)
+        if not self._parser.parse_from_file(str(source)):
+            raise EngineError(f"{self._title}: {_parser_reason(self._parser)}.")
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        return tuple(self._tensor(self._network.get_input(i)) for i in range(self._network.num_inputs))
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        return tuple(self._tensor(self._network.get_output(i)) for i in range(self._network.num_outputs))
+
+    def check_interface(self, *, stream: bool) -> None:
+        """The parser takes any protobuf, an empty file included, for a graph: make sure that it is ours."""
+        expected = ["audio", "audio_lengths", "log_probs", "lengths"]
+        if stream:
+            expected = [*expected[:2], "state", *expected[2:], "next_state"]
+        found = [tensor.name for tensor in self.inputs + self.outputs]
+        if found != expected:
+            raise EngineError(
+                f"{self._source} has the inputs and outputs {', '.join(found) or '(none)'}, where a ds2 model "
+                f"has {', '.join(expected)}: export the model again."
+            )
+
+    def plan(self, profiles: Sequence[OptimizationProfile]) -> memoryview:
+        """The serialised engine. Whether there is one decides: a good build may log errors as well."""
+        config = self._tensorrt.create_config(self._builder)
+        for profile in profiles:
+            native = self._builder.create_optimization_profile()
+            for name, shapes in profile.inputs.items():
+                native.set_shape(name, shapes.min, shapes.opt, shapes.max)
+            config.add_optimization_profile(native)
+        plan = self._builder.build_serialized_network(self._network, config)
+        if plan is None:
+            raise self._error("the builder gave no reason")
+        return memoryview(plan)
+
+    def describe(
+        self,
+        plan: memoryview,
+        profiles: tuple[OptimizationProfile, ...],
+        metadata: ModelMetadata,
+        *,
+        precision: Precision,
+        build_s: float,
+    ) -> EngineInfo:
+        target = self._tensorrt.target
+        return EngineInfo(
+            runtime=self._tensorrt.name,
+            runtime_version=self._tensorrt.version,
+            ds2_version=__version__,
+            compute_capability=self._tensorrt.compute_capability,
+            gpu=target.name if target else None,
+            source=self._source.name,
+            source_sha256=sha256(self._source),
+            sha256=hashlib.sha256(plan).hexdigest(),
+            size_bytes=plan.nbytes,
+            precision=precision,
+            profiles=profiles,
+            inputs=self.inputs,
+            outputs=self.outputs,
+            build_s=round(build_s, 3),
+            metadata=metadata,
+        )
+
+    @property
+    def _title(self) -> str:
+        return f"{self._tensorrt.title} cannot build an engine from {self._source}"
+
+    def _error(self, otherwise: str) -> EngineError:
+        """The library's first complaint as a sentence; the others are logged."""
+        errors = self._log.errors or [otherwise]
+        for line in errors[1:]:
+            _logger.error("%s", line)
+        return EngineError(f"{self._title}: {_plain(errors[0])}.")
+
+    def _tensor(self, tensor: Any) -> TensorInfo:
+        dtype = np.dtype(self._tensorrt.api.nptype(tensor.dtype))
+        return TensorInfo(name=tensor.name, dtype=dtype.name, shape=tuple(tensor.shape))
+
+
+def _parser_reason(parser: Any) -> str:
+    """Node and reason of the first error, in one line."""
+    error = parser.get_error(0)
+    if not error.node_name():  # not about a node, but about the file
+        return f"{_plain(error.desc())}; export the model again"
+    return f"node '{error.node_name()}' ({error.node_operator()}): {_plain(error.desc())}"
+
+
+def _plain(message: str) -> str:
+    """The telling line of a native message, without the library's own file names.
+
+    >>> _plain("Invalid Node - GRU_6\\nITensor::f: Error Code 4: API Usage Error (Half. In g at /_src/h.cpp:27)")
+    'API Usage Error (Half)'
+    """
+    lines = [line for line in message.splitlines() if line and not line.startswith("Invalid Node")]
+    line = re.sub(r"\.? In \w+ at /\S+?:\d+", "", lines[0] if lines else message)
+    return line.partition("Error Code ")[2].partition(": ")[2] or line.rstrip(". ")

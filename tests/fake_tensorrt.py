@@ -1,0 +1,118 @@
+"""What building calls of the package `tensorrt` 10, which cannot be installed where the tests run.
+
+Whether these names exist is checked against the real `tensorrt_rtx`, which has the same API.
+"""
+
+from enum import IntEnum
+from typing import Any, ClassVar
+
+import numpy as np
+
+__version__ = "10.9.0"
+CLASSES = ["ILogger", "Builder", "INetworkDefinition", "OnnxParser", "IBuilderConfig", "IOptimizationProfile"]
+
+asked: dict[str, Any] = {}
+starts = True
+plan: bytes | None = b"plan"
+
+
+def reset() -> None:
+    asked.clear()
+
+
+class ILogger:
+    class Severity(IntEnum):
+        INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+    def log(self, severity: Severity, msg: str) -> None:
+        raise NotImplementedError
+
+
+class BuilderFlag(IntEnum):
+    TF32 = 7
+
+
+class NetworkDefinitionCreationFlag:
+    EXPLICIT_BATCH = 0
+    STRONGLY_TYPED = 1
+
+
+class IOptimizationProfile:
+    __slots__ = ("_shapes",)
+
+    def __init__(self) -> None:
+        self._shapes: dict[str, tuple[tuple[int, ...], ...]] = {}
+
+    def set_shape(self, input: str, min: tuple[int, ...], opt: tuple[int, ...], max: tuple[int, ...]) -> None:
+        self._shapes[input] = (min, opt, max)
+
+
+class IBuilderConfig:
+    """Without the compute capabilities of TensorRT-RTX; assigning to them fails."""
+
+    __slots__ = ()
+
+    def clear_flag(self, flag: BuilderFlag) -> None:
+        asked.setdefault("cleared", []).append(flag.name)
+
+    def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
+        asked.setdefault("profiles", []).append(profile._shapes)
+        return len(asked["profiles"]) - 1
+
+
+class _Tensor:
+    def __init__(self, name: str, dtype: str, shape: tuple[int, ...]) -> None:
+        self.name, self.dtype, self.shape = name, dtype, shape
+
+
+class INetworkDefinition:
+    num_inputs, num_outputs = 2, 2
+    _inputs: ClassVar = [_Tensor("audio", "FLOAT", (-1, -1)), _Tensor("audio_lengths", "INT64", (-1,))]
+    _outputs: ClassVar = [_Tensor("log_probs", "FLOAT", (-1, -1, 29)), _Tensor("lengths", "INT64", (-1,))]
+
+    def get_input(self, index: int) -> _Tensor:
+        return self._inputs[index]
+
+    def get_output(self, index: int) -> _Tensor:
+        return self._outputs[index]
+
+
+class OnnxParser:
+    def __init__(self, network: INetworkDefinition, logger: ILogger) -> None:
+        pass
+
+    def parse_from_file(self, model: str) -> bool:
+        asked["parsed"] = model
+        return True
+
+
+class Builder:
+    def __init__(self, logger: ILogger) -> None:
+        self._logger = logger
+        if not starts:
+            logger.log(ILogger.Severity.INTERNAL_ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    def create_network(self, flags: int) -> INetworkDefinition:
+        asked["network_flags"] = flags
+        return INetworkDefinition()
+
+    def create_builder_config(self) -> IBuilderConfig:
+        return IBuilderConfig()
+
+    def create_optimization_profile(self) -> IOptimizationProfile:
+        return IOptimizationProfile()
+
+    def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
+        if plan is None:
+            self._logger.log(ILogger.Severity.WARNING, "a warning")
+            self._logger.log(
+                ILogger.Severity.ERROR,
+                "IBuilder::build: Error Code 2: Internal Error (out of memory. In build at /_src/builder.cpp:12)",
+            )
+            self._logger.log(ILogger.Severity.ERROR, "second complaint")
+        return plan
+
+
+def nptype(dtype: str) -> type[np.generic]:
+    return {"FLOAT": np.float32, "INT64": np.int64}[dtype]

@@ -1,0 +1,134 @@
+"""The seam over TensorRT and TensorRT-RTX: the choice, the versions, the log. TensorRT itself is a fake."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ds2_deploy.errors import BackendUnavailableError, EngineError, MissingPackageError
+from ds2_deploy.runtime.gpu import Gpu
+from ds2_deploy.runtime.trt import choose
+from export.profiles import parse_batch, parse_seconds
+from export.to_tensorrt import build_engine
+from tests import fake_tensorrt
+from tests.tiny_graph import write_model
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return write_model(tmp_path / "model")
+
+
+@pytest.fixture
+def h200(monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    gpu = Gpu("NVIDIA H200", (9, 0))
+    monkeypatch.setattr("ds2_deploy.runtime.trt.gpus", lambda: [gpu])
+    return gpu
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """TensorRT 10 as far as building calls it; what it was asked is in `fake.asked`."""
+    fake_tensorrt.reset()
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
+    return fake_tensorrt
+
+
+class TestTensorRT:
+    def test_version_10(self, model: Path, fake: ModuleType, h200: Gpu) -> None:
+        path = build_engine(model, fp16=True, batch=parse_batch("1:2:4"), seconds=[parse_seconds("1:2:3")])
+        assert path.name == "model.fp16.tensorrt-sm90.engine"
+        assert path.read_bytes() == b"plan"
+        assert fake.asked == {
+            "network_flags": 1 << 1,  # strongly typed
+            "parsed": str(model / "model.fp16.onnx"),
+            "cleared": ["TF32"],
+            "profiles": [
+                {"audio": ((1, 16000), (2, 32000), (4, 48000)), "audio_lengths": ((1,), (2,), (4,))},
+            ],
+        }
+        info = json.loads(path.with_suffix(".json").read_text())
+        assert (info["runtime"], info["runtime_version"]) == ("tensorrt", "10.9.0")
+        assert (info["gpu"], info["compute_capability"]) == ("NVIDIA H200", "9.0")
+
+    def test_a_later_version_without_the_flag(
+        self, model: Path, fake: ModuleType, h200: Gpu, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fake, "__version__", "12.0.0")
+        monkeypatch.delattr(fake.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+        build_engine(model)
+        assert fake.asked["network_flags"] == 0
+
+    @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
+    def test_the_fake_calls_nothing_that_is_not_there(self) -> None:
+        """TensorRT-RTX has TensorRT's API: what the fake offers must exist under the same names."""
+        import tensorrt_rtx
+
+        for name in fake_tensorrt.CLASSES:
+            mine, real = getattr(fake_tensorrt, name), getattr(tensorrt_rtx, name)
+            assert {a for a in vars(mine) if not a.startswith("_")} <= set(dir(real)), name
+
+    def test_automatic_choice(self, fake: ModuleType, h200: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert choose("auto").name == "tensorrt"
+        monkeypatch.setattr("ds2_deploy.runtime.trt.gpus", list)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
+        assert choose("auto").name == "tensorrt-rtx"
+
+    def test_without_a_gpu(self, fake: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ds2_deploy.runtime.trt.gpus", list)
+        with pytest.raises(BackendUnavailableError, match=r"driver offers none here: .* --runtime tensorrt-rtx"):
+            choose("tensorrt")
+
+    def test_too_old(self, fake: ModuleType, h200: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(fake, "__version__", "8.6.1")
+        with pytest.raises(BackendUnavailableError, match=r"TensorRT 8\.6\.1 is too old: install version 10"):
+            choose("tensorrt")
+
+    @pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt-rtx", "auto"])
+    def test_not_installed(self, runtime: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ds2_deploy.runtime.trt.installed", lambda _: False)
+        with pytest.raises(MissingPackageError, match=r"pip install 'ds2_deploy\[tensorrt(-rtx)?\]'"):
+            choose(runtime)
+
+    def test_installed_but_broken(self, tmp_path: Path, h200: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
+        with pytest.raises(BackendUnavailableError, match=r"does not load: libnvinfer\.so\.10"):
+            choose("tensorrt")
+
+    def test_library_that_does_not_start(
+        self, model: Path, fake: ModuleType, h200: Gpu, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(fake, "starts", False)
+        with pytest.raises(EngineError, match=r"TensorRT 10\.9\.0 cannot .*: CUDA initialization failure"):
+            build_engine(model)
+
+    def test_failed_build_says_why_once_and_logs_the_rest(
+        self,
+        model: Path,
+        fake: ModuleType,
+        h200: Gpu,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr(fake, "plan", None)
+        with pytest.raises(EngineError, match=r"model\.onnx: Internal Error \(out of memory\)\.$"):
+            build_engine(model)
+        assert [record.message for record in caplog.records] == ["second complaint"]
+        assert not (model / "engines").exists()
+
+
+def test_cuda_complaints_count_where_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a GPU TensorRT-RTX logs them while all is well; with one they are the reason."""
+    for gpus, kept in (([], ["real"]), ([Gpu("NVIDIA H200", (9, 0))], ["cudaError 35: x", "real"])):
+        monkeypatch.setattr("ds2_deploy.runtime.trt.gpus", lambda gpus=gpus: gpus)
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt)
+        log = choose("tensorrt-rtx").create_log()
+        log.log(fake_tensorrt.ILogger.Severity.ERROR, "cudaError 35: x")
+        log.log(fake_tensorrt.ILogger.Severity.INTERNAL_ERROR, "real")
+        log.log(fake_tensorrt.ILogger.Severity.WARNING, "warning")
+        assert log.errors == kept
