@@ -24,7 +24,10 @@ def ds2(title: str, *arguments: object, capture: bool = False) -> str:
     print(f"\n\033[1m{title}\033[0m\n$ {shlex.join(command)}", flush=True)
     start = time.perf_counter()
     done = subprocess.run(
-        [sys.executable, "-m", "ds2_deploy", *command[1:]], cwd=ROOT, text=True, stdout=subprocess.PIPE if capture else None
+        [sys.executable, "-m", "ds2_deploy", *command[1:]],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE if capture else None,
     )
     times.append((title, time.perf_counter() - start))
     if done.returncode:

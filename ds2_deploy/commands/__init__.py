@@ -1,0 +1,1 @@
+"""The commands of `ds2`, a module each."""

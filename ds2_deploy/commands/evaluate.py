@@ -1,0 +1,63 @@
+"""ds2 evaluate: error rates and speed of a model on a manifest."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from ds2_deploy.recognizer import Recognizer
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|CHECKPOINT", help="A bundled model, model folder or checkpoint.")
+    ],
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON lines of audio_filepath, duration, text.")],
+    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
+    decoder: Annotated[str, typer.Option(metavar="greedy")] = "greedy",
+    as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """Word and character error rates with a bootstrap interval, and speed; a checkpoint runs in PyTorch."""
+    from ds2_deploy.commands.common import print_failure, usage_errors
+    from ds2_deploy.decoding import decoder_class
+    from ds2_deploy.evaluation import evaluate as run
+    from ds2_deploy.runtime import cuda_ordinal
+    from training.manifest import read_manifest
+
+    with usage_errors():
+        decoder_class(decoder)
+        cuda_ordinal(device)
+    utterances = read_manifest(manifest)
+    recognizer = _open(model, backend, device, precision, decoder)
+    evaluation, failures = run(recognizer, [(u.path, u.text) for u in utterances])
+    for failure in failures:
+        print_failure(failure)
+    typer.echo(evaluation.to_json() if as_json else evaluation.summary())
+    if failures:
+        raise typer.Exit(1)
+
+
+def _open(model: str, backend: str, device: str, precision: Literal["fp32", "fp16"], decoder: str) -> "Recognizer":
+    from ds2_deploy.errors import BackendUnavailableError
+    from ds2_deploy.extras import require
+    from ds2_deploy.recognizer import Recognizer
+
+    if not Path(model).is_file():
+        return Recognizer.open(model, backend=backend, device=device, precision=precision, decoder=decoder)
+    if backend not in ("auto", "torch") or precision != "fp32":
+        raise BackendUnavailableError(f"{model} is a checkpoint, which runs in PyTorch in fp32 alone: export it first.")
+    require("torch")
+    require("safetensors")
+    from ds2_deploy.decoding import decoder_class
+    from ds2_deploy.model.checkpoint import load_checkpoint
+    from ds2_deploy.runtime.torch_backend import TorchBackend
+
+    module = load_checkpoint(Path(model)).model()
+    return Recognizer(
+        metadata=module.metadata,
+        backend=TorchBackend.of(module, device=device),
+        decoder=decoder_class(decoder)(module.metadata.alphabet),
+    )

@@ -1,0 +1,30 @@
+"""ds2 export: a checkpoint to a checked model folder."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+
+def export(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of ds2 train, or a model folder to export anew.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="MODEL", help="The model folder to write.")],
+    precision: Annotated[Literal["fp32", "fp16", "both"], typer.Option(help="Which graphs to write.")] = "both",
+    allow_mismatch: Annotated[
+        bool, typer.Option("--allow-mismatch", help="Keep the folder even if ONNX Runtime and PyTorch disagree.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model folder.")] = False,
+) -> None:
+    """Write ONNX graphs, weights and metadata, and check them against PyTorch; exit code 3 if they disagree."""
+    from ds2_deploy.extras import require
+
+    for package in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
+        require(package)
+    from ds2_deploy.commands.parity import print_report
+    from export.exporter import export_model
+
+    report = export_model(checkpoint, out, precision=precision, allow_mismatch=allow_mismatch, overwrite=overwrite)
+    print_report(report)
+    print(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}.")

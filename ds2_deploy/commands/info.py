@@ -1,0 +1,119 @@
+"""ds2 info: what a model says about itself."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ds2_deploy.commands.common import print_rows
+
+if TYPE_CHECKING:
+    from ds2_deploy.metadata import ModelMetadata
+
+
+def info(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL|CHECKPOINT", help="A bundled model, a model folder or a file.")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a model or checkpoint is."""
+    import json
+
+    import msgspec
+
+    path, metadata, files, parameters = _describe(model)
+    if not as_json:
+        print_rows(_rows(path, metadata, files, parameters))
+        return
+    facts = {
+        "path": str(path),
+        "files": files,
+        "parameters": parameters,
+        "frame_s": metadata.frame_s,
+        "delay_s": metadata.delay_s,
+        "can_stream": not metadata.streaming_obstacles,
+        "streaming_obstacles": metadata.streaming_obstacles,
+        "metadata": msgspec.to_builtins(metadata),
+    }
+    print(json.dumps(facts, ensure_ascii=False, indent=2))
+
+
+def _describe(model: str) -> "tuple[Path, ModelMetadata, dict[str, int], int | None]":
+    """Path, metadata, bytes of each file, number of parameters (None without weights)."""
+    from ds2_deploy.extras import require
+    from ds2_deploy.model_folder import bundled_models, open_model
+
+    path = Path(model)
+    if path.is_file() and model not in bundled_models():
+        require("torch")
+        from ds2_deploy.model.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(path)
+        shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
+        return path, checkpoint.metadata, {path.name: path.stat().st_size}, _count(shapes)
+    folder = open_model(model)
+    below = sorted(file for file in folder.path.rglob("*") if file.is_file())
+    files = {str(file.relative_to(folder.path)): file.stat().st_size for file in below}
+    weights = folder.path / "model.safetensors"
+    return folder.path, folder.metadata, files, _count(_shapes(weights)) if weights.is_file() else None
+
+
+def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes by name from the header of a safetensors file: 8 bytes of length, then JSON; needs no torch."""
+    import json
+
+    from ds2_deploy.errors import ModelError
+
+    try:
+        with weights.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
+    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+        raise ModelError(f"Cannot read the weights {weights}: export the model again.") from error
+
+
+def _count(shapes: dict[str, tuple[int, ...]]) -> int:
+    """Trained numbers: the statistics of batch normalisation are not among them."""
+    import math
+
+    return sum(math.prod(shape) for name, shape in shapes.items() if ".running_" not in name)
+
+
+def _rows(
+    path: Path, metadata: "ModelMetadata", files: dict[str, int], parameters: int | None
+) -> list[tuple[str, Any]]:
+    from rich import filesize
+
+    feature, model, made = metadata.feature, metadata.model, metadata.provenance
+    bands = f"{feature.mel_bands} mel bands" if feature.spectrum == "log_mel" else f"{feature.bins} bins"
+    convolutions = "; ".join(
+        f"{layer.channels} channels, kernel {_times(layer.kernel)}, stride {_times(layer.stride)}"
+        for layer in model.conv
+    )
+    direction = "bidirectional" if model.bidirectional else "unidirectional"
+    wer = "unknown" if made.valid_wer is None else f"{made.valid_wer:.2%}"
+    delay = "the whole recording" if metadata.delay_s is None else f"{metadata.delay_s * 1000:g} ms"
+    return [
+        ("path", path),
+        ("name", f"{metadata.name or '(none)'}, language {metadata.language}, format {metadata.format_version}"),
+        ("parameters", "unknown: no weights" if parameters is None else f"{parameters:,}"),
+        ("audio", f"mono, {feature.sample_rate} Hz"),
+        ("front end", f"{feature.spectrum}, {bands}, {feature.window} {feature.window_ms:g} ms every "
+            f"{feature.hop_ms:g} ms, normalised: {feature.normalization}"),
+        (f"convolutions ({model.conv_dims}D)", convolutions),
+        ("recurrent", f"{model.rnn_layers} x {direction} {model.cell.upper()} of {model.rnn_size}"),
+        ("lookahead", f"{model.lookahead} frames" if model.lookahead else "none"),
+        ("fully connected", f"{model.fc_layers} x {model.fc_size}" if model.fc_layers else "none"),
+        ("labels", f"{len(metadata.alphabet)}, blank {metadata.alphabet.blank}"),
+        ("output frame", f"{metadata.frame_s * 1000:g} ms"),
+        ("delay", delay),
+        ("streaming", "; ".join(("no", *metadata.streaming_obstacles)) if metadata.streaming_obstacles else "yes"),
+        ("trained", f"{made.epochs} epochs, {made.audio_hours:.2f} h of audio, recipe {made.recipe or '(none)'}, "
+            f"seed {made.seed}, validation WER {wer}"),
+        *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
+    ]  # fmt: skip
+
+
+def _times(pair: tuple[int, int]) -> str:
+    return f"{pair[0]} x {pair[1]}"

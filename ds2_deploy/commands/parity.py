@@ -1,0 +1,83 @@
+"""ds2 parity: do the backends say the same?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ds2_deploy.commands.common import print_columns
+
+if TYPE_CHECKING:
+    from ds2_deploy.model_folder import ModelFolder
+    from export.parity import Candidate, ParityReport, Recording
+
+
+def parity(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a bundled model.")],
+    manifest: Annotated[
+        Path | None, typer.Argument(metavar="[MANIFEST]", help="Recordings to compare on; without it, made-up signals.")
+    ] = None,
+    backend: Annotated[
+        list[str] | None, typer.Option(metavar="B", help="Compare this one; may be given several times. Default: all.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Compare every backend and precision with PyTorch in float32; exit code 3 if one is too far from it."""
+    from ds2_deploy.errors import ParityError
+    from ds2_deploy.extras import require
+    from ds2_deploy.model_folder import open_model
+
+    folder = open_model(model)
+    require("torch")
+    require("safetensors")
+    from ds2_deploy.runtime.torch_backend import TorchBackend
+    from export.parity import compare, probe_recordings
+
+    candidates = _candidates(folder, backend or ["onnxruntime"])
+    recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
+    report = compare(TorchBackend(folder), candidates, recordings, folder.metadata.min_samples)
+    if as_json:
+        typer.echo(report.to_json())
+    else:
+        print_report(report)
+    if not report.passed:
+        raise ParityError(f"{model}: {report.failures()}.")
+
+
+def _candidates(folder: "ModelFolder", names: list[str]) -> "list[Candidate]":
+    """Every asked backend in every precision whose graph is in the folder."""
+    from ds2_deploy.runtime import open_backend
+    from ds2_deploy.runtime.ort_backend import FILES
+
+    return [
+        (open_backend(name, folder, precision=precision), precision)
+        for name in names
+        for precision, file in FILES.items()
+        if (folder.path / file).is_file() and not (name == "torch" and precision == "fp16")
+    ]
+
+
+def _recordings(manifest: Path, folder: "ModelFolder") -> "list[Recording]":
+    from ds2_deploy.audio.load import load_audio
+    from export.parity import Recording
+    from training.manifest import read_manifest
+
+    rate = folder.metadata.feature.sample_rate
+    return [Recording(u.path.name, load_audio(u.path, rate)) for u in read_manifest(manifest)]
+
+
+def print_report(report: "ParityReport") -> None:
+    """A line per backend and precision; differences in nats."""
+    print(
+        f"Compared with {report.reference} fp32 on {len(report.recordings)} recordings in {len(report.shapes)} batches:"
+    )
+    header = ("backend", "frames", "max abs", "(allowed)", "mean abs", "equal labels", "(required)", "")
+    rows = [
+        (
+            f"{d.backend} {d.precision}", f"{d.frames}", f"{d.max_abs:.1e}", f"{d.max_abs_allowed:.0e}",
+            f"{d.mean_abs:.1e}", f"{d.equal_argmax:.3%}", f"{d.equal_argmax_required:.1%}",
+            "ok" if d.passed else "TOO FAR",
+        )
+        for d in report.differences
+    ]  # fmt: skip
+    print_columns(header, rows)

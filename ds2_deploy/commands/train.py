@@ -1,0 +1,45 @@
+"""ds2 train: a recipe and manifests to a checkpoint."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[
+        str, typer.Argument(metavar="CONFIG", help="A recipe: a .toml file or the name of a bundled one.")
+    ],
+    train_manifest: Annotated[
+        list[Path], typer.Option("--train", metavar="M.jsonl", help="What to learn from; may be given several times.")
+    ],
+    valid_manifest: Annotated[
+        list[Path], typer.Option("--valid", metavar="M.jsonl", help="What to choose the best epoch by.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for best.pt, last.pt and log.jsonl.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,
+    init_from: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Start from these weights instead of random ones.")
+    ] = None,
+    override: Annotated[
+        list[str] | None, typer.Option("--set", metavar="key=value", help="Change the recipe, e.g. model.rnn_size=512.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+) -> None:
+    """Train a model; `torchrun --nproc-per-node N -m ds2_deploy train ...` uses N processes."""
+    from ds2_deploy.commands.common import usage_errors
+    from ds2_deploy.errors import ConfigError
+    from ds2_deploy.extras import require
+    from ds2_deploy.runtime import cuda_ordinal
+
+    with usage_errors():
+        cuda_ordinal(device)
+        if resume and init_from:
+            raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
+    require("torch")
+    require("safetensors")
+    from training.recipe import load_recipe
+    from training.trainer import train as run
+
+    recipe = load_recipe(config, override or [])
+    run(recipe, train_manifest, valid_manifest, out, resume=resume, init_from=init_from, device=device)

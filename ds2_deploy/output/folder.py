@@ -1,0 +1,43 @@
+"""One file per recording below an output folder."""
+
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from ds2_deploy.audio.find import Recording
+from ds2_deploy.errors import OutputError
+from ds2_deploy.files import atomic_path
+from ds2_deploy.output.writers import TextWriter, Transcript
+
+
+class FolderWriter:
+    """Writes each transcript to the file that `files` has for its path: whole or not at all."""
+
+    def __init__(self, files: dict[str, Path], writer: type[TextWriter]) -> None:
+        self.files = files
+        self.writer = writer
+
+    def write(self, transcript: Transcript) -> None:
+        with (
+            atomic_path(self.files[transcript.path]) as temporary,
+            temporary.open("w", encoding="utf-8", errors="surrogateescape") as stream,
+            closing(self.writer(stream, single=True)) as writer,
+        ):
+            writer.write(transcript)
+
+    def close(self) -> None:
+        """Nothing is left to write."""
+
+
+def output_files(recordings: Iterable[Recording], folder: Path, suffix: str) -> dict[str, Path]:
+    """The file of each recording, by the recording's name; OutputError where two would share one."""
+    owners: dict[Path, str] = {}
+    for recording in recordings:
+        file = folder / recording.relative.with_suffix(suffix)
+        if file in owners:
+            raise OutputError(
+                f"{owners[file]} and {recording.name} would both be written to {file}: name the folder above them "
+                "instead, or transcribe them into different folders."
+            )
+        owners[file] = recording.name
+    return {name: file for file, name in owners.items()}

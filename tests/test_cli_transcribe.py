@@ -1,0 +1,319 @@
+"""`ds2 transcribe`, `ds2 info` and `ds2 doctor` as a user meets them: streams, exit codes, files."""
+
+import io
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ds2_deploy.cli import main
+from ds2_deploy.metadata import ModelMetadata
+from tests.conftest import ConvModel
+
+WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
+DS2 = [sys.executable, "-m", "ds2_deploy"]
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Ds2 = Callable[..., Outcome]
+
+
+@pytest.fixture
+def ds2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ds2:
+    """Run the command in this process."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ds2", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return Outcome(int(end.value.code or 0), captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture
+def transcribe(ds2: Ds2, conv_model: ConvModel) -> Ds2:
+    return lambda *arguments, **options: ds2("transcribe", "--model", conv_model.path, *arguments, **options)
+
+
+@pytest.fixture
+def texts(conv_model: ConvModel, write_wav: WriteWav) -> dict[str, str]:
+    """Recordings in a folder and its subfolder, by path, with the text each must give."""
+    names = ["in/b.wav", "in/a.wav", "in/sub/c.WAV"]
+    files = [write_wav(name, 4000 + 1000 * i, seed=i) for i, name in enumerate(names)]
+    return {str(path): conv_model.text(samples) for path, samples in files}
+
+
+def lines(texts: dict[str, str]) -> str:
+    return "".join(f"{path}\t{text}\n" for path, text in texts.items())
+
+
+def test_one_file_prints_its_transcript_alone(transcribe: Ds2, texts: dict[str, str]) -> None:
+    path, text = next(iter(texts.items()))
+    assert transcribe(path) == (0, f"{text}\n", "")
+    assert transcribe("-", stdin=Path(path).read_bytes()) == (0, f"{text}\n", "")
+
+
+def test_several_print_their_paths_in_the_order_given(transcribe: Ds2, texts: dict[str, str]) -> None:
+    assert transcribe(*texts) == (0, lines(texts), "")
+    assert transcribe(*reversed(texts)).out == lines(dict(reversed(texts.items())))
+
+
+def test_folders_and_globs(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    b, a, c = texts
+    folder = Path(a).parent
+    (folder / "notes.txt").write_text("not audio")
+    (folder / "._a.wav").write_bytes(b"what macOS leaves")
+    assert transcribe(folder).out == lines({a: texts[a], b: texts[b]})
+    assert transcribe(folder, "--recursive").out == lines({a: texts[a], b: texts[b], c: texts[c]})
+    assert transcribe(folder / "sub").out == lines({c: texts[c]})  # a folder's recordings always have names
+    assert transcribe(folder / "*.wav").out == lines({a: texts[a], b: texts[b]})
+    assert transcribe(tmp_path / "**" / "*.[wW][aA][vV]").out == lines({a: texts[a], b: texts[b], c: texts[c]})
+    literal = folder / "odd [1].wav"
+    Path(a).rename(literal)
+    assert transcribe(literal).out == f"{texts[a]}\n"
+
+
+def test_json_of_one_and_of_several(transcribe: Ds2, texts: dict[str, str]) -> None:
+    objects = [
+        {"path": path, "text": text, "duration_s": 0.25 + i / 16} for i, (path, text) in enumerate(texts.items())
+    ]
+    objects[1]["duration_s"] = round(5000 / 16000, 3)
+    one, several = transcribe("--format", "json", next(iter(texts))), transcribe("--format", "json", *texts)
+    assert json.loads(one.out) == objects[0]
+    assert json.loads(several.out) == [objects[0], objects[1], {**objects[2], "duration_s": 0.375}]
+    assert [json.loads(line) for line in transcribe("--format", "jsonl", *texts).out.splitlines()] == json.loads(
+        several.out
+    )
+
+
+@pytest.mark.parametrize("format_name", ["text", "json", "jsonl"])
+def test_failures_are_a_line_each_and_the_others_are_printed(
+    transcribe: Ds2, texts: dict[str, str], tmp_path: Path, format_name: str
+) -> None:
+    bad = tmp_path / "bad.wav"
+    bad.write_text("no audio")
+    empty = tmp_path / "empty folder"
+    empty.mkdir()
+    wrong = [tmp_path / "missing.wav", bad, empty, tmp_path / "*.mp3"]
+    outcome = transcribe(*texts, *wrong, "--format", format_name)
+    assert outcome.code == 1
+    assert outcome.out == transcribe(*texts, "--format", format_name).out
+    failures = outcome.err.splitlines()
+    assert len(failures) == 4
+    assert all(any(str(path) in line for line in failures) for path in wrong)
+
+
+def test_a_json_array_without_members(transcribe: Ds2, tmp_path: Path) -> None:
+    outcome = transcribe(tmp_path / "a.wav", tmp_path / "b.wav", "--format", "json")
+    assert (outcome.code, json.loads(outcome.out)) == (1, [])
+
+
+@pytest.mark.parametrize("samples", [0, 1, 319])
+def test_too_short_is_an_empty_transcript(transcribe: Ds2, write_wav: WriteWav, samples: int) -> None:
+    path, _ = write_wav("short.wav", samples)
+    assert transcribe(path) == (0, "\n", "")
+
+
+def test_a_folder_without_audio(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    outcome = transcribe(tmp_path)  # its recordings lie deeper
+    assert (outcome.code, outcome.out) == (1, "")
+    assert "--recursive" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "PATH"),
+        (["x.wav", "--format", "srt"], "srt comes with a later release"),
+        (["x.wav", "--format", "docx"], "no format 'docx'"),
+        (["x.wav", "--decoder", "beam"], "greedy"),
+        (["x.wav", "--device", "gpu"], "no device 'gpu'"),
+        (["x.wav", "--backend", "tpu"], "tpu"),
+        (["x.wav", "--skip-existing"], "--output-dir"),
+        (["x.wav", "--channel", "-1"], "--channel"),
+        (["x.wav", "--stream"], "--stream"),
+    ],
+)
+def test_a_wrong_call(transcribe: Ds2, arguments: list[str], words: str) -> None:
+    outcome = transcribe(*arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert words in outcome.err
+
+
+def test_an_unknown_command(ds2: Ds2) -> None:
+    assert ds2("transscribe").code == 2
+
+
+def test_channel_out_of_range(transcribe: Ds2, texts: dict[str, str]) -> None:
+    outcome = transcribe(next(iter(texts)), "--channel", 5)
+    assert outcome.code == 1
+    assert "no channel 5" in outcome.err
+
+
+@pytest.mark.parametrize("arguments", [["--backend", "tensorrt"], ["--device", "cuda:77"], ["--model", "nothing"]])
+def test_what_cannot_be_had_is_one_line(transcribe: Ds2, texts: dict[str, str], arguments: list[str]) -> None:
+    outcome = transcribe(next(iter(texts)), *arguments)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert len(outcome.err.splitlines()) == 1
+    assert "Traceback" not in outcome.err
+    assert "Traceback" in transcribe(next(iter(texts)), *arguments, "--debug").err
+
+
+def test_output_dir_keeps_the_structure_of_a_folder(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    b, a, c = texts
+    out = tmp_path / "out"
+    assert transcribe(Path(a).parent, "-r", "--output-dir", out) == (0, "", "")
+    written = {str(file.relative_to(out)): file.read_text() for file in out.rglob("*") if file.is_file()}
+    assert written == {"a.txt": f"{texts[a]}\n", "b.txt": f"{texts[b]}\n", "sub/c.txt": f"{texts[c]}\n"}
+    transcribe(tmp_path / "in" / "*" / "c.WAV", "--output-dir", tmp_path / "glob", "--format", "json")
+    assert json.loads((tmp_path / "glob" / "sub" / "c.json").read_text())["text"] == texts[c]
+    transcribe("-", "--output-dir", out, stdin=Path(a).read_bytes())
+    assert (out / "stdin.txt").read_text() == f"{texts[a]}\n"
+
+
+def test_skip_existing(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    b, a, _ = texts
+    (tmp_path / "b.txt").write_text("kept")
+    assert transcribe(a, b, "--output-dir", tmp_path, "--skip-existing").code == 0
+    assert (tmp_path / "b.txt").read_text() == "kept"
+    assert (tmp_path / "a.txt").read_text() == f"{texts[a]}\n"
+    assert transcribe(a, b, "--output-dir", tmp_path, "--skip-existing", "--model", "not needed any more").code == 0
+    transcribe(b, "--output-dir", tmp_path)
+    assert (tmp_path / "b.txt").read_text() == f"{texts[b]}\n"
+
+
+def test_two_recordings_for_one_file(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    a = next(iter(texts))
+    outcome = transcribe(a, a, "--output-dir", tmp_path / "out")
+    assert outcome.code == 1
+    assert "would both be written" in outcome.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_cannot_be_written(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    outcome = transcribe(next(iter(texts)), "--output-dir", tmp_path / "file")
+    assert outcome.code == 1
+    assert len(outcome.err.splitlines()) == 1
+    assert "Cannot write" in outcome.err
+
+
+def test_names_that_are_not_utf_8(conv_model: ConvModel, texts: dict[str, str], tmp_path: Path) -> None:
+    a = next(iter(texts))
+    odd = os.fsencode(tmp_path) + b"/caf\xe9.wav"
+    Path(a).rename(Path(os.fsdecode(odd)))
+    arguments = ["transcribe", "--model", str(conv_model.path), odd, str(tmp_path / "missing.wav")]
+    outcome = subprocess.run([*DS2, *arguments], capture_output=True, check=False)
+    assert outcome.stdout == odd + b"\t" + texts[a].encode() + b"\n"
+
+
+def test_verbose_says_what_runs_anywhere_on_the_line(conv_model: ConvModel, texts: dict[str, str]) -> None:
+    arguments = ["--verbose", "transcribe", "--model", str(conv_model.path), next(iter(texts))]
+    for order in (arguments, [*arguments[1:], arguments[0]]):
+        outcome = subprocess.run([*DS2, *order], capture_output=True, text=True, check=True)
+        assert "runs on onnxruntime" in outcome.stderr
+        assert outcome.stdout == f"{next(iter(texts.values()))}\n"
+
+
+def test_interrupted_keeps_what_was_finished(conv_model: ConvModel, texts: dict[str, str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "never")  # nobody writes to it, so the command waits
+    a = next(iter(texts))
+    arguments = ["transcribe", "--model", str(conv_model.path), a, str(tmp_path / "never"), "--format", "json"]
+    with subprocess.Popen([*DS2, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 30)[0]
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=10)
+    assert process.returncode == 130
+    assert [entry["text"] for entry in json.loads(out)] == [texts[a]]
+    assert b"Traceback" not in err
+
+
+def test_a_closed_pipe_is_quiet(conv_model: ConvModel, texts: dict[str, str]) -> None:
+    arguments = ["transcribe", "--model", str(conv_model.path), *[next(iter(texts))] * 50, "--batch-seconds", "0.1"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    outcome = subprocess.run([*DS2, *arguments], stdout=writer, stderr=subprocess.PIPE, check=False)
+    os.close(writer)
+    assert outcome.stderr == b""
+    assert outcome.returncode == 1
+
+
+def test_the_progress_bar_is_for_terminals_and_leaves_stdout_alone(
+    conv_model: ConvModel, texts: dict[str, str]
+) -> None:
+    terminal, theirs = os.openpty()
+    arguments = ["transcribe", "--model", str(conv_model.path), *texts]
+    outcome = subprocess.run([*DS2, *arguments], stdout=subprocess.PIPE, stderr=theirs, text=True, check=True)
+    os.close(theirs)
+    assert outcome.stdout == lines(texts)
+    assert b"3/3" in os.read(terminal, 2**16)
+    os.close(terminal)
+
+
+def test_info_of_a_model(ds2: Ds2, conv_model: ConvModel) -> None:
+    outcome = ds2("info", conv_model.path)
+    assert outcome.code == 0
+    assert "16000 Hz" in outcome.out
+    assert "bidirectional is true" in outcome.out
+    facts = json.loads(ds2("info", conv_model.path, "--json").out)
+    assert ModelMetadata.from_json(json.dumps(facts["metadata"]), "info") == conv_model.metadata
+    assert facts["can_stream"] is False
+    assert facts["files"]["model.onnx"] == (conv_model.path / "model.onnx").stat().st_size
+    assert facts["parameters"] is None
+
+
+def test_info_counts_parameters_as_torch_does(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from ds2_deploy.model.checkpoint import Checkpoint, save_weights
+    from ds2_deploy.model.deepspeech2 import DeepSpeech2
+
+    model = DeepSpeech2(conv_model.metadata)
+    expected = sum(parameter.numel() for parameter in model.parameters())
+    (tmp_path / "metadata.json").write_text(conv_model.metadata.to_json())
+    save_weights(model, tmp_path / "model.safetensors")
+    assert json.loads(ds2("info", tmp_path, "--json").out)["parameters"] == expected
+    checkpoint = tmp_path / "best.pt"
+    Checkpoint(metadata=conv_model.metadata, weights=model.state_dict()).save(checkpoint)
+    assert json.loads(ds2("info", checkpoint, "--json").out)["parameters"] == expected
+    (tmp_path / "model.safetensors").write_bytes(b"\x10")
+    assert ds2("info", tmp_path).code == 1
+
+
+@pytest.mark.parametrize("name", ["nothing", "text.pt"])
+def test_info_of_what_is_no_model(ds2: Ds2, tmp_path: Path, name: str) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    outcome = ds2("info", tmp_path / name)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert len(outcome.err.splitlines()) == 1
+    assert name in outcome.err
+
+
+def test_doctor_names_what_is_missing_and_the_cure(ds2: Ds2, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    outcome = ds2("doctor", "--json")
+    assert outcome.code == 0
+    checks = {check["name"]: check for check in json.loads(outcome.out)["checks"]}
+    assert checks["read audio"]["works"]
+    assert not checks["onnxruntime on the CPU"]["works"]
+    assert "pip install 'ds2_deploy[cpu]'" in checks["onnxruntime on the CPU"]["detail"]
+    text = ds2("doctor").out
+    assert all(f"{check['name']}" in text and check["detail"] in text for check in checks.values())

@@ -1,0 +1,55 @@
+"""What is heavy is imported where it is used: a light import, quick help."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ds2_deploy.cli import app
+
+HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx"}
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules present in a fresh process after `statement`."""
+    code = f"{statement}\nimport sys\nprint(*sys.modules)"
+    outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in outcome.stdout.split()}
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "ds2_deploy",
+        "ds2_deploy.cli",
+        "ds2_deploy.metadata",
+        "ds2_deploy.recognizer",
+        "ds2_deploy.runtime.ort_backend",
+        "ds2_deploy.doctor",
+        "export",
+        "training",
+    ],
+)
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    assert not loaded_by(f"import {module}") & HEAVY
+
+
+def test_the_command_line_loads_no_numpy() -> None:
+    assert "numpy" not in loaded_by("import ds2_deploy.cli")
+
+
+COMMANDS = sorted(str(command.name or command.callback.__name__) for command in app.registered_commands)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("arguments", [[], *([name.replace("_", "-")] for name in COMMANDS)])
+def test_help_answers_at_once(arguments: list[str]) -> None:
+    fastest = 10.0
+    for _ in range(3):  # the machine may be busy
+        start = time.perf_counter()
+        command = [sys.executable, "-m", "ds2_deploy", *arguments, "--help"]
+        outcome = subprocess.run(command, capture_output=True, text=True, check=True)
+        fastest = min(fastest, time.perf_counter() - start)
+    assert outcome.stdout.startswith("Usage:")
+    assert outcome.stderr == ""
+    assert fastest < 0.5

@@ -1,0 +1,135 @@
+"""ONNX Runtime behind the Backend protocol, the choice of backends, and finding models."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ds2_deploy import runtime
+from ds2_deploy.errors import (
+    BackendUnavailableError,
+    ConfigError,
+    DS2Error,
+    MissingPackageError,
+    ModelError,
+    ModelNotFoundError,
+)
+from ds2_deploy.model_folder import ModelFolder, open_model
+from ds2_deploy.runtime import open_backend
+from ds2_deploy.runtime.protocol import pad_batch
+from tests.conftest import ConvModel, noise
+
+
+@pytest.fixture
+def folder(conv_model: ConvModel, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(conv_model.path, tmp_path / "model"))
+
+
+def test_each_row_is_what_it_is_alone(conv_model: ConvModel) -> None:
+    backend = open_backend("onnxruntime", open_model(conv_model.path), device="cpu", threads=1)
+    assert (backend.name, backend.device) == ("onnxruntime", "cpu")
+    recordings = [noise(length, seed=length) for length in (320, 480, 479, 5000)]
+    log_probs, lengths = backend.run(*pad_batch(recordings, 320))
+    assert log_probs.dtype == np.float32
+    assert lengths.tolist() == [1, 2, 1, 30]
+    for row, length, samples in zip(log_probs, lengths, recordings, strict=True):
+        scores = np.stack([conv_model.weight @ samples[t * 160 : t * 160 + 320] for t in range(length)])  # (T, V)
+        expected = scores - np.log(np.exp(scores.astype(np.float64)).sum(axis=1, keepdims=True))
+        np.testing.assert_allclose(row[:length], expected, atol=1e-4)
+
+
+def test_batches_at_the_edge(conv_model: ConvModel) -> None:
+    backend = open_backend("onnxruntime", open_model(conv_model.path))
+    log_probs, lengths = backend.run(np.zeros((0, 500), dtype=np.float32), np.zeros(0, dtype=np.int64))
+    assert log_probs.shape[0] == len(lengths) == 0
+    log_probs, lengths = backend.run(np.zeros((2, 0), dtype=np.float32), np.zeros(2, dtype=np.int64))
+    assert log_probs.shape[0] == 2
+    assert lengths.tolist() == [0, 0]
+    strided = np.asfortranarray(np.stack([noise(640), noise(640, seed=1)]))
+    expected = backend.run(np.ascontiguousarray(strided), np.array([640, 640]))
+    np.testing.assert_array_equal(backend.run(strided, np.array([640, 640])).log_probs, expected.log_probs)
+
+
+def test_graphs_that_cannot_be_loaded(folder: Path) -> None:
+    model = open_model(folder)
+    with pytest.raises(ModelError, match=r"holds no model\.fp16\.onnx"):
+        open_backend("onnxruntime", model, precision="fp16")
+    (folder / "model.onnx").write_bytes(b"garbage")
+    with pytest.raises(ModelError, match=r"cannot load .*model\.onnx") as caught:
+        open_backend("onnxruntime", model)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_graph_of_another_project(folder: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    graph = onnx.load(folder / "model.onnx")
+    for node in graph.graph.node:
+        node.input[:] = ["waveform" if name == "audio" else name for name in node.input]
+    graph.graph.input[0].name = "waveform"
+    onnx.save(graph, folder / "model.onnx")
+    with pytest.raises(ModelError, match="not written by ds2 export"):
+        open_backend("onnxruntime", open_model(folder))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "words"),
+    [
+        ({"name": "tensorrt"}, BackendUnavailableError, "choose the backend onnxruntime"),
+        ({"name": "tpu"}, ConfigError, "no backend 'tpu'"),
+        ({"name": "onnxruntime", "device": "cuda:99"}, BackendUnavailableError, "cuda:99"),
+        ({"name": "onnxruntime", "device": "gpu"}, ConfigError, "no device 'gpu'"),
+        ({"name": "onnxruntime", "device": "cuda:x"}, ConfigError, "no device 'cuda:x'"),
+    ],
+)
+def test_choices_that_cannot_be_had(
+    conv_model: ConvModel, options: dict[str, str], error: type[DS2Error], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        open_backend(model=open_model(conv_model.path), **options)  # type: ignore[arg-type]
+
+
+def test_auto_takes_what_is_there(conv_model: ConvModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = open_model(conv_model.path)
+    assert open_backend("auto", model).name == "onnxruntime"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)  # as if it were not installed
+    monkeypatch.setattr(runtime, "BACKENDS", {**runtime.BACKENDS, "torch": "tests.test_ort_backend:Stub"})
+    assert open_backend("auto", model).name == "stub"
+    monkeypatch.setattr(runtime, "BACKENDS", {"onnxruntime": runtime.BACKENDS["onnxruntime"]})
+    with pytest.raises(MissingPackageError, match=r"pip install 'ds2_deploy\[cpu\]'"):
+        open_backend("auto", model)
+
+
+class Stub:
+    name, device = "stub", "cpu"
+
+    def __init__(self, model: ModelFolder, **options: object) -> None: ...
+
+
+def test_torch_missing_is_one_sentence(conv_model: ConvModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.startswith("ds2_deploy.runtime.torch_backend")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingPackageError, match=r"'torch'.*ds2_deploy\[train\]"):
+        open_backend("torch", open_model(conv_model.path))
+
+
+def test_models_that_are_not_there(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no model 'nothing'"):
+        open_model("nothing")
+    checkpoint = tmp_path / "best.pt"
+    checkpoint.write_bytes(b"x")
+    with pytest.raises(ModelError, match="ds2 export"):
+        open_model(checkpoint)
+    (folder / "metadata.json").unlink()
+    with pytest.raises(ModelError, match=r"holds no metadata\.json"):
+        open_model(folder)
+
+
+def test_a_newer_format_is_named(folder: Path) -> None:
+    metadata = folder / "metadata.json"
+    metadata.write_text(metadata.read_text().replace('"format_version": 1', '"format_version": 99'))
+    with pytest.raises(ModelError, match=r"metadata\.json has format version 99"):
+        open_model(folder)

@@ -1,0 +1,200 @@
+"""The pipeline against text computed by hand, and its promises about order, memory and failures."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from ds2_deploy import recognizer as module
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError
+from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.recognizer import Recognizer, length_batches, plan_batches
+from ds2_deploy.runtime.protocol import Emissions
+from tests.conftest import ConvModel, noise
+
+WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
+LENGTHS = [4000, 319, 16000, 0, 320, 321, 9000, 9000, 1, 12345]  # around one window of 320, and equal ones
+
+
+class FakeBackend:
+    """One frame per recording, and a note of every batch."""
+
+    name, device = "fake", "cpu"
+
+    def __init__(self) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        self.lengths: list[int] = []
+
+    def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
+        self.shapes.append(audio.shape)
+        self.lengths += lengths.tolist()
+        return Emissions(np.zeros((len(audio), 1, 29), dtype=np.float32), np.ones(len(audio), dtype=np.int64))
+
+
+def fake(**options: float) -> tuple[Recognizer, FakeBackend]:
+    backend, metadata = FakeBackend(), ModelMetadata()
+    decoder = GreedyDecoder(metadata.alphabet)
+    return Recognizer(metadata=metadata, backend=backend, decoder=decoder, **options), backend  # type: ignore[arg-type]
+
+
+@pytest.fixture(params=[1, 3], ids=["1 worker", "3 workers"])
+def recognizer(conv_model: ConvModel, request: pytest.FixtureRequest) -> Recognizer:
+    return Recognizer.open(conv_model.path, threads=request.param, workers=request.param, batch_seconds=1.2)
+
+
+def test_samples_to_text(recognizer: Recognizer, conv_model: ConvModel) -> None:
+    recordings = [noise(length, seed=i) for i, length in enumerate(LENGTHS)]
+    texts = [hypothesis.text for hypothesis in recognizer.recognize(recordings)]
+    assert texts == [conv_model.text(samples) for samples in recordings]
+    assert len(texts[2]) > 20  # the truth is not empty, either
+    assert recognizer.recognize([]) == []
+
+
+def test_files_to_text_in_order(recognizer: Recognizer, conv_model: ConvModel, write_wav: WriteWav) -> None:
+    files = [write_wav(f"{i}.wav", length, seed=i) for i, length in enumerate(LENGTHS)]
+    results = list(recognizer.transcribe(path for path, _ in files))
+    assert [result.source for result in results] == [path for path, _ in files]
+    assert [result.duration_s for result in results] == [length / 16000 for length in LENGTHS]
+    assert [result.hypothesis and result.hypothesis.text for result in results] == [
+        conv_model.text(samples) for _, samples in files
+    ]
+
+
+def test_a_bad_file_does_not_stop_the_others(recognizer: Recognizer, write_wav: WriteWav, tmp_path: Path) -> None:
+    good, _ = write_wav("good.wav", 5000)
+    text = tmp_path / "text.wav"
+    text.write_text("no audio")
+    results = list(recognizer.transcribe([good, tmp_path / "missing.wav", good, text, good.read_bytes(), b""]))
+    assert [result.error is None for result in results] == [True, False, True, False, True, False]
+    assert isinstance(results[1].error, AudioNotFoundError)
+    assert results[0].hypothesis == results[2].hypothesis == results[4].hypothesis != None  # noqa: E711
+
+
+def test_one_channel_of_a_file(recognizer: Recognizer, conv_model: ConvModel, tmp_path: Path) -> None:
+    samples = noise(5000, channels=2)
+    soundfile.write(tmp_path / "stereo.wav", samples, 16000, subtype="PCM_16")
+    (result,) = recognizer.transcribe([tmp_path / "stereo.wav"], channel=1)
+    assert result.hypothesis is not None
+    assert result.hypothesis.text == conv_model.text(samples[:, 1])
+
+
+@pytest.mark.parametrize("samples", [np.float32([0, np.nan] * 500), np.zeros((2, 1000), dtype=np.float32)])
+def test_samples_that_cannot_be_used(samples: npt.NDArray[np.float32]) -> None:
+    with pytest.raises(AudioError, match="finite and of one dimension"):
+        fake()[0].recognize([noise(1000), samples])
+
+
+def test_too_short_for_a_frame_never_reaches_the_model() -> None:
+    recognizer, backend = fake()
+    recognizer.recognize([noise(length) for length in LENGTHS])
+    assert sorted(backend.lengths) == sorted(length for length in LENGTHS if length >= 320)
+
+
+def test_batches_are_bounded_with_their_padding() -> None:
+    recognizer, backend = fake(batch_seconds=3.0)
+    lengths = np.random.default_rng(0).integers(400, 50_000, 200)
+    recognizer.recognize([np.zeros(length, dtype=np.float32) for length in lengths])
+    assert sum(rows for rows, _ in backend.shapes) == 200
+    for rows, samples in backend.shapes:
+        assert rows == 1 or rows * samples <= 3.0 * 16000
+    assert len(backend.shapes) < 150  # and they are batches
+    padding = sum(rows * samples for rows, samples in backend.shapes) / lengths.sum() - 1
+    assert padding < 0.05  # of similar lengths
+
+
+def test_a_short_list_is_shared_by_all_workers() -> None:
+    recognizer, backend = fake(workers=2)
+    recognizer.recognize([noise(16000)] * 4)
+    assert backend.shapes == [(2, 16000)] * 2
+
+
+def test_length_batches_hold_each_recording_once() -> None:
+    durations = np.random.default_rng(1).exponential(5, 300).round(1).tolist()
+    batches = length_batches(durations, 20.0)
+    assert sorted(i for batch in batches for i in batch) == list(range(300))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(durations[i] for i in batch) <= 20.0
+    assert length_batches([], 20.0) == []
+
+
+def test_recordings_far_apart_are_not_batched_together() -> None:
+    batches = list(plan_batches([10.0] * 200, batch_s=30.0, workers=2))
+    assert sorted(i for batch in batches for i in batch) == list(range(200))
+    seen = [i for batch in batches for i in batch]
+    assert all(abs(place - i) < 48 for place, i in enumerate(seen))  # 16 batches of three
+    assert {len(batch) for batch in batches} <= {2, 3}
+    assert list(plan_batches([], batch_s=30.0, workers=2)) == []
+    assert list(plan_batches([0.0, 0.0], batch_s=30.0, workers=2)) == [[0, 1]]
+
+
+def test_sources_are_taken_a_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HEADERS_AHEAD", 8)
+    recognizer, _ = fake(batch_seconds=0.1)  # a batch each
+    taken = 0
+
+    def sources() -> Iterator[npt.NDArray[np.float32]]:
+        nonlocal taken
+        for _ in range(100):
+            taken += 1
+            yield noise(1600)
+
+    results = recognizer.transcribe(sources())
+    next(results)
+    assert taken <= 16
+    assert len(list(results)) == 99
+    assert taken == 100
+
+
+def test_what_the_caller_does_not_ask_for_is_not_computed() -> None:
+    recognizer, backend = fake(batch_seconds=0.1)
+    results = recognizer.transcribe([noise(1600)] * 200)
+    next(results)
+    results.close()  # type: ignore[attr-defined]
+    for thread in threading.enumerate():
+        if thread.name.startswith("ds2-"):
+            thread.join(10)
+    assert len(backend.shapes) < 20
+
+
+def test_an_error_in_the_model_is_raised_not_swallowed() -> None:
+    recognizer, backend = fake()
+    backend.run = lambda audio, lengths: 1 / 0  # type: ignore[assignment,return-value]
+    with pytest.raises(ZeroDivisionError):
+        recognizer.recognize([noise(1000)])
+
+
+def test_a_recognizer_is_shared_by_threads(conv_model: ConvModel) -> None:
+    recognizer = Recognizer.open(conv_model.path, threads=2)
+    texts: dict[int, str] = {}
+
+    def work(seed: int) -> None:
+        texts[seed] = recognizer.recognize([noise(8000, seed=seed)])[0].text
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert texts == {seed: conv_model.text(noise(8000, seed=seed)) for seed in range(4)}
+
+
+@pytest.mark.parametrize("decoder", ["beam", "fancy"])
+def test_decoders_that_are_not_there(conv_model: ConvModel, decoder: str) -> None:
+    with pytest.raises(ConfigError, match="greedy"):
+        Recognizer.open(conv_model.path, decoder=decoder)
+
+
+def test_real_speech_alone_and_in_batches(ds2_data: Path, conv_model: ConvModel) -> None:
+    lines = (ds2_data / "an4" / "test.jsonl").read_text().splitlines()[:12]
+    paths = [ds2_data / "an4" / json.loads(line)["audio_filepath"] for line in lines]
+    recognizer = Recognizer.open(conv_model.path, threads=2)
+    together = [result.hypothesis for result in recognizer.transcribe(paths)]
+    alone = [next(recognizer.transcribe([path])).hypothesis for path in paths]
+    assert [h and h.text for h in together] == [h and h.text for h in alone]
+    assert all(h and h.text for h in together)
