@@ -1,18 +1,23 @@
 """Fixtures that several test files share."""
 
+import io
 import itertools
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
 
+from ds2_deploy.cli import main
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 from ds2_deploy.text.alphabet import ENGLISH
+from tests.tones import write_corpus
 
 
 @pytest.fixture(scope="session")
@@ -22,6 +27,12 @@ def ds2_data() -> Path:
     if not folder:
         pytest.skip("DS2_DATA is not set: this test needs real recordings")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The manifest of a corpus of tones."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 SAMPLE_RATE = 16000
@@ -94,3 +105,27 @@ def write_wav(tmp_path: Path) -> Callable[..., tuple[Path, npt.NDArray[np.float3
         return path, values
 
     return write
+
+
+class Outcome(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Ds2 = Callable[..., Outcome]
+
+
+@pytest.fixture
+def ds2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ds2:
+    """Run the command in this process."""
+
+    def run(*arguments: object, stdin: bytes = b"") -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["ds2", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return Outcome(int(end.value.code or 0), captured.out, captured.err)
+
+    return run

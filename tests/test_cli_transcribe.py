@@ -1,6 +1,5 @@
 """`ds2 transcribe`, `ds2 info` and `ds2 doctor` as a user meets them: streams, exit codes, files."""
 
-import io
 import json
 import os
 import select
@@ -9,42 +8,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ds2_deploy.cli import main
 from ds2_deploy.metadata import ModelMetadata
-from tests.conftest import ConvModel
+from tests.conftest import ConvModel, Ds2
 
 WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
 DS2 = [sys.executable, "-m", "ds2_deploy"]
-
-
-class Outcome(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Ds2 = Callable[..., Outcome]
-
-
-@pytest.fixture
-def ds2(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Ds2:
-    """Run the command in this process."""
-
-    def run(*arguments: object, stdin: bytes = b"") -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["ds2", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return Outcome(int(end.value.code or 0), captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -7,59 +7,17 @@ import sys
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 
 import training.trainer
 from ds2_deploy.errors import ConfigError, ManifestError, ModelError, OutputError, TrainingError
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.runtime.protocol import pad_batch
+from tests.tones import RECIPE
 from training.data import Batch
 from training.recipe import Recipe, load_recipe
 from training.step import ctc_loss
 from training.trainer import one_cycle, read_log, train
-
-RECIPE = """
-batch_size = 4
-workers = 0
-alphabet = " abc"
-epochs = {epochs}
-sorta_grad = true
-
-[feature]
-spectrum = "log_mel"
-mel_bands = 20
-normalization = "global"
-
-[model]
-rnn_layers = 1
-rnn_size = 24
-conv = [{{ channels = 4, kernel = [5, 5], stride = [2, 2] }}]
-
-[optimizer]
-learning_rate = 1e-2
-"""
-
-TONES_HZ = {"a": 400.0, "b": 1100.0, "c": 2700.0, " ": 0.0}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory):
-    """18 "utterances" in which every letter is a tone of a tenth of a second; a manifest."""
-    root = tmp_path_factory.mktemp("corpus")
-    rng = np.random.default_rng(0)
-    lines = []
-    for i in range(18):
-        text = "".join(rng.choice(list("abc"), rng.integers(2, 6))) + (" b" if i % 3 == 0 else "")
-        parts = []
-        for letter in text:
-            t = np.arange(int(16000 * rng.uniform(0.09, 0.13))) / 16000
-            parts += [0.3 * np.sin(2 * np.pi * TONES_HZ[letter] * t), np.zeros(800)]
-        samples = np.concatenate(parts) + 1e-3 * rng.standard_normal(sum(map(len, parts)))
-        soundfile.write(root / f"{i}.wav", samples, 16000)
-        lines.append(json.dumps({"audio_filepath": f"{i}.wav", "duration": len(samples) / 16000, "text": text}))
-    (root / "m.jsonl").write_text("\n".join(lines))
-    return root / "m.jsonl"
 
 
 def recipe(tmp_path, *overrides, epochs=2):

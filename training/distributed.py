@@ -45,5 +45,6 @@ def joined_processes(device: str) -> Iterator[Processes]:
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=chosen)
+        dist.barrier()  # none leaves while another still talks to it
     finally:
         dist.destroy_process_group()

@@ -33,11 +33,6 @@ class Reporter:
             transient=True,
             disable=not (main and self.console.is_terminal),
         )
-        if main:
-            try:
-                out.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"Cannot write the folder {out}: {error.strerror}.") from error
 
     def __enter__(self) -> Self:
         self.progress.start()
@@ -52,6 +47,12 @@ class Reporter:
     def start(
         self, recipe: Recipe, model: nn.Module, train: int, hours: float, valid: int, processes: Processes
     ) -> None:
+        """Make the folder and say what begins: only now, so that a wrong call leaves nothing behind."""
+        if self.main:
+            try:
+                self.log.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise OutputError(f"Cannot write the folder {self.log.parent}: {error.strerror}.") from error
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         self.say(
             f"{recipe.name}: {millions:.2f} M parameters, {train} utterances ({hours:.2f} h) to learn from, {valid} to "

@@ -1,11 +1,12 @@
 """ds2 parity: do the backends say the same?"""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ds2_deploy.commands.common import print_columns
+from ds2_deploy.commands.common import print_columns, usage_errors
 
 if TYPE_CHECKING:
     from ds2_deploy.model_folder import ModelFolder
@@ -18,7 +19,10 @@ def parity(
         Path | None, typer.Argument(metavar="[MANIFEST]", help="Recordings to compare on; without it, made-up signals.")
     ] = None,
     backend: Annotated[
-        list[str] | None, typer.Option(metavar="B", help="Compare this one; may be given several times. Default: all.")
+        list[str] | None,
+        typer.Option(
+            metavar="onnxruntime|tensorrt|torch", help="Compare this one; may be given often. Without it, onnxruntime."
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
@@ -33,7 +37,8 @@ def parity(
     from ds2_deploy.runtime.torch_backend import TorchBackend
     from export.parity import compare, probe_recordings
 
-    candidates = _candidates(folder, backend or ["onnxruntime"])
+    with usage_errors():  # of unknown names
+        candidates = _candidates(folder, backend or ["onnxruntime"])
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
     report = compare(TorchBackend(folder), candidates, recordings, folder.metadata.min_samples)
     if as_json:
@@ -44,7 +49,7 @@ def parity(
         raise ParityError(f"{model}: {report.failures()}.")
 
 
-def _candidates(folder: "ModelFolder", names: list[str]) -> "list[Candidate]":
+def _candidates(folder: "ModelFolder", names: Sequence[str]) -> "list[Candidate]":
     """Every asked backend in every precision whose graph is in the folder."""
     from ds2_deploy.runtime import open_backend
     from ds2_deploy.runtime.ort_backend import FILES

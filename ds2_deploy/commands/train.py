@@ -41,5 +41,7 @@ def train(
     from training.recipe import load_recipe
     from training.trainer import train as run
 
-    recipe = load_recipe(config, override or [])
+    load_recipe(config, [])  # what is wrong here is the file's fault, what is wrong below the command line's
+    with usage_errors():
+        recipe = load_recipe(config, override or [])
     run(recipe, train_manifest, valid_manifest, out, resume=resume, init_from=init_from, device=device)

@@ -4,6 +4,8 @@ B batch, C channels, F frequency bins, T frames, D input size, H hidden size. `l
 Recurrent layers are time-major, (T, B, H): ONNX and TensorRT support nothing else reliably.
 """
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -82,13 +84,25 @@ class SequenceBatchNorm(nn.Module):
         return mean, variance
 
 
+class _AllReduceSum(torch.autograd.Function):
+    """Every process's output depends on every process's input, so the gradients are summed over processes, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _AllReduceSum.forward(ctx, gradient)
+
+
 def all_reduce_sum(x: Tensor) -> Tensor:
     """Sum over all processes, with its gradient (a plain all_reduce has none); x itself in a single process."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return x
-    from torch.distributed.nn.functional import all_reduce
-
-    return all_reduce(x)  # type: ignore[no-untyped-call, no-any-return]
+    return _AllReduceSum.apply(x)  # type: ignore[no-any-return, no-untyped-call]
 
 
 class MaskedConv(nn.Module):
