@@ -53,7 +53,7 @@ class Position:
     """Complete epochs."""
     best_wer: float = float("inf")
     skipped_steps: int = field(default=0)
-    """Steps left out because a gradient was not finite."""
+    """Steps left out because a gradient was not finite; the first few of an fp16 training, which find its scale."""
 
 
 def train(
@@ -137,12 +137,12 @@ def _train(
             norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip_norm)
             if norm.isfinite():  # the same on every process: gradients are averaged before
                 scaler.step(optimizer)
-                loss_sum += loss.detach()
+                scheduler.step()  # counts the steps that were taken
             else:
                 position.skipped_steps += 1
             scaler.update()
             optimizer.zero_grad(set_to_none=True)
-            scheduler.step()
+            loss_sum += loss.detach()
             reporter.step_done(loss.detach() / len(batch.lengths))
         loss_sum = processes.sum(loss_sum)
         seconds = time.perf_counter() - started
