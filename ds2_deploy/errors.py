@@ -49,6 +49,10 @@ class BackendUnavailableError(DS2Error, RuntimeError):
     """The asked runtime or device cannot be used on this machine."""
 
 
+class InferenceError(DS2Error, RuntimeError):
+    """A loaded model failed on its input, for want of memory most often."""
+
+
 class EngineError(DS2Error, RuntimeError):
     """A TensorRT engine cannot be built."""
 

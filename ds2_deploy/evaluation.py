@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from ds2_deploy.errors import AudioError
+from ds2_deploy.errors import AudioError, DS2Error, ManifestError
 from ds2_deploy.metrics import Errors, bootstrap_wer
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.text.languages import normalize
@@ -46,22 +46,25 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-def evaluate(recognizer: Recognizer, references: Sequence[tuple[Path, str]]) -> tuple[Evaluation, list[AudioError]]:
+def evaluate(recognizer: Recognizer, references: Sequence[tuple[Path, str]]) -> tuple[Evaluation, list[DS2Error]]:
     """Transcribe every (path, text) and count; recordings that cannot be read are left out and returned as errors."""
     language = recognizer.metadata.language
+    start = time.perf_counter()
+    results = list(recognizer.transcribe(path for path, _ in references))
+    seconds = time.perf_counter() - start
     errors: list[Errors] = []
-    failures: list[AudioError] = []
-    audio_s, start = 0.0, time.perf_counter()
-    results = recognizer.transcribe(path for path, _ in references)
+    failures: list[DS2Error] = []
+    audio_s = 0.0
     for (_, text), result in zip(references, results, strict=True):
         audio_s += result.duration_s
         if result.error is not None or result.hypothesis is None:
             failures.append(result.error or AudioError("A recording gave no result."))
         else:
             errors.append(Errors.between(normalize(text, language), normalize(result.hypothesis.text, language)))
-    seconds = time.perf_counter() - start
+    if not errors:
+        raise ManifestError(f"None of the {len(references)} recordings could be transcribed; the first: {failures[0]}")
     total = Errors.total(errors)
-    low, high = bootstrap_wer(errors) if errors else (0.0, 0.0)
+    low, high = bootstrap_wer(errors)
     return Evaluation(
         wer=total.wer,
         wer_low=low,

@@ -22,7 +22,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     ds2_version: str = ""
     recipe: str = ""
-    """Name of the recipe and every value set over it."""
+    """Name of the recipe; the checkpoint holds all its values."""
     train: tuple[str, ...] = ()
     """Training manifests: folder and file name of each."""
     seed: int = 0

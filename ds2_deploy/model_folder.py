@@ -27,7 +27,7 @@ class ModelFolder(NamedTuple):
 
 def bundled_models() -> list[str]:
     """Names of the models that come with the package."""
-    return sorted(path.parent.name for path in BUNDLED.glob(f"*/{METADATA_FILE}"))
+    return sorted(path.parent.name for path in BUNDLED.glob(f"[!.]*/{METADATA_FILE}"))  # no leftovers
 
 
 def open_model(model: str | os.PathLike[str]) -> ModelFolder:

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ds2_deploy.audio.load import AudioSource, Samples, audio_duration_s, load_audio
+from ds2_deploy.audio.load import AudioSource, Samples, audio_duration_s, load_audio, source_name
 from ds2_deploy.decoding import decoder_class
 from ds2_deploy.decoding.protocol import Decoder, Hypothesis
-from ds2_deploy.errors import AudioError
+from ds2_deploy.errors import AudioError, DS2Error, InferenceError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.runtime import open_backend
@@ -50,7 +50,7 @@ class Result(NamedTuple):
     source: Source
     hypothesis: Hypothesis | None
     duration_s: float
-    error: AudioError | None
+    error: DS2Error | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,13 +166,23 @@ class Recognizer:
             samples = loaded[index]
             if isinstance(samples, AudioError):
                 results.append((index, Result(source, None, 0.0, samples)))
+                continue
+            duration_s = len(samples) / self.metadata.feature.sample_rate
+            heard = texts.get(index, Hypothesis("", 0.0))
+            if isinstance(heard, InferenceError):
+                results.append((index, Result(source, None, duration_s, _about(source, heard))))
             else:
-                duration_s = len(samples) / self.metadata.feature.sample_rate
-                results.append((index, Result(source, texts.get(index, Hypothesis("", 0.0)), duration_s, None)))
+                results.append((index, Result(source, heard, duration_s, None)))
         return results
 
-    def _hypotheses(self, recordings: list[Samples]) -> list[Hypothesis]:
-        log_probs, lengths = self.backend.run(*pad_batch(recordings, self.metadata.min_samples))  # (B, T, V), (B,)
+    def _hypotheses(self, recordings: list[Samples]) -> list[Hypothesis | InferenceError]:
+        """One each; where a batch is too much for the machine, each recording by itself."""
+        try:
+            log_probs, lengths = self.backend.run(*pad_batch(recordings, self.metadata.min_samples))  # (B, T, V), (B,)
+        except InferenceError as error:
+            if len(recordings) == 1:
+                return [error]
+            return [self._hypotheses([recording])[0] for recording in recordings]
         return [self.decoder.decode(row[:length]) for row, length in zip(log_probs, lengths, strict=True)]
 
 
@@ -216,6 +226,12 @@ def _in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
         while due in waiting:
             yield waiting.pop(due)
             due += 1
+
+
+def _about(source: Source, error: InferenceError) -> InferenceError:
+    """The error with the name of the recording."""
+    name = "samples" if isinstance(source, np.ndarray) else source_name(source)
+    return InferenceError(f"{name}: {error}")
 
 
 def _hypothesis(result: Result) -> Hypothesis:

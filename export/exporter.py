@@ -1,10 +1,12 @@
 """`ds2 export`: from a checkpoint to a model folder that has been checked, or to no folder at all."""
 
+import shutil
 from pathlib import Path
 from typing import Literal
 
 from ds2_deploy.errors import OutputError, ParityError
 from ds2_deploy.files import atomic_folder
+from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import WEIGHTS_FILE, load_model, save_weights
 from ds2_deploy.model_folder import METADATA_FILE, ModelFolder
 from ds2_deploy.runtime.engine_info import Precision
@@ -13,6 +15,7 @@ from ds2_deploy.runtime.torch_backend import TorchBackend
 from export.parity import ParityReport, compare, probe_recordings
 from export.to_onnx import write_onnx
 
+OWN_FILES = {METADATA_FILE, WEIGHTS_FILE, "tokens.txt", "parity.json", *FILES.values()}
 PRECISIONS: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
 
 
@@ -26,10 +29,15 @@ def export_model(
 ) -> ParityReport:
     """Write the model folder `out` from a checkpoint (or another model folder's weights).
 
+    `overwrite` replaces a model folder, and keeps what is in it beside the model: its card, a language model. Engines
+    go, being built from the old graph.
+
     ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`.
     """
     if (out / METADATA_FILE).exists() and not overwrite:
         raise OutputError(f"{out} already holds a model: add --overwrite, or choose another --out.")
+    if (out / METADATA_FILE).exists():
+        ModelMetadata.read(out / METADATA_FILE)  # raises where it is not a model's
     model = load_model(source)
     metadata = model.metadata
     with atomic_folder(out) as folder:
@@ -50,4 +58,15 @@ def export_model(
             raise ParityError(
                 f"The exported graph differs from the network, so {out} was not written: {report.failures()}."
             )
+        _keep_others(out, folder)
     return report
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Copy what the old folder holds beside the model, such as its card."""
+    for path in old.iterdir() if old.is_dir() else ():
+        if path.name not in OWN_FILES and path.name != "engines":
+            if path.is_dir():
+                shutil.copytree(path, new / path.name)
+            else:
+                shutil.copy2(path, new / path.name)

@@ -10,13 +10,16 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 import numpy.typing as npt
+import soxr
 
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import Backend, pad_batch
 
-MAX_ABS: dict[Precision, float] = {"fp32": 1e-3, "fp16": 0.1}
-"""Largest difference of a log-probability, in nats. Measured on AN4: 2e-4 and 1.3e-2."""
+MAX_ABS: dict[Precision, float] = {"fp32": 5e-3, "fp16": 0.1}
+"""Largest difference of a log-probability, in nats. Two correct float32 spectrograms differ by up to 8e-4 near the
+floor (PyTorch and ONNX Runtime on AN4 and 8 kHz digits), and a network passes that on: measured 6e-5 on AN4, 2e-4 on
+the digits, 8e-4 on the worst probe. A wrong gate order, mask or length is off by 0.1 and more."""
 MIN_EQUAL_ARGMAX = 0.999
 """Share of frames whose most probable label is the same."""
 TIE = 0.05
@@ -49,7 +52,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def passed(self) -> bool:
         within = self.max_abs <= self.max_abs_allowed and self.equal_argmax >= self.equal_argmax_required
-        return self.equal_lengths and within
+        return self.equal_lengths and self.frames > 0 and within
 
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,8 +90,7 @@ def probe_recordings(metadata: ModelMetadata, *, seed: int = 0) -> list[Recordin
         return np.asarray(0.1 * tone * syllables + 1e-3 * rng.standard_normal(len(t)))
 
     speech = voice(3.1)
-    spectrum = np.fft.rfft(speech)
-    spectrum[np.fft.rfftfreq(len(speech), 1 / rate) > 4000] = 0
+    telephone = soxr.resample(soxr.resample(speech, rate, 8000), 8000, rate)  # nothing above 4 kHz
     signals = {
         "voice 3.1 s": speech,
         "voice 7.7 s": voice(7.7),
@@ -96,7 +98,7 @@ def probe_recordings(metadata: ModelMetadata, *, seed: int = 0) -> list[Recordin
         "clipped 2 s": np.clip(20 * voice(2.0), -1, 1),
         "near silence 2 s": 1e-4 * voice(2.0),
         "digital silence 1.3 s": np.zeros(round(1.3 * rate)),
-        "telephone band 3.1 s": np.fft.irfft(spectrum, len(speech)),
+        "telephone band 3.1 s": telephone,
         "shortest": 0.1 * rng.standard_normal(metadata.min_samples),
         "one sample less": 0.1 * rng.standard_normal(metadata.min_samples - 1),
         "empty": np.zeros(0),

@@ -26,10 +26,11 @@ TEXTS = {
     "spell": "p i t t s b u r g h",
     "date": "march twentieth nineteen seventy",
     "rubout": "rubout g m e f three nine",
-    "erase": "erase c s q q f seven",
     "number": "four one two two six eight three five",
     "name": "m a r i n o",
     "repeat": "repeat",
+    "code": "six two nine eight",
+    "digits": "nine five three zero seven",
 }
 
 # Spelled letters in AN4 take 0.3 to 0.6 s each: slower than the voices' default.
@@ -56,13 +57,13 @@ class Sample(NamedTuple):
 
 SAMPLES = [
     Sample("enter", "slt"),
+    Sample("number", "awb"),
+    Sample("digits", "kal16"),
+    Sample("code", "rms"),
     Sample("spell", "rms"),
-    Sample("date", "slt"),
-    Sample("rubout", "awb"),
-    Sample("erase", "us"),
-    Sample("name", "kal16"),
+    Sample("date", "rms"),
     Sample("number", "rms", suffix=".wav", rate=8000, subtype="ULAW"),  # as a telephone sends it
-    Sample("repeat", "slt", suffix=".mp3", rate=44100, channels=2),
+    Sample("digits", "slt", suffix=".mp3", rate=44100, channels=2),
 ]
 
 

@@ -175,6 +175,26 @@ def test_full_disk_while_exporting_keeps_the_old_folder(exported, tmp_path, monk
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
+def test_overwriting_keeps_the_card_and_drops_the_engines(exported, tmp_path):
+    _, folder, _ = exported(COMBINATIONS[0])
+    export_model(folder, tmp_path / "model", precision="fp32")
+    (tmp_path / "model/README.md").write_text("card")
+    for name in ("lm/lm.arpa", "engines/x.engine"):
+        (tmp_path / "model" / name).parent.mkdir()
+        (tmp_path / "model" / name).write_text(name)
+    export_model(folder, tmp_path / "model", precision="fp32", overwrite=True)
+    assert (tmp_path / "model/README.md").read_text() == "card"
+    assert (tmp_path / "model/lm/lm.arpa").read_text() == "lm/lm.arpa"
+    assert not (tmp_path / "model/engines").exists()
+
+
+def test_a_folder_with_another_kind_of_metadata_is_not_a_model(exported, tmp_path):
+    _, folder, _ = exported(COMBINATIONS[0])
+    (tmp_path / "metadata.json").write_text('{"my": "data set"}')
+    with pytest.raises(ModelError, match="not the metadata of a ds2 model"):
+        export_model(folder, tmp_path, overwrite=True)
+
+
 def test_what_stands_there_is_never_replaced_unasked(exported, tmp_path):
     _, folder, _ = exported(COMBINATIONS[0])
     (tmp_path / "notes.txt").write_text("mine")

@@ -92,8 +92,9 @@ def signals():
         FeatureConfig(center=True, window="hamming"),
         FeatureConfig(spectrum="log_mel", fft_size=512),
         FeatureConfig(spectrum="log_mel", mel_bands=23, window_ms=25, center=True),
+        FeatureConfig(spectrum="log_mel", mel_bands=30, sample_rate=22050, window_ms=20, hop_ms=10 * 220 / 220.5),
     ],
-    ids=["log_power", "hamming, centred", "log_mel 512", "log_mel 25 ms, centred"],
+    ids=["log_power", "hamming, centred", "log_mel 512", "log_mel 25 ms, centred", "log_mel of an odd DFT"],
 )
 def test_agrees_with_scipy(name, config):
     samples = signals()[name].astype(np.float32)

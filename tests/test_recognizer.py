@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ import soundfile
 
 from ds2_deploy import recognizer as module
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError
+from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, InferenceError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.recognizer import Recognizer, length_batches, plan_batches
-from ds2_deploy.runtime.protocol import Emissions
+from ds2_deploy.runtime.protocol import Backend, Emissions
 from tests.conftest import ConvModel, noise
 
 WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
@@ -198,3 +199,28 @@ def test_real_speech_alone_and_in_batches(ds2_data: Path, conv_model: ConvModel)
     alone = [next(recognizer.transcribe([path])).hypothesis for path in paths]
     assert [h and h.text for h in together] == [h and h.text for h in alone]
     assert all(h and h.text for h in together)
+
+
+class SmallMachine:
+    """Memory for one second of audio and no more."""
+
+    name, device = "small", "cpu"
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+
+    def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
+        if audio.size > 16000:
+            raise InferenceError("no memory")
+        return self.backend.run(audio, lengths)
+
+
+def test_a_recording_too_large_for_the_machine_does_not_stop_the_others(conv_model: ConvModel) -> None:
+    recognizer = Recognizer.open(conv_model.path)
+    recognizer = replace(recognizer, backend=SmallMachine(recognizer.backend))
+    recordings = [noise(n, seed=n) for n in (9000, 40000, 8000, 9500)]
+    results = list(recognizer.transcribe(recordings))
+    assert [result.error is None for result in results] == [True, False, True, True]
+    assert "no memory" in str(results[1].error)
+    for recording, result in zip(recordings, results, strict=True):
+        assert result.hypothesis is None or result.hypothesis.text == conv_model.text(recording)

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 import training.trainer
-from ds2_deploy.errors import ConfigError, ManifestError, ModelError, OutputError, TrainingError
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from ds2_deploy.errors import AudioError, ConfigError, ManifestError, ModelError, OutputError, TrainingError
+from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.tones import RECIPE
 from training.data import Batch
-from training.recipe import Recipe, load_recipe
+from training.recipe import load_recipe
 from training.step import ctc_loss
 from training.trainer import one_cycle, read_log, train
 
@@ -73,7 +73,7 @@ def test_two_processes_give_the_losses_of_one(corpus, tmp_path):
     """20 steps with the same global batches: 18 utterances in batches of 4 or 5, unequal shares included."""
     five = recipe(tmp_path, epochs=5)
     train(five, [corpus], [corpus], tmp_path / "one")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29611"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command = ["-m", "ds2_deploy", "train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus]
     subprocess.run(
         [*torchrun, *map(str, command), "--out", str(tmp_path / "two"), "--device", "cpu"],
@@ -98,6 +98,29 @@ def test_another_architecture_is_refused(corpus, tmp_path):
     other = recipe(tmp_path, "model.rnn_size=16", epochs=2)
     with pytest.raises(ModelError, match="another model than the recipe's: rnn_size 24 there, 16 here"):
         train(other, [corpus], [corpus], tmp_path / "run", resume=True)
+
+
+@pytest.mark.parametrize("override", ["optimizer.learning_rate=1e-5", "batch_size=3", "precision=fp16"])
+def test_a_training_is_not_resumed_with_another_recipe(corpus, tmp_path, override):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    with pytest.raises(ConfigError, match="was begun with another"):
+        train(recipe(tmp_path, override, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
+    assert len(read_log(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_recording_is_one_sentence(corpus, tmp_path, workers):
+    broken = json.dumps({"audio_filepath": "m.jsonl", "duration": 9, "text": "a"})
+    (corpus.parent / "broken.jsonl").write_text(corpus.read_text() + "\n" + broken)
+    with pytest.raises(AudioError, match=r"^Cannot decode .*m\.jsonl[^\n]*$"):
+        train(recipe(tmp_path, f"workers={workers}"), [corpus.parent / "broken.jsonl"], [corpus], tmp_path / "run")
+
+
+def test_learning_nothing_is_an_error(corpus, tmp_path):
+    with pytest.raises(TrainingError, match="no finite gradient"):
+        train(recipe(tmp_path, "optimizer.learning_rate=1e30"), [corpus], [corpus], tmp_path / "run")
+    assert not (tmp_path / "run/last.pt").exists() or load_checkpoint(tmp_path / "run/last.pt")
 
 
 def test_a_finished_training_is_not_overwritten(corpus, tmp_path):
@@ -126,7 +149,7 @@ def test_utterances_too_short_for_their_text_are_left_out_and_reported(corpus, t
     crowded = json.dumps({**first, "text": "abc" * 40})
     (corpus.parent / "crowded.jsonl").write_text(corpus.read_text() + "\n" + crowded + "\n")
     train(recipe(tmp_path, epochs=1), [corpus.parent / "crowded.jsonl"], [corpus], tmp_path / "run")
-    assert "Left out 1 of 19 utterances" in capsys.readouterr().err
+    assert "Left out 1 of 19 training utterances" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("precision", "may_skip"), [("bf16", 0), ("fp16", 8)])
@@ -189,6 +212,4 @@ def test_checkpoints_hold_plain_values_alone(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     content = torch.load(tmp_path / "run/last.pt", weights_only=True)
     assert set(content) == {"ds2", "weights", "training"}
-    assert set(content["training"]) == {"optimizer", "scheduler", "scaler", "position"}
-    assert isinstance(load_checkpoint(tmp_path / "run/last.pt"), Checkpoint)
-    assert isinstance(recipe(tmp_path), Recipe)
+    assert set(content["training"]) == {"optimizer", "scheduler", "scaler", "position", "recipe"}

@@ -35,6 +35,7 @@ def test_every_utterance_comes_once_over_all_processes(epoch, count):
         sizes = [len(batch) for batch in step]
         assert min(sizes) > 0
         assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) <= 8
     seen = sorted(index for share in shares for batch in share for _, index in batch)
     assert seen == list(range(101))
     assert {e for share in shares for batch in share for e, _ in batch} == {epoch}
@@ -123,9 +124,9 @@ def test_hidden_frames_and_bins_are_zero_and_others_stay():
     features = torch.rand(2, 6, 9) + 1
     time = torch.tensor([[[2, 4], [3, 6]], [[0, 0], [8, 9]]])
     bins = torch.tensor([[[0, 1]], [[5, 6]]])
-    hidden = hide(features, time, bins)
+    hidden = hide(features, time, bins, -3.0)
     expected = features.clone()
-    expected[0, :, 2:6] = expected[0, 0] = expected[1, :, 8] = expected[1, 5] = 0
+    expected[0, :, 2:6] = expected[0, 0] = expected[1, :, 8] = expected[1, 5] = -3.0
     assert torch.equal(hidden, expected)
 
 
@@ -156,6 +157,7 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
         ('{"audio_filepath": "a", "duration": -1, "text": "b"}\n', "duration at least 0"),
         ("[1]\n", "line 1 is not an object"),
         ("7\n", "line 1 is not an object"),
+        ('{"audio_filepath": "a", "duration": 1e999, "text": "b"}\n', "duration at least 0"),
     ],
 )
 def test_bad_manifests(tmp_path, content, said):
@@ -199,6 +201,12 @@ def test_bundled_recipe_and_overrides():
         ("alphabet=aab", "twice"),
         ("model.lookahead=3", "sees the future"),
         ("feature.fft_size=100", "feature.fft_size is 100"),
+        ("augment.speeds=[inf]", "augment.speeds is"),
+        ("augment.time_masks=-1", "augment.time_masks is -1"),
+        ("optimizer.learning_rate=inf", "optimizer.learning_rate is inf"),
+        ("optimizer.weight_decay=nan", "optimizer.weight_decay is nan"),
+        ("seed=-1", "seed is -1"),
+        ("workers=1000", "workers is 1000"),
     ],
 )
 def test_bad_overrides(override, said):

@@ -1,6 +1,6 @@
 """From utterances to batches: reading, augmentation, bucketing by length, SortaGrad, sharding over processes."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ds2_deploy.audio.load import load_audio
+from ds2_deploy.errors import AudioError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.runtime.protocol import pad_batch
 from training.distributed import Processes
@@ -43,8 +44,11 @@ class Batch(NamedTuple):
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
-class Speech(Dataset[Batch]):
-    """`dataset[[(epoch, index), ...]]` is a batch, the same whichever worker prepares it."""
+class Speech(Dataset["Batch | AudioError"]):
+    """`dataset[[(epoch, index), ...]]` is a batch, the same whichever worker prepares it.
+
+    A recording that cannot be read is an AudioError as a value: raised in a worker, it would arrive as a traceback.
+    """
 
     def __init__(self, utterances: list[Utterance], metadata: ModelMetadata, augment: AugmentConfig, seed: int) -> None:
         self.utterances, self.metadata, self.augment, self.seed = utterances, metadata, augment, seed
@@ -52,7 +56,13 @@ class Speech(Dataset[Batch]):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, keys: Sequence[Key]) -> Batch:
+    def __getitem__(self, keys: Sequence[Key]) -> Batch | AudioError:
+        try:
+            return self._batch(keys)
+        except AudioError as error:
+            return error
+
+    def _batch(self, keys: Sequence[Key]) -> Batch:
         recordings, targets, time, frequency = [], [], [], []
         for epoch, index in keys:
             augment = self.augment if epoch else AugmentConfig()
@@ -107,7 +117,7 @@ class BatchSampler:
         self.recipe, self.processes, self.epoch = recipe, processes, 1
 
     def __len__(self) -> int:
-        return max(len(self.durations) // self.recipe.batch_size, 1)
+        return -(-len(self.durations) // self.recipe.batch_size)  # rounded up: a batch never exceeds its size
 
     def __iter__(self) -> Iterator[list[Key]]:
         for batch in self.batches():
@@ -125,7 +135,15 @@ class BatchSampler:
         return batches
 
 
-def train_loader(dataset: Speech, sampler: BatchSampler, workers: int) -> DataLoader[Batch]:
+def checked(batches: Iterable[Batch | AudioError]) -> Iterator[Batch]:
+    """Raise here what went wrong in a worker."""
+    for batch in batches:
+        if isinstance(batch, AudioError):
+            raise batch
+        yield batch
+
+
+def train_loader(dataset: Speech, sampler: BatchSampler, workers: int) -> DataLoader[Batch | AudioError]:
     """One pass a time over `sampler`'s epoch, in its order; persistent workers read ahead."""
     # batch_size=None with a sampler of lists: the dataset makes whole batches itself
     return DataLoader(
@@ -140,7 +158,9 @@ def train_loader(dataset: Speech, sampler: BatchSampler, workers: int) -> DataLo
     )
 
 
-def valid_loader(dataset: Speech, batch_size: int, workers: int, processes: Processes) -> DataLoader[Batch]:
+def valid_loader(
+    dataset: Speech, batch_size: int, workers: int, processes: Processes
+) -> DataLoader[Batch | AudioError]:
     """This process's share of the validation set, unaugmented, longest first."""
     order = sorted(range(len(dataset)), key=lambda i: -dataset.utterances[i].duration_s)
     batches = [[(0, i) for i in order[s : s + batch_size]] for s in range(0, len(order), batch_size)]

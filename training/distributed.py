@@ -9,6 +9,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ds2_deploy.errors import ConfigError
+from ds2_deploy.runtime.torch_backend import choose_device
+
 
 @dataclass(frozen=True, kw_only=True)
 class Processes:
@@ -33,13 +36,15 @@ class Processes:
 @contextmanager
 def joined_processes(device: str) -> Iterator[Processes]:
     """Join the group that torchrun made, or be alone; `device` is auto, cpu or cuda:N."""
-    local_rank = int(os.environ.get("LOCAL_RANK", 0))
-    if device == "auto":
-        device = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    count = int(os.environ.get("WORLD_SIZE", 1))
+    if count > 1 and device.startswith("cuda"):
+        raise ConfigError(f"--device {device} would put {count} processes on one GPU: leave it out under torchrun.")
+    if device == "auto" and torch.cuda.is_available():
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    chosen = torch.device(choose_device(device))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+    if count == 1:
         yield Processes(device=chosen)
         return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")

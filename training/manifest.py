@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +24,7 @@ class Utterance(NamedTuple):
 def read_manifest(path: Path) -> list[Utterance]:
     """Utterances of a manifest, paths resolved; ManifestError names the file, the line and the fault."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ManifestError(f"Cannot read the manifest {path}: {reason}.") from error
@@ -44,7 +45,7 @@ def _parse(line: str, manifest: Path, number: int) -> Utterance:
         raise ManifestError(f"{where} has no field {error}: a line needs audio_filepath, duration and text.") from error
     except (TypeError, ValueError) as error:
         raise ManifestError(f"{where} is not an object with audio_filepath, duration (seconds) and text.") from error
-    if not (isinstance(path, str) and isinstance(text, str) and duration_s >= 0):
+    if not (isinstance(path, str) and isinstance(text, str) and 0 <= duration_s < math.inf):
         raise ManifestError(f"{where}: audio_filepath and text must be strings and duration at least 0.")
     return Utterance((manifest.parent / path).absolute(), duration_s, text, str(entry.get("speaker", "")))
 

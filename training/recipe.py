@@ -1,5 +1,6 @@
 """Recipe: everything that decides a training, in one TOML file."""
 
+import math
 import tomllib
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
 
 RECIPES = Path(__file__).parent / "recipes"
+MAX_WORKERS = 64  # each is a process of a quarter of a gigabyte
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,8 +30,13 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     frequency_mask_bins: int = 12
 
     def __post_init__(self) -> None:
-        if not self.speeds or min(self.speeds) <= 0:
-            raise ValueError(f"augment.speeds is {self.speeds}: it needs at least one positive factor")
+        if not self.speeds or not all(0.25 <= speed <= 4 for speed in self.speeds):
+            raise ValueError(f"augment.speeds is {self.speeds}: it needs at least one factor, each between 0.25 and 4")
+        for name in ("time_masks", "time_mask_frames", "time_mask_share", "frequency_masks", "frequency_mask_bins"):
+            if not 0 <= getattr(self, name) < 10_000:
+                raise ValueError(
+                    f"augment.{name} is {getattr(self, name)}: it must not be negative, nor without bounds"
+                )
 
 
 class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,8 +50,13 @@ class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     clip_norm: float = 20.0
 
     def __post_init__(self) -> None:
-        if not (self.learning_rate > 0 and 0 <= self.warmup <= 1 and self.weight_decay >= 0 and self.clip_norm > 0):
-            raise ValueError(f"{self} is out of range")
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"optimizer.warmup is {self.warmup}: it is a share of all steps, between 0 and 1")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}: it must not be negative, and finite")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"optimizer.{name} is {getattr(self, name)}: it must be positive and finite")
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,8 +85,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         for name in ("epochs", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        if self.workers < 0:
-            raise ValueError(f"workers is {self.workers}: it must not be negative")
+        if not 0 <= self.workers <= MAX_WORKERS:
+            raise ValueError(f"workers is {self.workers}: it must be between 0 and {MAX_WORKERS}")
+        if self.seed < 0:
+            raise ValueError(f"seed is {self.seed}: it must not be negative")
         self.labels()
 
     def labels(self) -> Alphabet:

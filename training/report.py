@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ds2_deploy.errors import OutputError
+from training.data import checked
 from training.distributed import Processes
 from training.recipe import Recipe
 
@@ -21,7 +22,7 @@ class Reporter:
 
     def __init__(self, out: Path, main: bool) -> None:
         self.main, self.log = main, out / "log.jsonl"
-        self.console = Console(stderr=True, quiet=not main, highlight=False)
+        self.console = Console(stderr=True, quiet=not main, highlight=False, markup=False)
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -62,7 +63,7 @@ class Reporter:
     def steps(self, batches: DataLoader[Any], epoch: int, epochs: int) -> Iterator[Any]:
         """The batches of an epoch, under a progress bar."""
         self.task = self.progress.add_task(f"epoch {epoch}/{epochs}", total=len(batches), loss="")
-        yield from batches
+        yield from checked(batches)
         self.progress.remove_task(self.task)
 
     def step_done(self, loss: Tensor) -> None:

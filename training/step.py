@@ -1,5 +1,7 @@
 """One forward pass with its loss: the module that DistributedDataParallel wraps."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -16,10 +18,13 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = model
         self.dtype = AUTOCAST[precision]
+        feature = model.metadata.feature
+        self.hidden = math.log(feature.floor) if feature.normalization == "none" else 0.0
+        """What masked features become: the mean, or silence where features are not normalised."""
 
     def forward(self, batch: Batch) -> Tensor:
         features, frames = self.model.frontend(batch.audio, batch.lengths)
-        features = hide(features, batch.time_masks, batch.frequency_masks)
+        features = hide(features, batch.time_masks, batch.frequency_masks, self.hidden)
         with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits, lengths = self.model.encoder(features, frames)
         return ctc_loss(log_softmax(logits), lengths, batch, self.model.metadata.alphabet.blank)
@@ -41,12 +46,12 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Te
     )
 
 
-def hide(features: Tensor, time_masks: Tensor, frequency_masks: Tensor) -> Tensor:
-    """SpecAugment: set the masked frames and bins of (B, F, T) to zero, which is the mean after normalisation."""
+def hide(features: Tensor, time_masks: Tensor, frequency_masks: Tensor, value: float) -> Tensor:
+    """SpecAugment: set the masked frames and bins of (B, F, T) to `value`."""
     if time_masks.shape[1]:
-        features = features.masked_fill(_covered(time_masks, features.shape[2])[:, None, :], 0.0)
+        features = features.masked_fill(_covered(time_masks, features.shape[2])[:, None, :], value)
     if frequency_masks.shape[1]:
-        features = features.masked_fill(_covered(frequency_masks, features.shape[1])[:, :, None], 0.0)
+        features = features.masked_fill(_covered(frequency_masks, features.shape[1])[:, :, None], value)
     return features
 
 

@@ -21,7 +21,7 @@ from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
-from training.data import BatchSampler, Speech, train_loader, valid_loader
+from training.data import BatchSampler, Speech, checked, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
 from training.manifest import Utterance, fits_ctc, normalized, read_manifest
 from training.recipe import Recipe
@@ -87,9 +87,10 @@ def _train(
     reporter: Reporter,
 ) -> None:
     # --- what to learn from -------------------------------------------------------------------------------------
-    train_set = load_utterances(train_manifests, recipe, reporter)
-    valid_set = load_utterances(valid_manifests, recipe, reporter)
-    share = min(recipe.batch_size, len(train_set))
+    train_set = alignable(load_utterances(train_manifests, recipe), recipe, reporter)
+    valid_set = load_utterances(valid_manifests, recipe)
+    sampler = BatchSampler([u.duration_s for u in train_set], recipe, processes)
+    share = len(train_set) // len(sampler)
     if share < processes.count:
         raise ConfigError(f"A batch of {share} utterances cannot be shared by {processes.count} processes.")
     checkpoint = load_checkpoint(out / LAST) if resume else load_checkpoint(init_from) if init_from else None
@@ -99,17 +100,19 @@ def _train(
     torch.manual_seed(recipe.seed)
     model = DeepSpeech2(metadata).to(processes.device)
     step = TrainingStep(model, recipe.precision)
-    learner: nn.Module = DistributedDataParallel(step) if processes.count > 1 else step
-    sampler = BatchSampler([u.duration_s for u in train_set], recipe, processes)
+    learner: nn.Module = step
+    if processes.count > 1:  # buffers are constants, or statistics that are equal everywhere
+        learner = DistributedDataParallel(step, broadcast_buffers=False)
     groups = _parameter_groups(model, recipe.optimizer.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.optimizer.learning_rate)
     steps = recipe.epochs * len(sampler)
-    scheduler = LambdaLR(optimizer, lambda step: one_cycle(step, steps, recipe.optimizer.warmup))
+    scheduler = LambdaLR(optimizer, lambda taken: one_cycle(taken, steps, recipe.optimizer.warmup))
     scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.precision == "fp16")
     position = Position()
     if checkpoint:
         _load_weights(model, checkpoint, out / LAST if resume else init_from)
     if checkpoint and resume:
+        _check_recipe(recipe, checkpoint.training["recipe"], out)
         optimizer.load_state_dict(checkpoint.training["optimizer"])
         scheduler.load_state_dict(checkpoint.training["scheduler"])
         scaler.load_state_dict(checkpoint.training["scaler"])
@@ -127,6 +130,7 @@ def _train(
         torch.manual_seed(_seed(recipe.seed, epoch, processes.rank))
         sampler.epoch = epoch
         sizes = [len(batch) for batch in sampler.batches()]
+        skipped = position.skipped_steps
         started, loss_sum = time.perf_counter(), torch.zeros((), device=processes.device)
         learner.train()
         for size, batch in zip(sizes, reporter.steps(train_batches, epoch, recipe.epochs), strict=True):
@@ -145,6 +149,11 @@ def _train(
             loss_sum += loss.detach()
             reporter.step_done(loss.detach() / len(batch.lengths))
         loss_sum = processes.sum(loss_sum)
+        if position.skipped_steps - skipped == len(sizes):
+            raise TrainingError(
+                f"Epoch {epoch} had no finite gradient, so nothing was learnt: lower optimizer.learning_rate, or "
+                "choose another precision; the last checkpoint is as it was."
+            )
         seconds = time.perf_counter() - started
 
         result = validate(model, valid_batches, valid_set, processes, recipe.precision)
@@ -160,6 +169,7 @@ def _train(
                 "scheduler": scheduler.state_dict(),
                 "scaler": scaler.state_dict(),
                 "position": vars(position),
+                "recipe": msgspec.to_builtins(recipe),
             }
             saved = Checkpoint(
                 metadata=msgspec.structs.replace(metadata, provenance=provenance),
@@ -201,7 +211,7 @@ def validate(
     decoder = GreedyDecoder(model.metadata.alphabet)
     step = TrainingStep(model, precision)
     counts = np.zeros(8)
-    for batch in batches:
+    for batch in checked(batches):
         moved = batch.to(processes.device)
         features, frames = model.frontend(moved.audio, moved.lengths)
         with torch.autocast(features.device.type, dtype=step.dtype, enabled=step.dtype is not None):
@@ -224,21 +234,24 @@ def validate(
     )
 
 
-def load_utterances(manifests: list[Path], recipe: Recipe, reporter: Reporter) -> list[Utterance]:
-    """All utterances whose audio is there and whose text CTC can align; what is left out is reported."""
+def load_utterances(manifests: list[Path], recipe: Recipe) -> list[Utterance]:
+    """All utterances, their texts normalised; every recording must be there."""
     utterances = [u for manifest in manifests for u in read_manifest(manifest)]
-    utterances = normalized(utterances, recipe.language, recipe.labels())
     missing = [u.path for u in utterances if not u.path.is_file()]
     if missing:
         raise ManifestError(f"{len(missing)} of {len(utterances)} recordings do not exist, the first is {missing[0]}.")
+    return normalized(utterances, recipe.language, recipe.labels())
+
+
+def alignable(utterances: list[Utterance], recipe: Recipe, reporter: Reporter) -> list[Utterance]:
+    """Those whose text CTC can align; the others teach nothing, are left out and counted."""
     usable = [u for u in utterances if fits_ctc(u, recipe.feature, recipe.model)]
-    names = ", ".join(map(str, manifests))
     if not usable:
-        raise ManifestError(f"No utterance of {names} is long enough for its text.")
+        raise ManifestError("No utterance of the training set is long enough for its text.")
     if len(usable) < len(utterances):
         reporter.say(
-            f"Left out {len(utterances) - len(usable)} of {len(utterances)} utterances of {names}: "
-            "too short for their text (CTC needs a frame per label)."
+            f"Left out {len(utterances) - len(usable)} of {len(utterances)} training utterances: too short for their "
+            "text (CTC needs a frame per label)."
         )
     return usable
 
@@ -296,6 +309,18 @@ def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None)
                 f"{path} was trained with another {name} than the recipe's: {_difference(old, new, name)}."
             )
     model.load_state_dict(checkpoint.weights)
+
+
+def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
+    """A resumed training goes on as it began; only its length and its workers may change."""
+    now = msgspec.to_builtins(recipe)
+    changed = [key for key in now if now[key] != saved.get(key) and key not in ("epochs", "workers", "name")]
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"{out} was begun with another {key} ({saved.get(key)!r}, now {now[key]!r}): resume it with the recipe it "
+            "began with, or start anew with --init-from."
+        )
 
 
 def _difference(old: ModelMetadata, new: ModelMetadata, name: str) -> str:

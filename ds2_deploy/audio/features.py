@@ -24,7 +24,7 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fft_size: int | None = None
     """Points of the DFT, at least the window (which is then zero-padded); None is the window itself."""
     mel_bands: int = 80
-    """Bands of `log_mel` (Slaney's scale and area normalisation, librosa's default, 0 Hz to Nyquist)."""
+    """Bands of `log_mel`: triangles with a peak of one on the HTK mel scale, 0 Hz to Nyquist (torchaudio's default)."""
     floor: float = 1e-6
     """Smallest power: with 1e-10 two correct float32 spectrograms of real audio differ by 8e-3."""
     center: bool = False

@@ -27,7 +27,7 @@ def parity(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare every backend and precision with PyTorch in float32; exit code 3 if one is too far from it."""
-    from ds2_deploy.errors import ParityError
+    from ds2_deploy.errors import ModelError, ParityError
     from ds2_deploy.extras import require
     from ds2_deploy.model_folder import open_model
 
@@ -39,6 +39,8 @@ def parity(
 
     with usage_errors():  # of unknown names
         candidates = _candidates(folder, backend or ["onnxruntime"])
+    if not candidates:
+        raise ModelError(f"{model} holds no graph to compare: write one with ds2 export.")
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
     report = compare(TorchBackend(folder), candidates, recordings, folder.metadata.min_samples)
     if as_json:

@@ -56,8 +56,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise ModelError(f"{path} is not a ds2 checkpoint: expected a file written by ds2 train.")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        header, weights, training = content["ds2"], content["weights"], content["training"]
-    except (pickle.UnpicklingError, RuntimeError, KeyError, TypeError, EOFError, ValueError) as error:
+        header, weights, training = content["ds2"], dict(content["weights"]), dict(content["training"])
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, ValueError) as error:
         raise ModelError(f"{path} is not a ds2 checkpoint, or it is damaged: expected a file of ds2 train.") from error
     return Checkpoint(metadata=ModelMetadata.from_json(header, str(path)), weights=weights, training=training)
 

@@ -40,7 +40,7 @@ def dft_basis(config: FeatureConfig) -> npt.NDArray[np.float64]:
 def mel_filters(config: FeatureConfig) -> npt.NDArray[np.float64]:
     """(mel bands, F): triangles with a peak of one, equally spaced on the HTK mel scale from 0 Hz to Nyquist."""
     nyquist = config.sample_rate / 2
-    hertz = np.linspace(0, nyquist, config.dft_points // 2 + 1)
+    hertz = np.arange(config.dft_points // 2 + 1) * config.sample_rate / config.dft_points
     top = 2595 * math.log10(1 + nyquist / 700)
     edges = 700 * (10 ** (np.linspace(0, top, config.mel_bands + 2) / 2595) - 1)  # (bands + 2,)
     rising = (hertz - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]

@@ -64,7 +64,8 @@ class SequenceBatchNorm(nn.Module):
         shift = self.bias - mean * scale
         shape = [1] * x.dim()
         shape[self.channel_dim] = -1
-        return x * scale.view(shape).to(x.dtype) + shift.view(shape).to(x.dtype)
+        # in float32 also under AMP: in half precision the sum would cancel
+        return (x.to(scale.dtype) * scale.view(shape) + shift.view(shape)).to(x.dtype)
 
     def _batch_statistics(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         channels = self.channel_dim % x.dim()
@@ -79,8 +80,9 @@ class SequenceBatchNorm(nn.Module):
         variance = all_reduce_sum(centred.square().sum(axes)) / count
         with torch.no_grad():
             unbiased = variance * count / (count - 1).clamp(min=1)
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
-            self.running_var.lerp_(unbiased.to(self.running_var.dtype), self.momentum)
+            for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+                finite = torch.where(new.isfinite(), new.to(running.dtype), running)  # one overflow is not for ever
+                running.lerp_(finite, self.momentum)
         return mean, variance
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.errors import BackendUnavailableError, ModelError
+from ds2_deploy.errors import BackendUnavailableError, InferenceError, ModelError
 from ds2_deploy.extras import require
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime import cuda_ordinal
@@ -21,7 +21,7 @@ from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, Emissions
 
 FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 CUDA = "CUDAExecutionProvider"
-ERRORS_ONLY = 3  # ONNX Runtime's log levels go from 0, verbose, to 4, fatal
+FATAL_ONLY = 4  # ONNX Runtime's log levels go from 0, verbose; its errors reach us as exceptions
 
 
 class OrtBackend:
@@ -36,7 +36,7 @@ class OrtBackend:
         self.metadata = model.metadata
         self.device = choose_device(ort, device)
         options = ort.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
+        options.log_severity_level = FATAL_ONLY
         options.intra_op_num_threads = threads or 0  # 0: a thread per core
         self._session = _open_session(ort, model.file(FILES[precision]), options, self.device)
 
@@ -52,7 +52,13 @@ class OrtBackend:
             "audio": np.ascontiguousarray(audio, dtype=np.float32),
             "audio_lengths": np.ascontiguousarray(lengths, dtype=np.int64),
         }
-        log_probs, frames = self._session.run(OUTPUTS, feeds)
+        try:
+            log_probs, frames = self._session.run(OUTPUTS, feeds)
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            raise InferenceError(
+                f"ONNX Runtime failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples, most likely for want "
+                f"of memory: split the recording, or use a smaller batch ({str(error).splitlines()[0][:120]})."
+            ) from error
         return Emissions(log_probs, frames)
 
 

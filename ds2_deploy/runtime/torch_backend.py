@@ -25,19 +25,21 @@ class TorchBackend:
     ) -> None:
         if precision != "fp32":
             raise BackendUnavailableError("The torch backend is the float32 reference: fp16 runs in onnxruntime.")
-        self.device = _choose_device(device)
         if threads is not None:
             torch.set_num_threads(threads)
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        self._module = load_weights(model.path, model.metadata).to(self.device)
+        self._place(load_weights(model.path, model.metadata), device)
 
     @classmethod
     def of(cls, module: DeepSpeech2, *, device: str = "cpu") -> Self:
         """Over a network in memory, which is moved to `device`."""
         backend = cls.__new__(cls)
-        backend.device = _choose_device(device)
-        backend._module = module.eval().to(backend.device)
+        backend._place(module, device)
         return backend
+
+    def _place(self, module: DeepSpeech2, device: str) -> None:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        self.device = choose_device(device)
+        self._module = module.eval().to(self.device)
 
     @torch.inference_mode()
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
@@ -48,7 +50,8 @@ class TorchBackend:
         return Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
 
 
-def _choose_device(device: str) -> str:
+def choose_device(device: str) -> str:
+    """`auto`, `cpu` or `cuda:N` -> `cpu` or `cuda:N`; BackendUnavailableError where PyTorch does not see it."""
     ordinal = cuda_ordinal(device)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not count):

@@ -1,0 +1,306 @@
+"""What the training loop is wired to: epochs, modes, masks, gradients, checkpoints, each against its definition."""
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+import training.trainer
+from ds2_deploy.audio.features import FeatureConfig
+from ds2_deploy.audio.load import load_audio
+from ds2_deploy.metrics import Errors
+from ds2_deploy.model.checkpoint import load_checkpoint
+from tests.test_frontend import reference
+from tests.tiny import MODELS, tiny_metadata, tiny_model
+from tests.tones import RECIPE
+from training.data import Speech, valid_loader
+from training.distributed import Processes
+from training.manifest import Utterance, read_manifest
+from training.recipe import AugmentConfig, load_recipe
+from training.statistics import feature_statistics
+from training.step import TrainingStep, ctc_loss
+from training.trainer import Validation, train, validate
+
+VARIED = ["augment.speeds=[0.8, 1.25]", "augment.time_masks=2", "augment.frequency_masks=1"]
+
+
+def recipe(tmp_path, *overrides, epochs=1):
+    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
+    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
+
+
+def speech(corpus, *, model="gru, two directions, 2d", **augment):
+    """A small network and the tones as it reads them."""
+    metadata = tiny_metadata(MODELS[model])
+    return tiny_model(metadata), Speech(read_manifest(corpus), metadata, AugmentConfig(**augment), seed=7)
+
+
+class Steps:
+    """Parameters, gradients and learning rate of every optimizer step taken inside the `with` block."""
+
+    def __enter__(self):
+        self.before, self.after, self.gradients, self.rates = [], [], [], []
+        self.hooks = [
+            register_optimizer_step_pre_hook(self._before),
+            register_optimizer_step_post_hook(self._after),
+        ]
+        return self
+
+    def __exit__(self, *_):
+        for hook in self.hooks:
+            hook.remove()
+
+    def _before(self, optimizer, *_):
+        self.before.append([p.detach().clone() for p in _parameters(optimizer)])
+        self.gradients.append([p.grad.clone() for p in _parameters(optimizer)])
+        self.rates.append(optimizer.param_groups[0]["lr"])
+
+    def _after(self, optimizer, *_):
+        self.after.append([p.detach().clone() for p in _parameters(optimizer)])
+
+
+def _parameters(optimizer):
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+@pytest.fixture
+def batches_read(monkeypatch):
+    """What every Speech is asked for and answers: [(keys, batch)], in order."""
+    read, original = [], Speech.__getitem__
+
+    def recorded(self, keys):
+        batch = original(self, keys)
+        read.append((list(keys), batch))
+        return batch
+
+    monkeypatch.setattr(Speech, "__getitem__", recorded)
+    return read
+
+
+def test_every_epoch_reads_its_own_order_and_validation_stays_at_epoch_zero(corpus, tmp_path, batches_read):
+    train(recipe(tmp_path, epochs=3), [corpus], [corpus], tmp_path / "run")
+    keys = [key for keys, _ in batches_read for key in keys]
+    epochs = [epoch for epoch, _ in keys]
+    assert epochs == [epoch for learned in (1, 2, 3) for epoch in [learned] * 18 + [0] * 18]
+    orders = {e: [index for epoch, index in keys if epoch == e] for e in (1, 2, 3)}
+    assert all(sorted(order) == list(range(18)) for order in orders.values())
+    durations = [utterance.duration_s for utterance in read_manifest(corpus)]
+    assert [durations[i] for i in orders[1]] == sorted(durations)
+    assert len({tuple(order) for order in orders.values()}) == 3
+
+
+def test_learning_is_augmented_and_validation_is_not(corpus, tmp_path, batches_read):
+    train(recipe(tmp_path, *VARIED), [corpus], [corpus], tmp_path / "run")
+    utterances = read_manifest(corpus)
+    samples = [soundfile.info(u.path).frames for u in utterances]
+    learned, validated = batches_read[:5], batches_read[5:]
+    for _, batch in learned:
+        assert batch.time_masks.shape[1:] == (2, 2)
+        assert all(n != samples[i] for i, n in zip(batch.indices.tolist(), batch.lengths.tolist(), strict=True))
+    for _, batch in validated:
+        assert batch.lengths.tolist() == [samples[i] for i in batch.indices.tolist()]
+        assert batch.time_masks.shape[1] == batch.frequency_masks.shape[1] == 0
+    assert sorted(i for _, batch in validated for i in batch.indices.tolist()) == list(range(18))
+
+
+def test_learning_runs_in_training_mode_in_every_epoch(corpus, tmp_path, monkeypatch):
+    modes, original = [], TrainingStep.forward
+
+    def recorded(self, batch):
+        modes.append(self.model.training and self.model.encoder.training)
+        return original(self, batch)
+
+    monkeypatch.setattr(TrainingStep, "forward", recorded)
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run")
+    assert modes == [True] * 10
+
+
+def test_validation_is_the_plain_model_in_evaluation_mode(corpus):
+    """With dropout and batch normalisation: no randomness, no statistics moved, the loss of one utterance a time."""
+    model, dataset = speech(corpus, model="lstm, lookahead, 1d, fc")
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    results = []
+    for _ in range(2):
+        model.train()
+        loader = valid_loader(dataset, 5, 0, Processes())
+        results.append(validate(model, loader, dataset.utterances, Processes(), "fp32"))
+    assert results[0] == results[1]
+    assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
+    model.eval()
+    with torch.no_grad():
+        alone = [float(negative_log_likelihood(model, dataset[[(0, i)]])) for i in range(18)]
+    assert results[0].loss == pytest.approx(np.mean(alone), rel=1e-4)
+
+
+def negative_log_likelihood(model, batch, features=None):
+    """The CTC loss of one utterance, by PyTorch's function on the model's own log-probabilities."""
+    if features is None:
+        log_probs, frames = model(batch.audio, batch.lengths)
+    else:
+        logits, frames = model.encoder(features, model.frontend.frames(batch.lengths))
+        log_probs = logits.log_softmax(-1)
+    return torch.nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), batch.targets, frames, batch.target_lengths, reduction="sum"
+    )
+
+
+@torch.no_grad()
+def test_the_step_hides_what_the_masks_say(corpus):
+    model, dataset = speech(corpus, time_masks=2, time_mask_frames=30, time_mask_share=0.9, frequency_masks=2)
+    masked, plain = dataset[[(1, 3)]], dataset[[(0, 3)]]
+    assert torch.equal(masked.audio, plain.audio)
+    features, _ = model.frontend(masked.audio, masked.lengths)
+    for start, end in masked.time_masks[0].tolist():
+        features[:, :, start:end] = 0.0
+    for start, end in masked.frequency_masks[0].tolist():
+        features[:, start:end] = 0.0
+    step = TrainingStep(model, "fp32")
+    expected = float(negative_log_likelihood(model, masked, features))
+    assert float(step(masked)) == pytest.approx(expected, rel=1e-5)
+    assert float(step(plain)) == pytest.approx(float(negative_log_likelihood(model, plain)), rel=1e-5)
+    assert abs(float(step(plain)) - expected) > 1e-2
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FeatureConfig(spectrum="log_mel", mel_bands=20, fft_size=512, normalization="global"),
+        FeatureConfig(center=True, normalization="global"),
+    ],
+    ids=["log_mel", "log_power, centred"],
+)
+def test_statistics_are_those_of_all_frames_together(corpus, config):
+    utterances = read_manifest(corpus)[:7]
+    frames = np.concatenate([reference(load_audio(u.path, 16000), config) for u in utterances], axis=1)  # (F, T)
+    statistics = feature_statistics(utterances, config)
+    assert np.abs(np.array(statistics.mean) - frames.mean(axis=1)).max() < 1e-3
+    # the floor of the deviation is added: at most a hundredth
+    assert np.abs(np.array(statistics.deviation) - frames.std(axis=1) - 0.005).max() < 0.006
+    assert frames.std(axis=1).min() > 0.1
+
+
+def test_deviation_of_silence_is_not_zero(tmp_path):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(8000), 16000)
+    config = FeatureConfig(normalization="global")
+    statistics = feature_statistics([Utterance(tmp_path / "silence.wav", 0.5, "")], config)
+    assert min(statistics.deviation) >= 1e-3
+    assert np.allclose(statistics.mean, np.log(config.floor), atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_gradients_are_clipped_to_the_norm(corpus, tmp_path, precision):
+    """In fp16, too, where they arrive multiplied by the loss scale."""
+    settings = [f"precision={precision}", "optimizer.clip_norm=1e-3"]
+    with Steps() as steps:
+        train(recipe(tmp_path, *settings, epochs=3), [corpus], [corpus], tmp_path / "run")
+    norms = [float(torch.cat([g.flatten() for g in gradient]).norm()) for gradient in steps.gradients]
+    assert len(norms) >= 5
+    assert norms == pytest.approx([1e-3] * len(norms), rel=0.01)
+
+
+def test_weight_decay_shrinks_matrices_and_leaves_vectors(corpus, tmp_path):
+    """The learning rate is too small to learn: decoupled decay by rate times weight decay is all there is."""
+    with Steps() as steps:
+        settings = ["optimizer.learning_rate=1e-9", "optimizer.weight_decay=1e8"]
+        train(recipe(tmp_path, *settings), [corpus], [corpus], tmp_path / "run")
+    assert len(steps.rates) == 5
+    assert max(steps.rates) > 0.5e-9
+    for before, after, rate in zip(steps.before, steps.after, steps.rates, strict=True):
+        for old, new in zip(before, after, strict=True):
+            kept = 1 - rate * 1e8 if old.dim() > 1 else 1.0
+            assert torch.allclose(new, kept * old, rtol=1e-5, atol=1e-7)
+
+
+def test_a_step_descends_the_mean_over_its_utterances(corpus, tmp_path, batches_read):
+    """Whatever the batch's size: 18 utterances in batches of up to 4 are batches of 4 and 3."""
+    settings = ["model.batch_norm=false", "optimizer.clip_norm=1e9", "optimizer.learning_rate=1e-12"]
+    train(recipe(tmp_path, *settings), [corpus], [corpus], tmp_path / "first")
+    batches_read.clear()
+    with Steps() as steps:
+        plain = recipe(tmp_path, *settings)
+        train(plain, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    checkpoint = load_checkpoint(tmp_path / "first/last.pt")
+    model, dataset = checkpoint.model(), Speech(read_manifest(corpus), checkpoint.metadata, AugmentConfig(), seed=1)
+    sizes = set()
+    for gradient, (keys, _) in zip(steps.gradients, batches_read[: len(steps.gradients)], strict=True):
+        sizes.add(len(keys))
+        model.zero_grad()
+        for key in keys:
+            (negative_log_likelihood(model, dataset[[key]]) / len(keys)).backward()
+        ours = sorted(model.parameters(), key=lambda p: p.dim() <= 1)  # as the optimizer groups them
+        for got, parameter in zip(gradient, ours, strict=True):
+            assert torch.allclose(got, parameter.grad, rtol=1e-3, atol=1e-4 * float(parameter.grad.abs().max()))
+    assert len(sizes) > 1
+
+
+def test_an_utterance_too_short_for_its_text_counts_nothing(corpus):
+    _, dataset = speech(corpus)
+    batch = dataset[[(0, 0), (0, 1), (0, 2)]]
+    lengths = torch.tensor([20, int(batch.target_lengths[1]) - 1, 15])
+    logits = torch.randn(3, 20, 29, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    loss = ctc_loss(logits.log_softmax(-1), lengths, batch, 0)
+    loss.backward()
+    ends = batch.target_lengths.cumsum(0).tolist()
+    others = [
+        torch.nn.functional.ctc_loss(
+            logits[row].detach().log_softmax(-1)[:, None],
+            batch.targets[ends[row] - int(batch.target_lengths[row]) : ends[row]][None],
+            lengths[row : row + 1],
+            batch.target_lengths[row : row + 1],
+            reduction="sum",
+        )
+        for row in (0, 2)
+    ]
+    assert float(loss) == pytest.approx(float(sum(others)), rel=1e-5)
+    assert logits.grad.isfinite().all()
+    assert not logits.grad[1].any()
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_the_network_runs_in_half_precision_and_the_loss_in_float32(corpus, monkeypatch, precision, dtype):
+    model, dataset = speech(corpus)
+    seen, outputs, original = [], [], torch.nn.functional.ctc_loss
+    model.encoder.output.register_forward_hook(lambda *call: outputs.append(call[-1].dtype))
+
+    def recorded(log_probs, *arguments, **keywords):
+        seen.append(log_probs.detach())
+        return original(log_probs, *arguments, **keywords)
+
+    monkeypatch.setattr(torch.nn.functional, "ctc_loss", recorded)
+    TrainingStep(model, precision)(dataset[[(1, 0), (1, 1)]]).backward()
+    validate(model, valid_loader(dataset, 18, 0, Processes()), dataset.utterances, Processes(), precision)
+    assert outputs == [dtype, dtype]
+    assert [log_probs.dtype for log_probs in seen] == [torch.float32, torch.float32]
+    for log_probs in seen:  # computed in float32, not rounded to half first
+        assert (log_probs.double().exp().sum(-1) - 1).abs().max() < 1e-5
+
+
+def test_best_is_the_lowest_word_error_rate_also_across_a_resume(corpus, tmp_path, monkeypatch):
+    """Word errors of 10 by epoch, the process killed in the third: 5, 2, (killed) 3, 1, 4."""
+    word_errors = iter([5, 2, None, 3, 1, 4])
+    best_before = []
+
+    class KilledError(Exception):
+        pass
+
+    def best_epoch():
+        path = tmp_path / "run/best.pt"
+        return load_checkpoint(path).metadata.provenance.epochs if path.exists() else None
+
+    def scripted(*_):
+        best_before.append(best_epoch())
+        wrong = next(word_errors)
+        if wrong is None:
+            raise KilledError
+        return Validation(loss=1.0, errors=Errors(wrong, 10, 1, 10), blank_rate=0.5, output_length=3.0)
+
+    monkeypatch.setattr(training.trainer, "validate", scripted)
+    plain = recipe(tmp_path, epochs=5)
+    with pytest.raises(KilledError):
+        train(plain, [corpus], [corpus], tmp_path / "run")
+    train(plain, [corpus], [corpus], tmp_path / "run", resume=True)
+    assert best_before == [None, 1, 2, 2, 2, 4]
+    assert best_epoch() == 4
+    assert load_checkpoint(tmp_path / "run/best.pt").metadata.provenance.valid_wer == 0.1
+    assert load_checkpoint(tmp_path / "run/last.pt").metadata.provenance.epochs == 5
