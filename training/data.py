@@ -100,7 +100,8 @@ def draw_masks(rng: np.random.Generator, count: int, size: int, widest: int) -> 
     """(count, 2) first and end positions within `size`; widths are uniform in 0..widest (SpecAugment)."""
     widths = rng.integers(0, min(widest, size) + 1, count)
     starts = rng.integers(0, size - widths + 1)
-    return np.stack([starts, starts + widths], axis=1).astype(np.int64)
+    masks: npt.NDArray[np.int64] = np.stack([starts, starts + widths], axis=1).astype(np.int64)
+    return masks
 
 
 class BatchSampler:
