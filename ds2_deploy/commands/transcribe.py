@@ -39,7 +39,9 @@ def transcribe(
     batch_seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Longest batch in seconds of audio, padding included.")
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads in all; without it, one per core.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=256, help="CPU threads in all; without it, one per core.")
+    ] = None,
 ) -> None:
     """Turn recordings into text.
 
