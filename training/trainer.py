@@ -330,7 +330,7 @@ def _difference(old: ModelMetadata, new: ModelMetadata, name: str) -> str:
 
 def _seed(*parts: int) -> int:
     """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 def read_log(out: Path) -> list[dict[str, Any]]:
