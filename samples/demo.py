@@ -21,7 +21,7 @@ times: list[tuple[str, float]] = []
 def ds2(title: str, *arguments: object, capture: bool = False) -> str:
     """Run one command where the user would, show it and time it; the demo ends where it fails."""
     command = ["ds2", *map(_shown, arguments)]
-    print(f"\n\033[1m{title}\033[0m\n$ {shlex.join(command)}", flush=True)
+    print(f"\n{_bold(title)}\n$ {shlex.join(command)}", flush=True)
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "ds2_deploy", *command[1:]],
@@ -49,6 +49,10 @@ def transcribe(title: str, manifest: Path, count: int | None = None) -> None:
         print(f"{' ' if text == utterance['text'] else '*'} {utterance['text']:{width}}  {text}")
 
 
+def _bold(text: str) -> str:
+    return f"\033[1m{text}\033[0m" if sys.stdout.isatty() else text
+
+
 def _shown(argument: object) -> str:
     """Paths inside the repository as a user would type them."""
     path = Path(str(argument))
@@ -70,7 +74,7 @@ def main() -> None:
         ds2("Measure the error rate on real speech", "evaluate", MODEL, Path(data).resolve() / "an4/test.jsonl")
     else:
         print("\nNo real recordings: DS2_DATA names no folder with an4/test.jsonl.")
-    print("\n\033[1mTime taken\033[0m")
+    print(f"\n{_bold('Time taken')}")
     for title, seconds in times:
         print(f"{seconds:6.1f} s  {title}")
 
