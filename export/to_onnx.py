@@ -148,6 +148,8 @@ def write_onnx(model: DeepSpeech2, path: Path, precision: Precision) -> None:
             verbose=False,
         )
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # stack traces with the paths of this machine
     program.model.metadata_props[ONNX_KEY] = metadata.to_json()
     program.save(path, external_data=False)
 

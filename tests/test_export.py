@@ -87,6 +87,7 @@ def test_graph_interface_and_metadata(exported):
     assert [o.name for o in graph.graph.output] == ["log_probs", "lengths"]
     # lengths stay integers: float32 would count frames of recordings beyond 17 minutes wrong
     assert "Floor" not in {node.op_type for node in graph.graph.node}
+    assert b".py" not in (folder / "model.onnx").read_bytes()  # no stack traces, no paths of this machine
     inside = {p.key: p.value for p in graph.metadata_props}[ONNX_KEY]
     assert ModelMetadata.from_json(inside, "model.onnx") == model.metadata == open_model(folder).metadata
     assert (folder / "tokens.txt").read_text().splitlines()[:4] == ["<blank>", "<space>", "'", "a"]
