@@ -75,6 +75,8 @@ def main() -> None:
             os._exit(INTERRUPTED)
         raise
     except Exception as error:
+        if _interrupted(error):
+            os._exit(INTERRUPTED)
         if debug:
             traceback.print_exc()
         sys.exit(_report(error))
@@ -95,12 +97,23 @@ def _set_up_streams(level: int) -> None:
         sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")  # names of files are bytes
 
 
+def _interrupted(error: BaseException | None) -> bool:
+    """Whether a library turned Ctrl-C into an error of its own."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _report(error: Exception) -> int:
     """One line on stderr; the exit code."""
     from ds2_deploy.errors import DS2Error, ParityError
 
     if isinstance(error, DS2Error):
         message = str(error)
+    elif isinstance(error, OSError):
+        message = f"Cannot read or write {error.filename or 'the results'}: {error.strerror or error}."
     else:
         message = f"unexpected {type(error).__name__}: {error}; run again with --debug to see where."
     print_failure(message)

@@ -25,6 +25,7 @@ class Range(NamedTuple):
         return ":".join(f"{value:g}" for value in self)
 
 
+LARGEST = {"--batch": 65_536, "--seconds": 86_400}
 # Recordings to run at once.
 DEFAULT_BATCH = Range(1, 4, 16)
 # Commands, utterances, long utterances: 35 s is where LibriSpeech's longest ends. 0 is the model's own minimum.
@@ -55,6 +56,8 @@ def _parse(text: str, option: str) -> Range:
         raise ConfigError(f"{option} {text} is not MIN:OPT:MAX: give three numbers, such as 1:4:16.") from None
     if not 0 <= values.min <= values.opt <= values.max < float("inf"):
         raise ConfigError(f"{option} {text} is not in order: MIN, OPT and MAX must not decrease.")
+    if values.max > LARGEST[option]:
+        raise ConfigError(f"{option} {text} goes beyond {LARGEST[option]}, which no engine serves.")
     return values
 
 

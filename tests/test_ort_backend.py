@@ -133,3 +133,14 @@ def test_a_newer_format_is_named(folder: Path) -> None:
     metadata.write_text(metadata.read_text().replace('"format_version": 1', '"format_version": 99'))
     with pytest.raises(ModelError, match=r"metadata\.json has format version 99"):
         open_model(folder)
+
+
+def test_a_graph_of_another_model_is_refused(tmp_path):
+    """Metadata edited after the export would give wrong text without a word."""
+    from ds2_deploy.model_folder import BUNDLED
+
+    (tmp_path / "model.onnx").write_bytes((BUNDLED / "default/model.onnx").read_bytes())
+    text = (BUNDLED / "default/metadata.json").read_text()
+    (tmp_path / "metadata.json").write_text(text.replace('"sample_rate": 16000', '"sample_rate": 8000'))
+    with pytest.raises(ModelError, match="exported with another feature"):
+        open_backend("onnxruntime", open_model(tmp_path), device="cpu")

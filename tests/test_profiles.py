@@ -69,3 +69,10 @@ def test_fixed_dimensions_stay() -> None:
         "audio_lengths": ShapeRange(min=(1,), opt=(2,), max=(4,)),
         "state": ShapeRange(min=(1, 77), opt=(2, 77), max=(4, 77)),
     }
+
+
+@pytest.mark.parametrize("parse", [parse_batch, parse_seconds])
+@pytest.mark.parametrize("largest", ["10000000000", "1e19", "1e300"])
+def test_sizes_that_overflow_the_builder(parse, largest):
+    with pytest.raises(ConfigError, match="which no engine serves"):
+        parse(f"1:1:{largest}")

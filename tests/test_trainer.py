@@ -52,12 +52,10 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(corpus, tmp_path, monkeypat
     original = training.trainer.validate
 
     def killed_in_the_third_epoch(*arguments, **keywords):
-        if len(read_log(tmp_path / "parts")) == 2:
+        if (tmp_path / "parts/log.jsonl").exists() and len(read_log(tmp_path / "parts")) == 2:
             raise KilledError
         return original(*arguments, **keywords)
 
-    (tmp_path / "parts").mkdir()
-    (tmp_path / "parts/log.jsonl").touch()
     monkeypatch.setattr(training.trainer, "validate", killed_in_the_third_epoch)
     with pytest.raises(KilledError):
         train(whole, [corpus], [corpus], tmp_path / "parts")
@@ -127,6 +125,10 @@ def test_a_finished_training_is_not_overwritten(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     with pytest.raises(TrainingError, match="--resume"):
         train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/best.pt").write_text("somebody's")
+    with pytest.raises(TrainingError, match="already holds a training"):
+        train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "other")
 
 
 def test_contradictory_and_impossible_calls(corpus, tmp_path):

@@ -87,8 +87,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers is {self.workers}: it must be between 0 and {MAX_WORKERS}")
-        if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}: it must not be negative")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed is {self.seed}: it must be between 0 and 2^63 - 1")
         self.labels()
 
     def labels(self) -> Alphabet:

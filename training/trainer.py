@@ -67,7 +67,7 @@ def train(
     device: str = "auto",
 ) -> None:
     """Train `recipe` and leave best.pt, last.pt and log.jsonl in the folder `out`."""
-    if (out / LAST).exists() and not resume:
+    if any((out / name).exists() for name in (BEST, LAST, LOG)) and not resume:
         raise TrainingError(f"{out} already holds a training: add --resume to go on with it, or choose another --out.")
     if resume and init_from:
         raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")

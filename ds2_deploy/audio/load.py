@@ -125,7 +125,9 @@ def _content(source: AudioSource, name: str) -> bytes | io.BytesIO:
 
 def _mono_blocks(file: _ForwardFile, channel: int | None, name: str) -> Iterator[Samples]:
     frames = max(min(BLOCK_VALUES // file.channels, file.frames), 1)
+    decoded = False
     while len(block := _read(file, frames, name)):  # (S, C)
+        decoded = True
         if file.channels == 1 or channel is not None:
             mono = np.ascontiguousarray(block[:, channel or 0])  # (S,)
         else:
@@ -134,6 +136,8 @@ def _mono_blocks(file: _ForwardFile, channel: int | None, name: str) -> Iterator
         if not (mono.min() >= -MAX_SAMPLE and mono.max() <= MAX_SAMPLE):  # false for NaN, too
             raise AudioError(f"{name} holds samples that are NaN, infinite or absurdly large: record or convert again.")
         yield mono
+    if not decoded and 0 < file.frames < UNKNOWN_FRAMES:
+        raise AudioError(f"{name} breaks off after its header: it promises samples and holds none.")
 
 
 def _read(file: _ForwardFile, frames: int, name: str) -> Samples:

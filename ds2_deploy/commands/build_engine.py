@@ -1,6 +1,7 @@
 """ds2 build-engine: a TensorRT engine from a model folder."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, Literal
 
@@ -33,8 +34,11 @@ def build_engine(
     from export import to_tensorrt
     from export.profiles import DEFAULT_BATCH, parse_batch, parse_seconds
 
+    # In a thread, because the native builder swallows the KeyboardInterrupt of the thread it runs in.
+    build = ThreadPoolExecutor(1).submit
     with usage_errors(), _spinner("Building the engine"):
-        path = to_tensorrt.build_engine(
+        path = build(
+            to_tensorrt.build_engine,
             model,
             fp16=fp16,
             stream=stream,
@@ -42,7 +46,7 @@ def build_engine(
             batch=DEFAULT_BATCH if batch is None else parse_batch(batch),
             seconds=[parse_seconds(bucket) for bucket in seconds or ()],
             rebuild=rebuild,
-        )
+        ).result()
     print(path)
 
 

@@ -1,6 +1,7 @@
 """Formats of transcripts, each a class and a line in WRITERS. A writer puts each transcript out at once."""
 
 import json
+import re
 from typing import NamedTuple, TextIO
 
 from ds2_deploy.errors import ConfigError
@@ -67,7 +68,8 @@ class JsonWriter(TextWriter):
 
 
 def _json(transcript: Transcript) -> str:
-    return json.dumps(transcript._replace(duration_s=round(transcript.duration_s, 3))._asdict(), ensure_ascii=False)
+    text = json.dumps(transcript._replace(duration_s=round(transcript.duration_s, 3))._asdict(), ensure_ascii=False)
+    return re.sub("[\ud800-\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)  # names that are not UTF-8
 
 
 WRITERS: dict[str, type[TextWriter]] = {"text": TextWriter, "json": JsonWriter, "jsonl": JsonLinesWriter}

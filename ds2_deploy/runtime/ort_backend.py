@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from ds2_deploy.errors import BackendUnavailableError, InferenceError, ModelError
 from ds2_deploy.extras import require
+from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime import cuda_ordinal
 from ds2_deploy.runtime.engine_info import Precision
@@ -38,7 +39,9 @@ class OrtBackend:
         options = ort.SessionOptions()
         options.log_severity_level = FATAL_ONLY
         options.intra_op_num_threads = threads or 0  # 0: a thread per core
-        self._session = _open_session(ort, model.file(FILES[precision]), options, self.device)
+        path = model.file(FILES[precision])
+        self._session = _open_session(ort, path, options, self.device)
+        _check_metadata(self._session, path, model.metadata)
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
@@ -96,6 +99,19 @@ def _open_session(ort: Any, path: Path, options: Any, device: str) -> Any:
     if names != (INPUTS, OUTPUTS):
         raise ModelError(f"{path} has inputs {names[0]} and outputs {names[1]}: it was not written by ds2 export.")
     return session
+
+
+def _check_metadata(session: Any, path: Path, metadata: ModelMetadata) -> None:
+    """The graph says what it is, too: a metadata.json of another model would give wrong text without a word."""
+    inside = session.get_modelmeta().custom_metadata_map.get(ONNX_KEY)
+    if inside is None:
+        return
+    graph = ModelMetadata.from_json(inside, str(path))
+    for name in ("feature", "statistics", "alphabet", "model"):
+        if getattr(graph, name) != getattr(metadata, name):
+            raise ModelError(
+                f"{path} was exported with another {name} than metadata.json says: export the model again."
+            )
 
 
 def _providers(ort: Any, device: str) -> list[Any]:
