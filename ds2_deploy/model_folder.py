@@ -9,6 +9,7 @@ from ds2_deploy.metadata import ModelMetadata
 
 BUNDLED = Path(__file__).parent / "models"
 METADATA_FILE = "metadata.json"
+WEIGHTS_FILE = "model.safetensors"
 
 
 class ModelFolder(NamedTuple):

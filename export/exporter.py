@@ -7,8 +7,8 @@ from typing import Literal
 from ds2_deploy.errors import OutputError, ParityError
 from ds2_deploy.files import atomic_folder
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model.checkpoint import WEIGHTS_FILE, load_model, save_weights
-from ds2_deploy.model_folder import METADATA_FILE, ModelFolder
+from ds2_deploy.model.checkpoint import load_model, save_weights
+from ds2_deploy.model_folder import METADATA_FILE, WEIGHTS_FILE, ModelFolder
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.ort_backend import FILES, OrtBackend
 from ds2_deploy.runtime.torch_backend import TorchBackend

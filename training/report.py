@@ -16,12 +16,14 @@ from training.data import checked
 from training.distributed import Processes
 from training.recipe import Recipe
 
+LOG = "log.jsonl"
+
 
 class Reporter:
     """Talks on stderr and in `out`/log.jsonl; the processes beside the main one are silent."""
 
     def __init__(self, out: Path, main: bool) -> None:
-        self.main, self.log = main, out / "log.jsonl"
+        self.main, self.log = main, out / LOG
         self.console = Console(stderr=True, quiet=not main, highlight=False, markup=False)
         self.progress = Progress(
             TextColumn("{task.description}"),

@@ -25,11 +25,11 @@ from training.data import BatchSampler, Speech, checked, train_loader, valid_loa
 from training.distributed import Processes, joined_processes
 from training.manifest import Utterance, fits_ctc, normalized, read_manifest
 from training.recipe import Recipe
-from training.report import Reporter
+from training.report import LOG, Reporter
 from training.statistics import feature_statistics
 from training.step import TrainingStep, ctc_loss
 
-BEST, LAST, LOG = "best.pt", "last.pt", "log.jsonl"
+BEST, LAST = "best.pt", "last.pt"
 
 
 @dataclass(kw_only=True)

@@ -42,7 +42,7 @@ def info(
 def _describe(model: str) -> "tuple[Path, ModelMetadata, dict[str, int], int | None]":
     """Path, metadata, bytes of each file, number of parameters (None without weights)."""
     from ds2_deploy.extras import require
-    from ds2_deploy.model_folder import bundled_models, open_model
+    from ds2_deploy.model_folder import WEIGHTS_FILE, bundled_models, open_model
 
     path = Path(model)
     if path.is_file() and model not in bundled_models():
@@ -55,7 +55,7 @@ def _describe(model: str) -> "tuple[Path, ModelMetadata, dict[str, int], int | N
     folder = open_model(model)
     below = sorted(file for file in folder.path.rglob("*") if file.is_file())
     files = {str(file.relative_to(folder.path)): file.stat().st_size for file in below}
-    weights = folder.path / "model.safetensors"
+    weights = folder.path / WEIGHTS_FILE
     return folder.path, folder.metadata, files, _count(_shapes(weights)) if weights.is_file() else None
 
 

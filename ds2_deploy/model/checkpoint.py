@@ -16,8 +16,7 @@ from ds2_deploy.errors import ModelError, ModelNotFoundError
 from ds2_deploy.files import atomic_path
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-
-WEIGHTS_FILE = "model.safetensors"
+from ds2_deploy.model_folder import METADATA_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,5 +93,5 @@ def _with_weights(metadata: ModelMetadata, weights: dict[str, Tensor], source: s
 def load_model(path: Path) -> DeepSpeech2:
     """From a checkpoint file, or from the weights of a model folder."""
     if path.is_dir():
-        return load_weights(path, ModelMetadata.read(path / "metadata.json"))
+        return load_weights(path, ModelMetadata.read(path / METADATA_FILE))
     return load_checkpoint(path).model()

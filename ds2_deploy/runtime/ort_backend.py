@@ -18,7 +18,7 @@ from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime import cuda_ordinal
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.gpu import gpus
-from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, Emissions
+from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, Emissions, at_least
 
 FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 CUDA = "CUDAExecutionProvider"
@@ -48,9 +48,7 @@ class OrtBackend:
         if len(audio) == 0:
             empty = np.zeros((0, 0, len(self.metadata.alphabet)), dtype=np.float32)
             return Emissions(empty, np.zeros(0, dtype=np.int64))
-        missing = self.metadata.min_samples - audio.shape[1]
-        if missing > 0:
-            audio = np.pad(audio, ((0, 0), (0, missing)))
+        audio = at_least(audio, self.metadata.min_samples)
         feeds = {
             "audio": np.ascontiguousarray(audio, dtype=np.float32),
             "audio_lengths": np.ascontiguousarray(lengths, dtype=np.int64),

@@ -34,6 +34,12 @@ class Backend(Protocol):
         ...
 
 
+def at_least(audio: npt.NDArray[np.float32], min_samples: int) -> npt.NDArray[np.float32]:
+    """(B, S) padded with zeros to the shortest input a graph accepts; the same array where it is long enough."""
+    missing = min_samples - audio.shape[1]
+    return np.pad(audio, ((0, 0), (0, missing))) if missing > 0 else audio
+
+
 def pad_batch(
     recordings: list[npt.NDArray[np.float32]], min_samples: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

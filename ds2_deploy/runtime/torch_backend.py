@@ -12,7 +12,7 @@ from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime import cuda_ordinal
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import Emissions
+from ds2_deploy.runtime.protocol import Emissions, at_least
 
 
 class TorchBackend:
@@ -44,8 +44,7 @@ class TorchBackend:
     @torch.inference_mode()
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
-        missing = max(self._module.metadata.min_samples - audio.shape[1], 0)
-        samples = torch.from_numpy(np.pad(audio, ((0, 0), (0, missing))))
+        samples = torch.from_numpy(at_least(audio, self._module.metadata.min_samples))
         log_probs, frames = self._module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))
         return Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
 
