@@ -69,13 +69,13 @@ class Speech(Dataset["Batch | AudioError"]):
             rng = np.random.default_rng((self.seed, epoch, index))
             audio = load_audio(self.utterances[index].path, self.metadata.feature.sample_rate)
             audio = change_speed(audio, float(rng.choice(augment.speeds)))
-            recordings.append(audio)
             targets.append(self.metadata.alphabet.encode(self.utterances[index].text))
             frames = self.metadata.feature.frames(len(audio))
             widest = min(augment.time_mask_frames, int(frames * augment.time_mask_share))
             time.append(draw_masks(rng, augment.time_masks, frames, widest))
             bins = self.metadata.feature.bins
             frequency.append(draw_masks(rng, augment.frequency_masks, bins, augment.frequency_mask_bins))
+            recordings.append(change_level(audio, rng.uniform(*augment.gain_db)))
         samples, lengths = pad_batch(recordings, self.metadata.min_samples)
         return Batch(
             torch.from_numpy(samples),
@@ -94,6 +94,11 @@ def change_speed(audio: npt.NDArray[np.float32], factor: float) -> npt.NDArray[n
         return audio
     resampled: npt.NDArray[np.float32] = soxr.resample(audio, factor, 1.0)
     return resampled
+
+
+def change_level(audio: npt.NDArray[np.float32], gain_db: float) -> npt.NDArray[np.float32]:
+    """Audio (S,), louder by `gain_db` decibels."""
+    return audio * np.float32(10 ** (gain_db / 20)) if gain_db else audio
 
 
 def draw_masks(rng: np.random.Generator, count: int, size: int, widest: int) -> npt.NDArray[np.int64]:

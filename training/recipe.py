@@ -21,6 +21,8 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     speeds: tuple[float, ...] = (1.0,)
     """One is drawn per utterance; pitch and tempo change together (Ko et al. 2015)."""
+    gain_db: tuple[float, float] = (0.0, 0.0)
+    """Lowest and highest change of level; without `utterance` normalisation a network must learn not to mind it."""
     time_masks: int = 0
     """SpecAugment (Park et al. 2019): this many stretches of up to `time_mask_frames` feature frames."""
     time_mask_frames: int = 15
@@ -32,6 +34,9 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         if not self.speeds or not all(0.25 <= speed <= 4 for speed in self.speeds):
             raise ValueError(f"augment.speeds is {self.speeds}: it needs at least one factor, each between 0.25 and 4")
+        lowest, highest = self.gain_db
+        if not -100 <= lowest <= highest <= 100:
+            raise ValueError(f"augment.gain_db is {self.gain_db}: it is the lowest and the highest, within 100 dB of 0")
         for name in ("time_masks", "time_mask_frames", "time_mask_share", "frequency_masks", "frequency_mask_bins"):
             if not 0 <= getattr(self, name) < 10_000:
                 raise ValueError(
