@@ -4,7 +4,9 @@ The same JSON travels inside the checkpoint, in the ONNX file's `metadata_props`
 `metadata.json` in the model folder and beside an engine, so that nobody is asked for a sample rate twice.
 """
 
+import math
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -32,6 +34,17 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """Hours of distinct training audio."""
     valid_wer: float | None = None
     """Word error rate on the validation set, as a fraction."""
+
+
+class Delay(NamedTuple):
+    """How far behind the middle of its window an output frame can come at the earliest, however fast the machine."""
+
+    half_window_s: float
+    """The later half of the analysis window."""
+    convolutions_s: float
+    """What the convolutions see to the right."""
+    lookahead_s: float
+    """What the lookahead convolution waits for."""
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -90,17 +103,34 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return tuple(obstacles)
 
     @property
-    def delay_s(self) -> float | None:
-        """Algorithmic delay: how far behind its frame an output comes; None where the end must be known."""
+    def stream_unit_samples(self) -> int:
+        """Samples per output frame: a stream's chunks are whole multiples of it."""
+        return self.model.subsampling * self.feature.hop_samples
+
+    def stream_chunk_samples(self, chunk_ms: float = 100.0) -> int:
+        """The chunk of a stream: `chunk_ms`, rounded up to whole output frames."""
+        wanted = chunk_ms * self.feature.sample_rate / 1000
+        return max(math.ceil(wanted / self.stream_unit_samples), 1) * self.stream_unit_samples
+
+    @property
+    def delay(self) -> Delay | None:
+        """Algorithmic delay, part by part; None where the end must be known."""
         if self.streaming_obstacles:
             return None
         frames, stride = 0, 1
         for layer in self.model.conv:  # right context, in feature frames
             frames += (layer.kernel[1] - 1 - layer.padding[1]) * stride
             stride *= layer.stride[1]
-        frames += max(self.model.lookahead - 1, 0) * stride
-        samples = self.feature.window_samples / 2 + frames * self.feature.hop_samples
-        return samples / self.feature.sample_rate
+        return Delay(
+            half_window_s=self.feature.window_ms / 2000,
+            convolutions_s=frames * self.feature.hop_ms / 1000,
+            lookahead_s=max(self.model.lookahead - 1, 0) * self.frame_s,
+        )
+
+    @property
+    def delay_s(self) -> float | None:
+        """The whole algorithmic delay."""
+        return sum(self.delay) if self.delay else None
 
     def to_json(self) -> str:
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()

@@ -26,6 +26,10 @@ class ConvLayer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
         """(frequency, time), the zeros at each end."""
         return (self.kernel[0] - 1) // 2, (self.kernel[1] - 1) // 2
 
+    def output_bins(self, bins: int) -> int:
+        """Height of what a two-dimensional convolution makes of `bins` frequency bins."""
+        return conv_output_length(bins, self.kernel[0], self.stride[0])
+
 
 def conv_output_length(length: int, kernel: int, stride: int) -> int:
     """Frames (or bins) after a convolution padded by (kernel - 1) // 2; none of too short an input.
@@ -101,7 +105,7 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     def rnn_input_size(self, bins: int) -> int:
         """Channels times what the convolutions leave of `bins` frequency bins."""
         for layer in self.conv:
-            bins = conv_output_length(bins, layer.kernel[0], layer.stride[0]) if self.conv_dims == 2 else 1
+            bins = layer.output_bins(bins) if self.conv_dims == 2 else 1
         if bins < 1:
             raise ValueError("model.conv leaves no frequency bin: use smaller strides")
         return self.conv[-1].channels * bins

@@ -84,13 +84,17 @@ class Frontend(nn.Module):
 
     def spectrogram(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """Logarithmic energies (B, F, T) before normalisation."""
+        if self.config.center:  # what lies beyond the end would otherwise enter the last windows
+            audio = audio.masked_fill(~time_mask(lengths, audio.shape[-1]), 0.0)
+        return self.energies(audio, padding=self.config.padding_samples)
+
+    def energies(self, audio: Tensor, *, padding: int) -> Tensor:
+        """Logarithmic energies (B, F, T) of all whole windows in (B, S) with `padding` zeros at both ends."""
         config = self.config
         audio = audio.to(self.basis.dtype)
-        if config.center:  # what lies beyond the end would otherwise enter the last windows
-            audio = audio.masked_fill(~time_mask(lengths, audio.shape[-1]), 0.0)
         with _full_precision(audio):
             spectrum = nn.functional.conv1d(
-                audio[:, None, :], self.basis, stride=config.hop_samples, padding=config.padding_samples
+                audio[:, None, :], self.basis, stride=config.hop_samples, padding=padding
             )  # (B, 2F, T)
             power = spectrum.square()
             bins = config.dft_points // 2 + 1

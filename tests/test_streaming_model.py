@@ -1,0 +1,190 @@
+"""StreamingDeepSpeech2: chunk by chunk it is the network that hears the whole recording, frame for frame."""
+
+import itertools
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from ds2_deploy.audio.features import FeatureConfig
+from ds2_deploy.errors import ModelError
+from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.model.config import ConvLayer, ModelConfig
+from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.model.streaming import StreamingDeepSpeech2
+from ds2_deploy.runtime.streamed import Streamed
+from ds2_deploy.runtime.torch_backend import TorchBackend, TorchStreamBackend
+from tests.conftest import noise
+from tests.tiny import CONV_1D, CONV_2D, tiny_metadata, tiny_model
+
+FEATURES = {
+    "centred": FeatureConfig(
+        spectrum="log_mel", mel_bands=40, fft_size=512, center=True, normalization="global", window="hamming"
+    ),
+    "8 kHz": FeatureConfig(sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none"),
+    "windows of two and a half hops": FeatureConfig(window_ms=25, normalization="none"),
+    "windows shorter than a hop": FeatureConfig(window_ms=5, normalization="none"),
+}
+CONVOLUTIONS: dict[str, tuple[int, tuple[ConvLayer, ...]]] = {
+    "2d, even kernels": (2, CONV_2D),
+    "1d, stride 3": (1, CONV_1D),
+    "strides longer than kernels": (
+        2,
+        (
+            ConvLayer(channels=3, kernel=(3, 3), stride=(2, 2)),
+            ConvLayer(channels=2, kernel=(3, 1), stride=(2, 3)),
+            ConvLayer(channels=2, kernel=(1, 2), stride=(1, 3)),
+        ),
+    ),
+}
+# Every pair of cell, features and convolutions, every lookahead with each of them.
+CASES = [
+    (cell, feature, conv, lookahead)
+    for (cell, feature, conv), lookahead in zip(
+        itertools.product(("rnn", "gru", "lstm"), FEATURES, CONVOLUTIONS), itertools.cycle((0, 4, 1, 7)), strict=False
+    )
+]
+
+
+def network(cell: str, feature: str, conv: str, lookahead: int) -> DeepSpeech2:
+    dims, layers = CONVOLUTIONS[conv]
+    config = {
+        "cell": cell, "conv_dims": dims, "conv": layers, "lookahead": lookahead, "bidirectional": False,
+        "rnn_layers": 2, "rnn_size": 9, "fc_layers": 1, "fc_size": 7,
+    }  # fmt: skip
+    return tiny_model(tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), FEATURES[feature]))
+
+
+def awkward_lengths(metadata: ModelMetadata, chunk: int) -> list[int]:
+    least = metadata.min_samples
+    return [0, 1, least - 1, least, least + 1, chunk - 1, chunk, chunk + 1, 2 * chunk, 5 * chunk + 17, 9001]
+
+
+def whole(model: DeepSpeech2, recording: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The frames (T, V) of a recording heard alone and at once."""
+    log_probs, lengths = TorchBackend.of(model).run(recording[None], np.array([len(recording)]))
+    return log_probs[0, : lengths[0]]
+
+
+@pytest.mark.parametrize(("cell", "feature", "conv", "lookahead"), CASES)
+def test_chunks_give_the_frames_of_the_whole(cell: str, feature: str, conv: str, lookahead: int) -> None:
+    model = network(cell, feature, conv, lookahead)
+    for units in (1, 4):
+        backend = TorchStreamBackend.of(model, units * model.metadata.stream_unit_samples)
+        recordings = [noise(n, seed=n) for n in awkward_lengths(model.metadata, backend.chunk_samples)]
+        check_side_by_side(model, backend, recordings)
+
+
+def check_side_by_side(
+    model: DeepSpeech2, backend: TorchStreamBackend, recordings: Sequence[npt.NDArray[np.float32]]
+) -> None:
+    lengths = np.array([len(r) for r in recordings])
+    audio = np.full((len(recordings), lengths.max()), 9.0, dtype=np.float32)  # nobody may look beyond the end
+    for row, recording in zip(audio, recordings, strict=True):
+        row[: len(recording)] = recording
+    log_probs, frames = Streamed(backend, model.metadata).run(audio, lengths)
+    for recording, row, count in zip(recordings, log_probs, frames, strict=True):
+        expected = whole(model, recording)
+        assert count == len(expected) == model.metadata.output_frames(len(recording))
+        np.testing.assert_allclose(row[:count], expected, atol=3e-5)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
+def test_streams_come_and_go_within_a_batch(cell: str) -> None:
+    """At every step a random choice of streams in random order, each at its own place, with rows of no stream."""
+    model = network(cell, "centred", "2d, even kernels", 4)
+    backend = TorchStreamBackend.of(model, 2 * model.metadata.stream_unit_samples)
+    rng, chunk = np.random.default_rng(1), backend.chunk_samples
+    recordings = [noise(int(n), seed=int(n)) for n in rng.integers(1, 12_000, 9)]
+    states = backend.initial_state(len(recordings))
+    places, frames = [0] * len(recordings), [[np.zeros((0, 29), np.float32)] for _ in recordings]
+    missing = {i: len(whole(model, recording)) for i, recording in enumerate(recordings)}
+    while missing:
+        chosen = rng.permutation(list(missing))[: rng.integers(1, len(missing) + 1)].tolist()
+        rows = [*chosen, None]  # the last row is a stream that has heard nothing
+        audio = np.full((len(rows), chunk), 9.0, dtype=np.float32)
+        lengths = np.zeros(len(rows), dtype=np.int64)
+        for row, i in enumerate(chosen):
+            piece = recordings[i][places[i] : places[i] + chunk]
+            audio[row, : len(piece)], lengths[row] = piece, len(piece)
+        step = backend.step(audio, lengths, np.concatenate([states[chosen], backend.initial_state(1)]))
+        assert step.lengths[-1] == 0
+        assert not step.state[-1].any()
+        states[chosen] = step.state[:-1]
+        for row, i in enumerate(chosen):
+            places[i] += chunk
+            frames[i].append(step.log_probs[row, : step.lengths[row]])
+            missing[i] -= int(step.lengths[row])
+            if missing[i] == 0:
+                del missing[i]
+    for recording, parts in zip(recordings, frames, strict=True):
+        np.testing.assert_allclose(np.concatenate(parts), whole(model, recording), atol=3e-5)
+
+
+def test_nothing_comes_after_the_end_and_the_clock_stands_still() -> None:
+    model = network("gru", "centred", "2d, even kernels", 4)
+    backend = TorchStreamBackend.of(model, model.metadata.stream_unit_samples)
+    chunk, state = backend.chunk_samples, backend.initial_state(1)
+    silence = np.zeros((1, chunk), dtype=np.float32)
+    for _ in range(200):
+        state = backend.step(silence, np.array([chunk]), state).state
+    late = backend.step(silence, np.array([chunk]), state).state
+    np.testing.assert_array_equal(late[:, :2], state[:, :2])  # so float32 counts it exactly, however long it runs
+    given = []
+    for _ in range(200):
+        step = backend.step(silence, np.array([0]), state)
+        state = step.state
+        given.append(int(step.lengths[0]))
+    assert sum(given) == model.metadata.output_frames(200 * chunk) - (200 - lag_frames(model))
+    assert not any(given[20:])
+
+
+def lag_frames(model: DeepSpeech2) -> int:
+    """Frames that the layers hold back of a stream that has not ended."""
+    return StreamingDeepSpeech2(model, model.metadata.stream_unit_samples).slides[-1].lag
+
+
+def test_the_lag_is_the_delay() -> None:
+    """A frame comes with the chunk that holds the last sample it depends on, and not with the one before."""
+    model = network("gru", "8 kHz", "2d, even kernels", 4)
+    metadata = model.metadata
+    backend = TorchStreamBackend.of(model, metadata.stream_unit_samples)
+    state, chunk, chunks = backend.initial_state(1), backend.chunk_samples, 0
+    while True:
+        step = backend.step(noise(chunk)[None], np.array([chunk]), state)
+        state, chunks = step.state, chunks + 1
+        if step.lengths[0]:
+            break
+    assert metadata.delay_s is not None
+    middle = metadata.feature.window_samples / 2  # of the first frame's window
+    needed = middle + metadata.delay_s * metadata.feature.sample_rate
+    assert (chunks - 1) * chunk < needed <= chunks * chunk
+
+
+@pytest.mark.parametrize(
+    ("model", "feature", "words"),
+    [
+        (ModelConfig(bidirectional=True), FeatureConfig(normalization="none"), "bidirectional"),
+        (ModelConfig(bidirectional=False), FeatureConfig(), "normalization is 'utterance'"),
+    ],
+)
+def test_what_cannot_stream_says_why(model: ModelConfig, feature: FeatureConfig, words: str) -> None:
+    tiny = msgspec.structs.replace(model, rnn_size=4, rnn_layers=1)
+    with pytest.raises(ModelError, match=words):
+        StreamingDeepSpeech2(DeepSpeech2(tiny_metadata(tiny, feature)), 1600)
+
+
+@pytest.mark.parametrize("chunk", [0, -320, 100, 321])
+def test_a_chunk_of_no_whole_frames(chunk: int) -> None:
+    with pytest.raises(ModelError, match="multiple of 320"):
+        StreamingDeepSpeech2(network("gru", "centred", "2d, even kernels", 0), chunk)
+
+
+def test_the_network_it_is_made_of_stays_as_it_was() -> None:
+    model = network("lstm", "centred", "2d, even kernels", 4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    StreamingDeepSpeech2(model, 320)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
