@@ -10,6 +10,16 @@ from ds2_deploy.metadata import ModelMetadata
 BUNDLED = Path(__file__).parent / "models"
 METADATA_FILE = "metadata.json"
 WEIGHTS_FILE = "model.safetensors"
+PRECISIONS = ("fp32", "fp16")
+
+
+def graph_file(precision: str, *, stream: bool = False) -> str:
+    """Name of an ONNX graph in a model folder.
+
+    >>> graph_file("fp32"), graph_file("fp16", stream=True)
+    ('model.onnx', 'stream.fp16.onnx')
+    """
+    return f"{'stream' if stream else 'model'}{'' if precision == 'fp32' else f'.{precision}'}.onnx"
 
 
 class ModelFolder(NamedTuple):

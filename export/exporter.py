@@ -8,15 +8,17 @@ from ds2_deploy.errors import OutputError, ParityError
 from ds2_deploy.files import atomic_folder
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import load_model, save_weights
-from ds2_deploy.model_folder import METADATA_FILE, WEIGHTS_FILE, ModelFolder
+from ds2_deploy.model_folder import METADATA_FILE, PRECISIONS, WEIGHTS_FILE, ModelFolder, graph_file
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.ort_backend import FILES, OrtBackend
+from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
+from ds2_deploy.runtime.streamed import Streamed
 from ds2_deploy.runtime.torch_backend import TorchBackend
-from export.parity import ParityReport, compare, probe_recordings
-from export.to_onnx import write_onnx
+from export.parity import Candidate, ParityReport, compare, probe_recordings
+from export.to_onnx import write_onnx, write_stream_onnx
 
-OWN_FILES = {METADATA_FILE, WEIGHTS_FILE, "tokens.txt", "parity.json", *FILES.values()}
-PRECISIONS: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
+CHOICES: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
+GRAPHS = {graph_file(precision, stream=stream) for precision in PRECISIONS for stream in (False, True)}
+OWN_FILES = {METADATA_FILE, WEIGHTS_FILE, "tokens.txt", "parity.json", *GRAPHS}
 
 
 def export_model(
@@ -24,11 +26,13 @@ def export_model(
     out: Path,
     *,
     precision: Literal["fp32", "fp16", "both"] = "both",
+    chunk_ms: float = 100.0,
     allow_mismatch: bool = False,
     overwrite: bool = False,
 ) -> ParityReport:
     """Write the model folder `out` from a checkpoint (or another model folder's weights).
 
+    A model that can stream gets a streaming graph, too, which takes `chunk_ms` at a time (rounded up to whole frames).
     `overwrite` replaces a model folder, and keeps what is in it beside the model: its card, a language model. Engines
     go, being built from the old graph.
 
@@ -44,15 +48,17 @@ def export_model(
         (folder / METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")
         (folder / "tokens.txt").write_text(metadata.alphabet.to_lines(), encoding="utf-8")
         save_weights(model, folder / WEIGHTS_FILE)
-        for kind in PRECISIONS[precision]:
-            write_onnx(model, folder / FILES[kind], kind)
         written = ModelFolder(folder, metadata)
-        report = compare(
-            TorchBackend.of(model),
-            [(OrtBackend(written, device="cpu", precision=kind), kind) for kind in PRECISIONS[precision]],
-            probe_recordings(metadata),
-            metadata.min_samples,
-        )
+        candidates: list[Candidate] = []
+        for kind in CHOICES[precision]:
+            write_onnx(model, folder / graph_file(kind), kind)
+            candidates.append((OrtBackend(written, device="cpu", precision=kind), kind))
+            if not metadata.streaming_obstacles:
+                chunk = metadata.stream_chunk_samples(chunk_ms)
+                write_stream_onnx(model, folder / graph_file(kind, stream=True), kind, chunk)
+                backend = OrtStreamBackend(written, device="cpu", precision=kind)
+                candidates.append((Streamed(backend, metadata), kind))
+        report = compare(TorchBackend.of(model), candidates, probe_recordings(metadata), metadata.min_samples)
         (folder / "parity.json").write_text(report.to_json() + "\n", encoding="utf-8")
         if not report.passed and not allow_mismatch:
             raise ParityError(

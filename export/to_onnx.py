@@ -20,13 +20,17 @@ import torch
 from torch import Tensor, nn
 
 from ds2_deploy.extras import require
-from ds2_deploy.metadata import ONNX_KEY
+from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from ds2_deploy.model.layers import FullyConnected, MaskedConv, RecurrentLayer, SequenceBatchNorm
+from ds2_deploy.model.fold import fold_batch_norm
+from ds2_deploy.model.layers import RecurrentLayer
+from ds2_deploy.model.streaming import StreamingDeepSpeech2
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS
+from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
 
 OPSET = 22
+Hidden = Tensor | tuple[Tensor, ...]
+"""(1, B, H), or two of them for an LSTM."""
 
 # ONNX operator and, per ONNX gate, its place among PyTorch's stacked gates
 ONNX_CELLS: dict[type[nn.RNNBase], tuple[str, tuple[int, ...]]] = {
@@ -37,7 +41,7 @@ ONNX_CELLS: dict[type[nn.RNNBase], tuple[str, tuple[int, ...]]] = {
 
 
 class OnnxRNN(nn.Module):
-    """One direction as an ONNX node: (T, B, D) -> ((T, B, H),), like the nn.RNNBase it replaces."""
+    """One direction as an ONNX node, called like the nn.RNNBase it replaces: (T, B, D) -> (T, B, H), last states."""
 
     def __init__(self, rnn: nn.RNNBase) -> None:
         super().__init__()
@@ -53,22 +57,24 @@ class OnnxRNN(nn.Module):
         self.r = nn.Parameter(reordered("weight_hh")[None])  # (1, gates H, H)
         self.b = nn.Parameter(torch.cat([reordered("bias_ih"), reordered("bias_hh")])[None])  # (1, 2 gates H)
 
-    def forward(self, x: Tensor) -> tuple[Tensor]:
+    def forward(self, x: Tensor, hidden: Hidden | None = None) -> tuple[Tensor, Hidden]:
         frames, batch, _ = x.shape
         attributes: dict[str, Any] = {"hidden_size": self.hidden_size}
         if self.operator == "GRU":
             attributes["linear_before_reset"] = 1  # PyTorch's GRU; 0 is silently another network
+        before = () if hidden is None else (None, *(hidden if isinstance(hidden, tuple) else (hidden,)))
         state = (1, batch, self.hidden_size)
         states = (state, state) if self.operator == "LSTM" else (state,)
         outputs = torch.onnx.ops.symbolic_multi_out(
             self.operator,
-            (x, self.w, self.r, self.b),
+            (x, self.w, self.r, self.b, *before),  # None: all rows have all frames
             attrs=attributes,
             dtypes=(x.dtype,) * (1 + len(states)),
             shapes=((frames, 1, batch, self.hidden_size), *states),
             version=OPSET,
         )
-        return (outputs[0].squeeze(1),)  # (T, 1, B, H) -> (T, B, H)
+        after = tuple(outputs[1:])
+        return outputs[0].squeeze(1), after if len(after) > 1 else after[0]  # (T, 1, B, H) -> (T, B, H)
 
 
 class OnnxReversal(nn.Module):
@@ -89,8 +95,20 @@ class OnnxReversal(nn.Module):
 def exportable(model: DeepSpeech2, precision: Precision) -> DeepSpeech2:
     """A copy without batch norm, with ONNX's recurrent nodes, and half precision in all but front end and softmax."""
     model = copy.deepcopy(model).cpu().float().eval()
-    for module in model.encoder.modules():
-        fold_batch_norm(module)
+    fold_batch_norm(model.encoder)
+    _use_onnx_cells(model.encoder, precision)
+    return model
+
+
+def exportable_stream(model: DeepSpeech2, precision: Precision, chunk_samples: int) -> StreamingDeepSpeech2:
+    """The same for chunks of `chunk_samples`; the state stays in float32."""
+    stream = StreamingDeepSpeech2(model.cpu().float(), chunk_samples).eval()
+    _use_onnx_cells(stream.encoder, precision)
+    return stream
+
+
+def _use_onnx_cells(encoder: nn.Module, precision: Precision) -> None:
+    for module in encoder.modules():
         if isinstance(module, RecurrentLayer):
             assert isinstance(module.forward_rnn, nn.RNNBase)
             module.forward_rnn = OnnxRNN(module.forward_rnn)
@@ -98,52 +116,48 @@ def exportable(model: DeepSpeech2, precision: Precision) -> DeepSpeech2:
                 module.backward_rnn = OnnxRNN(module.backward_rnn)
                 module.reversal = OnnxReversal()
     if precision == "fp16":
-        model.encoder.half()
-    return model
-
-
-@torch.no_grad()
-def fold_batch_norm(layer: nn.Module) -> None:
-    """Multiply a layer's frozen batch norm into the weights beside it, in float64."""
-    if isinstance(layer, (MaskedConv, FullyConnected)) and layer.norm is not None:
-        linear = layer.conv if isinstance(layer, MaskedConv) else layer.linear
-        scale, shift = _affine(layer.norm)
-        weight = linear.weight.double()
-        linear.weight.copy_(weight * scale.view(-1, *[1] * (weight.dim() - 1)))
-        linear.bias = nn.Parameter(shift.to(linear.weight.dtype))
-        layer.norm = None
-    elif isinstance(layer, RecurrentLayer) and layer.norm is not None:
-        scale, shift = _affine(layer.norm)
-        for rnn in (layer.forward_rnn, layer.backward_rnn):
-            if isinstance(rnn, nn.RNNBase):  # W (s x + t) + b = (W s) x + (W t + b)
-                parameters = dict(rnn.named_parameters())
-                weight, bias = parameters["weight_ih_l0"], parameters["bias_ih_l0"]
-                bias.copy_(bias.double() + weight.double() @ shift)
-                weight.copy_(weight.double() * scale)
-        layer.norm = None
-
-
-def _affine(norm: SequenceBatchNorm) -> tuple[Tensor, Tensor]:
-    """Scale and shift (C,) of batch norm in evaluation, in float64."""
-    scale = norm.weight.double() * (norm.running_var.double() + norm.eps).rsqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
+        encoder.half()
 
 
 def write_onnx(model: DeepSpeech2, path: Path, precision: Precision) -> None:
-    """Write one graph: audio (B, S), audio_lengths (B,) -> log_probs (B, T, V), lengths (B,)."""
-    for package in ("onnx", "onnxscript"):
-        require(package)
+    """Write the offline graph: audio (B, S), audio_lengths (B,) -> log_probs (B, T, V), lengths (B,)."""
     metadata = model.metadata
     samples = max(4 * metadata.min_samples, metadata.feature.sample_rate)
     example = (torch.zeros(2, samples), torch.tensor([samples, samples // 2]))
+    axes = ({0: "batch", 1: "samples"}, {0: "batch"})
+    _write(exportable(model, precision), example, axes, (INPUTS, OUTPUTS), metadata, path)
+
+
+def write_stream_onnx(model: DeepSpeech2, path: Path, precision: Precision, chunk_samples: int) -> None:
+    """Write the streaming graph: audio (B, C), audio_lengths (B,), state (B, N) -> log_probs (B, t, V), lengths (B,),
+    next_state (B, N); C and N fixed. See ds2_deploy/model/streaming.py."""
+    stream = exportable_stream(model, precision, chunk_samples)
+    example = (
+        torch.zeros(2, chunk_samples),
+        torch.tensor([chunk_samples, chunk_samples // 2]),
+        torch.zeros(2, stream.state_size),
+    )
+    _write(stream, example, ({0: "batch"},) * 3, (STREAM_INPUTS, STREAM_OUTPUTS), model.metadata, path)
+
+
+def _write(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    axes: tuple[dict[int, str], ...],
+    names: tuple[list[str], list[str]],
+    metadata: ModelMetadata,
+    path: Path,
+) -> None:
+    for package in ("onnx", "onnxscript"):
+        require(package)
     with _quiet():
         program = torch.onnx.export(
-            exportable(model, precision),
+            module,
             example,
             dynamo=True,
-            input_names=INPUTS,
-            output_names=OUTPUTS,
-            dynamic_shapes=({0: "batch", 1: "samples"}, {0: "batch"}),
+            input_names=names[0],
+            output_names=names[1],
+            dynamic_shapes=axes,
             opset_version=OPSET,
             verbose=False,
         )

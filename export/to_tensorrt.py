@@ -18,8 +18,9 @@ from ds2_deploy import __version__
 from ds2_deploy.errors import ConfigError, EngineError, ModelNotFoundError, OutputError
 from ds2_deploy.files import atomic_path, sha256
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model_folder import open_model
+from ds2_deploy.model_folder import graph_file, open_model
 from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, Precision, TensorInfo
+from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
 from ds2_deploy.runtime.trt import RuntimeChoice, TensorRT, choose
 from export.profiles import DEFAULT_BATCH, DEFAULT_SECONDS, Range, make_profiles
 
@@ -67,7 +68,7 @@ def build_engine(
 
 
 def _source(folder: Path, *, fp16: bool, stream: bool) -> Path:
-    path = folder / f"{'stream' if stream else 'model'}{'.fp16' if fp16 else ''}.onnx"
+    path = folder / graph_file("fp16" if fp16 else "fp32", stream=stream)
     if path.is_file():
         return path
     cure = "ds2 export writes one for streaming models" if stream else "write it with ds2 export --precision both"
@@ -112,9 +113,7 @@ class Build:
 
     def check_interface(self, *, stream: bool) -> None:
         """The parser takes any protobuf, an empty file included, for a graph: make sure that it is ours."""
-        expected = ["audio", "audio_lengths", "log_probs", "lengths"]
-        if stream:
-            expected = [*expected[:2], "state", *expected[2:], "next_state"]
+        expected = [*STREAM_INPUTS, *STREAM_OUTPUTS] if stream else [*INPUTS, *OUTPUTS]
         found = [tensor.name for tensor in self.inputs + self.outputs]
         if found != expected:
             raise EngineError(

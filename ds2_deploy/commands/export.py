@@ -12,6 +12,9 @@ def export(
     ],
     out: Annotated[Path, typer.Option(metavar="MODEL", help="The model folder to write.")],
     precision: Annotated[Literal["fp32", "fp16", "both"], typer.Option(help="Which graphs to write.")] = "both",
+    chunk_ms: Annotated[
+        float, typer.Option(min=1, max=10_000, help="Audio a step of the streaming graph takes, rounded up to frames.")
+    ] = 100.0,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Keep the folder even if ONNX Runtime and PyTorch disagree.")
     ] = False,
@@ -25,6 +28,13 @@ def export(
     from ds2_deploy.commands.parity import print_report
     from export.exporter import export_model
 
-    report = export_model(checkpoint, out, precision=precision, allow_mismatch=allow_mismatch, overwrite=overwrite)
+    report = export_model(
+        checkpoint,
+        out,
+        precision=precision,
+        chunk_ms=chunk_ms,
+        allow_mismatch=allow_mismatch,
+        overwrite=overwrite,
+    )
     print_report(report)
     print(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}.")

@@ -10,6 +10,7 @@ from ds2_deploy.commands.common import print_columns, usage_errors
 
 if TYPE_CHECKING:
     from ds2_deploy.model_folder import ModelFolder
+    from ds2_deploy.runtime.engine_info import Precision
     from export.parity import Candidate, ParityReport, Recording
 
 
@@ -52,16 +53,23 @@ def parity(
 
 
 def _candidates(folder: "ModelFolder", names: Sequence[str]) -> "list[Candidate]":
-    """Every asked backend in every precision whose graph is in the folder."""
-    from ds2_deploy.runtime import open_backend
-    from ds2_deploy.runtime.ort_backend import FILES
+    """Every asked backend in every precision, offline and as a stream, whose graph is in the folder."""
+    from ds2_deploy.model_folder import graph_file
+    from ds2_deploy.runtime import open_backend, open_stream_backend
+    from ds2_deploy.runtime.streamed import Streamed
 
-    return [
-        (open_backend(name, folder, precision=precision), precision)
-        for name in names
-        for precision, file in FILES.items()
-        if (folder.path / file).is_file() and not (name == "torch" and precision == "fp16")
-    ]
+    precisions: tuple[Precision, ...] = ("fp32", "fp16")
+    candidates: list[Candidate] = []
+    for name in names:
+        for precision in precisions:
+            if name == "torch" and precision == "fp16":
+                continue
+            if (folder.path / graph_file(precision)).is_file():
+                candidates.append((open_backend(name, folder, precision=precision), precision))
+            if (folder.path / graph_file(precision, stream=True)).is_file():
+                backend = open_stream_backend(name, folder, precision=precision)
+                candidates.append((Streamed(backend, folder.metadata), precision))
+    return candidates
 
 
 def _recordings(manifest: Path, folder: "ModelFolder") -> "list[Recording]":

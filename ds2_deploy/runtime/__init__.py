@@ -2,19 +2,24 @@
 
 import importlib
 import logging
-from collections.abc import Callable
+from typing import Any
 
-from ds2_deploy.errors import BackendUnavailableError, ConfigError, MissingPackageError
+from ds2_deploy.errors import BackendUnavailableError, ConfigError, MissingPackageError, ModelError
 from ds2_deploy.extras import EXTRAS, missing_sentence
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import Backend
+from ds2_deploy.runtime.protocol import Backend, StreamBackend
 
 BACKENDS = {
     "onnxruntime": "ds2_deploy.runtime.ort_backend:OrtBackend",
     "torch": "ds2_deploy.runtime.torch_backend:TorchBackend",
 }
 """Name -> module:class, imported on use. The order is the one in which `auto` tries them."""
+STREAM_BACKENDS = {
+    "onnxruntime": "ds2_deploy.runtime.ort_backend:OrtStreamBackend",
+    "torch": "ds2_deploy.runtime.torch_backend:TorchStreamBackend",
+}
+"""The same for streams."""
 
 log = logging.getLogger(__name__)
 
@@ -27,39 +32,53 @@ def open_backend(
     `threads`: CPU threads of one run, None for what the backend thinks best. `auto` takes the first backend that
     is installed and has the device.
     """
-    if name == "auto":
-        return _first_available(model, device, precision, threads)
-    backend = _backend_class(name)(model, device=device, precision=precision, threads=threads)
-    log.info("%s runs on %s (%s, %s)", model.path, backend.name, backend.device, precision)
+    backend: Backend = _open(BACKENDS, name, model, device=device, precision=precision, threads=threads)
     return backend
 
 
-def _first_available(model: ModelFolder, device: str, precision: Precision, threads: int | None) -> Backend:
+def open_stream_backend(
+    name: str, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
+) -> StreamBackend:
+    """The same for streams; ModelError where the model cannot stream, which says what stands in the way."""
+    if obstacles := model.metadata.streaming_obstacles:
+        raise ModelError(f"{model.path} cannot stream: {'; '.join(obstacles)}. Choose a streaming model.")
+    backend: StreamBackend = _open(STREAM_BACKENDS, name, model, device=device, precision=precision, threads=threads)
+    return backend
+
+
+def _open(table: dict[str, str], name: str, model: ModelFolder, **options: Any) -> Any:
+    if name == "auto":
+        return _first_available(table, model, options)
+    backend = _backend_class(table, name)(model, **options)
+    log.info("%s runs on %s (%s, %s)", model.path, backend.name, backend.device, options["precision"])
+    return backend
+
+
+def _first_available(table: dict[str, str], model: ModelFolder, options: dict[str, Any]) -> Any:
     errors = []
-    for name in BACKENDS:
+    for name in table:
         try:
-            return open_backend(name, model, device=device, precision=precision, threads=threads)
+            return _open(table, name, model, **options)
         except (MissingPackageError, BackendUnavailableError) as error:
             log.info("Not %s: %s", name, error)
             errors.append(error)
     raise errors[0]  # the preferred one's, which says what to install
 
 
-def _backend_class(name: str) -> Callable[..., Backend]:
+def _backend_class(table: dict[str, str], name: str) -> Any:
     if name == "tensorrt":
         raise BackendUnavailableError(
             "This version builds TensorRT engines but does not run them yet: choose the backend onnxruntime."
         )
-    if name not in BACKENDS:
-        raise ConfigError(f"There is no backend {name!r}: choose auto, {', '.join(BACKENDS)} or tensorrt.")
-    module, class_name = BACKENDS[name].split(":")
+    if name not in table:
+        raise ConfigError(f"There is no backend {name!r}: choose auto, {', '.join(table)} or tensorrt.")
+    module, class_name = table[name].split(":")
     try:
-        backend_class: Callable[..., Backend] = getattr(importlib.import_module(module), class_name)
+        return getattr(importlib.import_module(module), class_name)
     except ImportError as error:
         if error.name not in EXTRAS:
             raise
         raise MissingPackageError(missing_sentence(error.name)) from error
-    return backend_class
 
 
 def cuda_ordinal(device: str) -> int | None:

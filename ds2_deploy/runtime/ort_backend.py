@@ -1,6 +1,6 @@
-"""ONNX Runtime: the model folder's ONNX graph on a CPU or, with onnxruntime-gpu, on an NVIDIA GPU.
+"""ONNX Runtime: the model folder's ONNX graphs on a CPU or, with onnxruntime-gpu, on an NVIDIA GPU.
 
-Shapes: B batch, S samples, T output frames, V vocabulary.
+Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples of a chunk, N state.
 """
 
 import contextlib
@@ -14,34 +14,27 @@ import numpy.typing as npt
 from ds2_deploy.errors import BackendUnavailableError, InferenceError, ModelError
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model_folder import ModelFolder
+from ds2_deploy.model_folder import ModelFolder, graph_file
 from ds2_deploy.runtime import cuda_ordinal
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.gpu import gpus
-from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, Emissions, at_least
+from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS, Emissions, Step, at_least
 
-FILES: dict[Precision, str] = {"fp32": "model.onnx", "fp16": "model.fp16.onnx"}
 CUDA = "CUDAExecutionProvider"
 FATAL_ONLY = 4  # ONNX Runtime's log levels go from 0, verbose; its errors reach us as exceptions
 
 
 class OrtBackend:
-    """One ONNX Runtime session; a session may run in several threads at once."""
+    """One ONNX Runtime session over the offline graph; a session may run in several threads at once."""
 
     name = "onnxruntime"
 
     def __init__(
         self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
     ) -> None:
-        ort = require("onnxruntime")
+        path = model.file(graph_file(precision))
         self.metadata = model.metadata
-        self.device = choose_device(ort, device)
-        options = ort.SessionOptions()
-        options.log_severity_level = FATAL_ONLY
-        options.intra_op_num_threads = threads or 0  # 0: a thread per core
-        path = model.file(FILES[precision])
-        self._session = _open_session(ort, path, options, self.device)
-        _check_metadata(self._session, path, model.metadata)
+        self._session, self.device = _open_session(path, model.metadata, (INPUTS, OUTPUTS), device, threads)
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
@@ -63,6 +56,39 @@ class OrtBackend:
         return Emissions(log_probs, frames)
 
 
+class OrtStreamBackend:
+    """One ONNX Runtime session over the streaming graph."""
+
+    name = "onnxruntime"
+
+    def __init__(
+        self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
+    ) -> None:
+        path = model.file(graph_file(precision, stream=True))
+        names = STREAM_INPUTS, STREAM_OUTPUTS
+        self._session, self.device = _open_session(path, model.metadata, names, device, threads)
+        shapes = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
+        self.chunk_samples: int = shapes["audio"][1]
+        self._state_size: int = shapes["state"][1]
+
+    def initial_state(self, batch: int) -> npt.NDArray[np.float32]:
+        """(B, N) of streams that have heard nothing."""
+        return np.zeros((batch, self._state_size), dtype=np.float32)
+
+    def step(
+        self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], state: npt.NDArray[np.float32]
+    ) -> Step:
+        """One chunk of each stream: `audio` (B, C), of which `lengths` (B,) samples are there."""
+        try:
+            return Step(
+                *self._session.run(STREAM_OUTPUTS, dict(zip(STREAM_INPUTS, (audio, lengths, state), strict=True)))
+            )
+        except Exception as error:  # ONNX Runtime's own exceptions share no base class
+            raise InferenceError(
+                f"ONNX Runtime failed on a step of {len(audio)} streams: {str(error).splitlines()[0][:200]}."
+            ) from error
+
+
 def choose_device(ort: Any, device: str) -> str:
     """`cpu` or `cuda:N`; BackendUnavailableError where a GPU was asked for and cannot be used."""
     ordinal = cuda_ordinal(device)
@@ -82,7 +108,15 @@ def choose_device(ort: Any, device: str) -> str:
     return f"cuda:{ordinal}"
 
 
-def _open_session(ort: Any, path: Path, options: Any, device: str) -> Any:
+def _open_session(
+    path: Path, metadata: ModelMetadata, names: tuple[list[str], list[str]], device: str, threads: int | None
+) -> tuple[Any, str]:
+    """The session and the device it runs on."""
+    ort = require("onnxruntime")
+    device = choose_device(ort, device)
+    options = ort.SessionOptions()
+    options.log_severity_level = FATAL_ONLY
+    options.intra_op_num_threads = threads or 0  # 0: a thread per core
     try:
         session = ort.InferenceSession(path, options, providers=_providers(ort, device))
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
@@ -93,10 +127,11 @@ def _open_session(ort: Any, path: Path, options: Any, device: str) -> Any:
             f"ONNX Runtime could not start CUDA on {device}: its CUDA and cuDNN libraries are missing or do not fit "
             "the driver; see ds2 doctor, or choose the device cpu."
         )
-    names = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
-    if names != (INPUTS, OUTPUTS):
-        raise ModelError(f"{path} has inputs {names[0]} and outputs {names[1]}: it was not written by ds2 export.")
-    return session
+    found = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
+    if found != names:
+        raise ModelError(f"{path} has inputs {found[0]} and outputs {found[1]}: it was not written by ds2 export.")
+    _check_metadata(session, path, metadata)
+    return session, device
 
 
 def _check_metadata(session: Any, path: Path, metadata: ModelMetadata) -> None:

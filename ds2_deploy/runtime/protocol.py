@@ -1,6 +1,6 @@
 """Backend: audio in, log-probabilities out. NumPy alone.
 
-Shapes: B batch, S samples, T output frames, V vocabulary.
+Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples and t frames of a chunk, N state.
 """
 
 from typing import NamedTuple, Protocol
@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 INPUTS, OUTPUTS = ["audio", "audio_lengths"], ["log_probs", "lengths"]
 """Names of the offline graph's tensors, in every runtime."""
+STREAM_INPUTS, STREAM_OUTPUTS = [*INPUTS, "state"], [*OUTPUTS, "next_state"]
+"""Names of the streaming graph's."""
 
 
 class Emissions(NamedTuple):
@@ -19,6 +21,17 @@ class Emissions(NamedTuple):
     """(B, T, V) natural logarithms of probabilities."""
     lengths: npt.NDArray[np.int64]
     """(B,) frames that belong to each recording; what lies beyond is padding."""
+
+
+class Step(NamedTuple):
+    """What one chunk of each of several streams gives."""
+
+    log_probs: npt.NDArray[np.float32]
+    """(B, t, V) natural logarithms of probabilities; each row's frames come first."""
+    lengths: npt.NDArray[np.int64]
+    """(B,) frames each row gives: none at first, while the layers still wait for what lies to the right."""
+    state: npt.NDArray[np.float32]
+    """(B, N) to be passed in with the next chunk."""
 
 
 class Backend(Protocol):
@@ -31,6 +44,29 @@ class Backend(Protocol):
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
+        ...
+
+
+class StreamBackend(Protocol):
+    """One loaded streaming model on one device; safe to call from several threads, and without any memory of its own:
+    a stream is its row of state."""
+
+    name: str
+    device: str
+    chunk_samples: int
+    """C, what a step takes of each stream."""
+
+    def initial_state(self, batch: int) -> npt.NDArray[np.float32]:
+        """(B, N) of streams that have heard nothing."""
+        ...
+
+    def step(
+        self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], state: npt.NDArray[np.float32]
+    ) -> Step:
+        """One chunk of each stream: `audio` (B, C), of which `lengths` (B,) samples are there.
+
+        A row of fewer than C samples ends its recording; rows of none after it flush what the layers hold back.
+        """
         ...
 
 

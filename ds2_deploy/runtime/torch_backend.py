@@ -9,10 +9,11 @@ import torch
 from ds2_deploy.errors import BackendUnavailableError
 from ds2_deploy.model.checkpoint import load_weights
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.model.streaming import StreamingDeepSpeech2
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime import cuda_ordinal
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import Emissions, at_least
+from ds2_deploy.runtime.protocol import Emissions, Step, at_least
 
 
 class TorchBackend:
@@ -39,14 +40,52 @@ class TorchBackend:
     def _place(self, module: DeepSpeech2, device: str) -> None:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         self.device = choose_device(device)
-        self._module = module.eval().to(self.device)
+        self.module = module.eval().to(self.device)
 
     @torch.inference_mode()
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
-        samples = torch.from_numpy(at_least(audio, self._module.metadata.min_samples))
-        log_probs, frames = self._module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))
+        samples = torch.from_numpy(at_least(audio, self.module.metadata.min_samples))
+        log_probs, frames = self.module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))
         return Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
+
+
+class TorchStreamBackend:
+    """The reference for streams, chunks of 100 ms."""
+
+    name = "torch"
+
+    def __init__(
+        self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
+    ) -> None:
+        reference = TorchBackend(model, device=device, precision=precision, threads=threads)
+        self._place(reference.module, model.metadata.stream_chunk_samples())
+
+    @classmethod
+    def of(cls, module: DeepSpeech2, chunk_samples: int) -> Self:
+        """Over a network in memory, on the device where it is."""
+        backend = cls.__new__(cls)
+        backend._place(module, chunk_samples)
+        return backend
+
+    def _place(self, module: DeepSpeech2, chunk_samples: int) -> None:
+        self.chunk_samples = chunk_samples
+        self._module = StreamingDeepSpeech2(module, chunk_samples)
+        parameter = next(module.parameters())
+        self._module.eval().to(parameter.device)
+        self.device = str(parameter.device)
+
+    def initial_state(self, batch: int) -> npt.NDArray[np.float32]:
+        """(B, N) of streams that have heard nothing."""
+        return np.zeros((batch, self._module.state_size), dtype=np.float32)
+
+    @torch.inference_mode()
+    def step(
+        self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], state: npt.NDArray[np.float32]
+    ) -> Step:
+        """One chunk of each stream: `audio` (B, C), of which `lengths` (B,) samples are there."""
+        inputs = (torch.from_numpy(array).to(self.device) for array in (audio, lengths, state))
+        return Step(*(tensor.cpu().numpy() for tensor in self._module(*inputs)))
 
 
 def choose_device(device: str) -> str:
