@@ -28,10 +28,10 @@ import numpy.typing as npt
 import typer
 
 from ds2_deploy.audio.load import EXTENSIONS, load_audio
+from ds2_deploy.batching import plan_batches
 from ds2_deploy.extras import require
-from ds2_deploy.model_folder import open_model
-from ds2_deploy.recognizer import BATCH_SECONDS, HEADERS_AHEAD, Recognizer, cpu_cores, plan_batches
-from ds2_deploy.runtime.ort_backend import FILES
+from ds2_deploy.model_folder import graph_file, open_model
+from ds2_deploy.recognizer import BATCH_SECONDS, HEADERS_AHEAD, Recognizer, cpu_cores
 from ds2_deploy.runtime.protocol import pad_batch
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
@@ -98,7 +98,7 @@ def ready_batches(paths: list[Path], recognizer: Recognizer) -> tuple[list[Batch
     batches = []
     for ahead in (audio[start : start + HEADERS_AHEAD] for start in range(0, len(audio), HEADERS_AHEAD)):
         durations_s = [len(samples) / rate for samples in ahead]
-        for batch in plan_batches(durations_s, recognizer.batch_seconds, recognizer.workers):
+        for batch in plan_batches(enumerate(durations_s), recognizer.batch_seconds, recognizer.workers):
             batches.append(pad_batch([ahead[i] for i in batch], recognizer.metadata.min_samples))
     return batches, sum(map(len, audio)) / rate
 
@@ -127,7 +127,7 @@ def session_run(model: str, threads: int) -> Callable[[Batch], object]:
     ort = require("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    path = open_model(model).file(FILES["fp32"])
+    path = open_model(model).file(graph_file("fp32"))
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda batch: session.run(None, {"audio": batch[0], "audio_lengths": batch[1]})
 

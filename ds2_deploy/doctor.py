@@ -15,7 +15,18 @@ from ds2_deploy.runtime.gpu import gpus
 from ds2_deploy.runtime.ort_backend import choose_device
 
 PACKAGES = (
-    *("numpy", "soundfile", "soxr", "msgspec", "typer", "rich", "onnxruntime", "onnxruntime-gpu", "torch"),
+    *(
+        "numpy",
+        "soundfile",
+        "soxr",
+        "webrtcvad-wheels",
+        "msgspec",
+        "typer",
+        "rich",
+        "onnxruntime",
+        "onnxruntime-gpu",
+        "torch",
+    ),
     *("safetensors", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx-cu13", "pyctcdecode", "kenlm"),
 )
 

@@ -53,6 +53,14 @@ class InferenceError(DS2Error, RuntimeError):
     """A loaded model failed on its input, for want of memory most often."""
 
 
+class StreamError(DS2Error, ValueError):
+    """A stream was used in a way it cannot be: samples after its end, another rate half-way."""
+
+
+class OverloadError(DS2Error, RuntimeError):
+    """More streams, or more audio at once, than this machine was told to take."""
+
+
 class EngineError(DS2Error, RuntimeError):
     """A TensorRT engine cannot be built."""
 

@@ -1,47 +1,64 @@
 """Recognizer: recordings in, text out, in the order given.
 
     sources -> durations from headers -> batches of similar length -> decoded audio -> model -> text -> in order
-               a window at a time        bounded padded seconds       reader threads   runner threads
+               long ones in segments     bounded padded seconds       reader threads   runner threads
 
 Shapes: B batch, S samples, T output frames, V vocabulary.
 """
 
 import itertools
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ds2_deploy.audio.load import AudioSource, Samples, audio_duration_s, load_audio, source_name
+from ds2_deploy.audio.load import (
+    AudioSource,
+    Samples,
+    audio_blocks,
+    audio_duration_s,
+    checked_samples,
+    load_audio,
+    source_name,
+)
+from ds2_deploy.audio.segments import MAX_SEGMENT_S, segments
+from ds2_deploy.batching import plan_batches
 from ds2_deploy.decoding import decoder_class
 from ds2_deploy.decoding.protocol import Decoder, Hypothesis
-from ds2_deploy.errors import AudioError, DS2Error, InferenceError
+from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
-from ds2_deploy.runtime import open_backend
+from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import Backend, pad_batch
+from ds2_deploy.runtime.protocol import Backend, StreamBackend, pad_batch
+from ds2_deploy.streaming.endpoint import EndpointConfig
+from ds2_deploy.streaming.stepping import OwnThread
+from ds2_deploy.streaming.stream import Stream, StreamResult
 
 Source = AudioSource | Samples
 """An audio file, or samples (S,) at the model's rate."""
-Batch = list[tuple[int, Source]]
-"""Sources that go through the model together, each with its place in the input."""
 
 BATCH_SECONDS = 30.0
 """15 to 30 s were fastest on two CPU cores (benchmarks/transcribe_speed.py --batch-seconds); more needs more memory."""
 HEADERS_AHEAD = 256
 """Recordings whose headers are read together."""
-WINDOW_BATCHES = 16
-"""About so many batches' worth of recordings are sorted by length together: enough to find neighbours, few enough
-that results flow."""
 MAX_WORKERS = 8
 GPU_WORKERS = 2
 """One batch is padded or read out while the other computes."""
 MAX_READERS = 8
+
+
+class Passage(NamedTuple):
+    """What was said in one piece of a recording that was cut at silences."""
+
+    start_s: float
+    end_s: float
+    text: str
 
 
 class Result(NamedTuple):
@@ -51,6 +68,36 @@ class Result(NamedTuple):
     hypothesis: Hypothesis | None
     duration_s: float
     error: DS2Error | None
+    passages: tuple[Passage, ...] = ()
+    """Of a recording longer than `max_segment_s`, the pieces with speech, in order."""
+
+
+class Piece(NamedTuple):
+    """What goes through the model at once: a recording, or a segment of a long one."""
+
+    source: Source
+    content: Source | AudioError | None
+    """The recording, the segment's samples; at the end of a long recording None or what went wrong with it."""
+    expected_s: float
+    start_s: float | None = None
+    """Where a segment begins; None for a whole recording."""
+
+    @property
+    def is_last(self) -> bool:
+        """The end of a long recording."""
+        return self.content is None or isinstance(self.content, AudioError)
+
+
+class PieceResult(NamedTuple):
+    """What became of a piece."""
+
+    piece: Piece
+    outcome: Hypothesis | DS2Error
+    duration_s: float
+
+
+Batch = list[tuple[int, Piece]]
+"""Pieces that go through the model together, each with its place among all."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +112,10 @@ class Recognizer:
     recurrence leaves little to share out."""
     batch_seconds: float = BATCH_SECONDS
     """Longest batch, padding included; a longer recording is a batch of its own."""
+    max_segment_s: float = MAX_SEGMENT_S
+    """Longer recordings are cut at silences into pieces of at most that, so memory does not grow with them."""
+    open_streams: Callable[[], StreamBackend] | None = None
+    """Loads the same model for streams, when the first one is created."""
 
     @classmethod
     def open(
@@ -78,6 +129,7 @@ class Recognizer:
         threads: int | None = None,
         workers: int | None = None,
         batch_seconds: float = BATCH_SECONDS,
+        max_segment_s: float = MAX_SEGMENT_S,
     ) -> "Recognizer":
         """Load a bundled model or a model folder.
 
@@ -94,7 +146,26 @@ class Recognizer:
             decoder=decoder_class(decoder)(folder.metadata.alphabet),
             workers=workers if loaded.device == "cpu" else GPU_WORKERS,
             batch_seconds=batch_seconds,
+            max_segment_s=max_segment_s,
+            open_streams=partial(
+                open_stream_backend, loaded.name, folder, device=loaded.device, precision=precision, threads=1
+            ),
         )
+
+    def create_stream(
+        self, *, endpoint: EndpointConfig | None = None, on_result: Callable[[StreamResult], None] | None = None
+    ) -> Stream:
+        """A live stream that runs in the thread that feeds it; for many at once there is the Dispatcher.
+
+        ModelError where the model cannot stream, which says what stands in the way.
+        """
+        return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
+
+    @cached_property
+    def _own_thread(self) -> OwnThread:
+        if self.open_streams is None:
+            raise ModelError("This recogniser was made of a backend for whole recordings alone: use Recognizer.open.")
+        return OwnThread(self.open_streams())
 
     def recognize(self, recordings: Sequence[Samples]) -> list[Hypothesis]:
         """The hypothesis of each recording: (S,) float32 samples in [-1, 1] at `metadata.feature.sample_rate`."""
@@ -104,23 +175,49 @@ class Recognizer:
         """A result per source, in order, each as soon as it and all before it are there.
 
         A source that cannot be used becomes a result with an error. Memory is bounded: at most HEADERS_AHEAD
-        sources are looked at ahead, and `workers + 2` batches of audio are held.
+        sources are looked at ahead, and a window's and `workers + 2` batches of audio are held.
         """
         readers = ThreadPoolExecutor(min(MAX_READERS, cpu_cores()), "ds2-reader")
         runners = ThreadPoolExecutor(self.workers, "ds2-runner")
         try:
-            batches = self._batches(sources, readers)
-            yield from _in_order(self._results(batches, channel, readers, runners))
+            pieces = enumerate(self._pieces(sources, channel, readers))
+            batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
+            yield from assembled(_in_order(self._results(batches, channel, readers, runners)))
         finally:  # also when the caller stops early: what has not begun never does
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _batches(self, sources: Iterable[Source], readers: ThreadPoolExecutor) -> Iterator[Batch]:
-        numbered = enumerate(sources)
-        while ahead := list(itertools.islice(numbered, HEADERS_AHEAD)):
-            durations_s = list(readers.map(self._expected_s, [source for _, source in ahead]))
-            for batch in plan_batches(durations_s, self.batch_seconds, self.workers):
-                yield [ahead[i] for i in batch]
+    def _pieces(self, sources: Iterable[Source], channel: int | None, readers: ThreadPoolExecutor) -> Iterator[Piece]:
+        """Every recording as it is, or segment by segment where it is long."""
+        remaining = iter(sources)
+        while ahead := list(itertools.islice(remaining, HEADERS_AHEAD)):
+            for source, expected_s in zip(ahead, list(readers.map(self._expected_s, ahead)), strict=True):
+                if expected_s <= self.max_segment_s:
+                    yield Piece(source, source, expected_s)
+                else:
+                    yield from self._segments(source, channel)
+
+    def _segments(self, source: Source, channel: int | None) -> Iterator[Piece]:
+        """A long recording, read here and block by block; the last piece is empty and says where it ends."""
+        rate, heard = self.metadata.feature.sample_rate, 0
+
+        def read() -> Iterator[Samples]:
+            nonlocal heard
+            for block in self._blocks(source, channel):
+                heard += len(block)
+                yield block
+
+        try:
+            for start, samples in segments(read(), rate, self.max_segment_s):
+                yield Piece(source, samples, len(samples) / rate, start / rate)
+            yield Piece(source, None, 0.0, heard / rate)
+        except AudioError as error:
+            yield Piece(source, error, 0.0, heard / rate)
+
+    def _blocks(self, source: Source, channel: int | None) -> Iterator[Samples]:
+        if isinstance(source, np.ndarray):
+            return iter([checked_samples(source)])
+        return audio_blocks(source, self.metadata.feature.sample_rate, channel=channel)
 
     def _expected_s(self, source: Source) -> float:
         """The length to plan with: the header's, where it can be read without using the source up."""
@@ -131,15 +228,15 @@ class Recognizer:
                 return audio_duration_s(source)
         except AudioError:
             return 0.0  # reading it will say the same again
-        return self.batch_seconds  # a pipe: a batch of its own
+        return min(self.batch_seconds, self.max_segment_s)  # a pipe: a batch of its own, however long it is
 
     def _results(
         self, batches: Iterator[Batch], channel: int | None, readers: ThreadPoolExecutor, runners: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, Result]]:
-        """Results with their indices, batch by batch; the audio of the next batches is decoded meanwhile."""
-        running: set[Future[list[tuple[int, Result]]]] = set()
+    ) -> Iterator[tuple[int, PieceResult]]:
+        """Results with their places, batch by batch; the audio of the next batches is decoded meanwhile."""
+        running: set[Future[list[tuple[int, PieceResult]]]] = set()
         for batch in batches:
-            audio = [readers.submit(self._load, source, channel) for _, source in batch]
+            audio = [readers.submit(self._load, piece.content, channel) for _, piece in batch]
             running.add(runners.submit(self._run, batch, audio))
             if len(running) > self.workers + 1:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
@@ -147,32 +244,34 @@ class Recognizer:
         for future in as_completed(running):
             yield from future.result()
 
-    def _load(self, source: Source, channel: int | None) -> Samples | AudioError:
+    def _load(self, content: Source | AudioError | None, channel: int | None) -> Samples | AudioError:
         try:
-            if isinstance(source, np.ndarray):
-                return _checked(source)
-            return load_audio(source, self.metadata.feature.sample_rate, channel=channel)
+            if content is None:
+                return np.zeros(0, dtype=np.float32)
+            if isinstance(content, AudioError):
+                return content
+            if isinstance(content, np.ndarray):
+                return checked_samples(content)
+            return load_audio(content, self.metadata.feature.sample_rate, channel=channel)
         except AudioError as error:
             return error
 
-    def _run(self, batch: Batch, audio: list[Future[Samples | AudioError]]) -> list[tuple[int, Result]]:
-        """The results of one batch; a recording too short for a frame has an empty transcript."""
-        loaded = {index: future.result() for (index, _), future in zip(batch, audio, strict=True)}
-        recordings = {index: samples for index, samples in loaded.items() if not isinstance(samples, AudioError)}
-        long_enough = [i for i, samples in recordings.items() if self.metadata.output_frames(len(samples))]
-        texts = dict(zip(long_enough, self._hypotheses([recordings[i] for i in long_enough]), strict=True))
+    def _run(self, batch: Batch, audio: list[Future[Samples | AudioError]]) -> list[tuple[int, PieceResult]]:
+        """The results of one batch; what is too short for a frame has an empty transcript."""
+        loaded = {place: future.result() for (place, _), future in zip(batch, audio, strict=True)}
+        recordings = {place: samples for place, samples in loaded.items() if not isinstance(samples, AudioError)}
+        long_enough = [place for place, samples in recordings.items() if self.metadata.output_frames(len(samples))]
+        texts = dict(zip(long_enough, self._hypotheses([recordings[place] for place in long_enough]), strict=True))
         results = []
-        for index, source in batch:
-            samples = loaded[index]
+        for place, piece in batch:
+            samples = loaded[place]
             if isinstance(samples, AudioError):
-                results.append((index, Result(source, None, 0.0, samples)))
+                results.append((place, PieceResult(piece, samples, 0.0)))
                 continue
-            duration_s = len(samples) / self.metadata.feature.sample_rate
-            heard = texts.get(index, Hypothesis("", 0.0))
-            if isinstance(heard, InferenceError):
-                results.append((index, Result(source, None, duration_s, _about(source, heard))))
-            else:
-                results.append((index, Result(source, heard, duration_s, None)))
+            outcome = texts.get(place, Hypothesis("", 0.0))
+            if isinstance(outcome, InferenceError):
+                outcome = _about(piece.source, outcome)
+            results.append((place, PieceResult(piece, outcome, len(samples) / self.metadata.feature.sample_rate)))
         return results
 
     def _hypotheses(self, recordings: list[Samples]) -> list[Hypothesis | InferenceError]:
@@ -186,43 +285,37 @@ class Recognizer:
         return [self.decoder.decode(row[:length]) for row, length in zip(log_probs, lengths, strict=True)]
 
 
-def plan_batches(durations_s: Sequence[float], batch_s: float, workers: int) -> Iterator[list[int]]:
-    """Indices of recordings in batches of at most `batch_s`, sorted by length within windows of WINDOW_BATCHES."""
-    start, total_s = 0, 0.0
-    for end, duration_s in enumerate(durations_s, 1):
-        total_s += duration_s
-        if end == len(durations_s) or total_s >= WINDOW_BATCHES * batch_s:
-            limit_s = min(batch_s, total_s / workers)  # a short list still feeds all workers
-            for batch in length_batches(durations_s[start:end], limit_s):
-                yield [start + i for i in batch]
-            start, total_s = end, 0.0
-
-
-def length_batches(durations_s: Sequence[float], limit_s: float) -> list[list[int]]:
-    """Indices in batches of similar duration, longest first; a batch of several lasts `limit_s` with padding.
-
-    >>> length_batches([3.0, 1.0, 9.0, 2.0], 6.0)
-    [[2], [0, 3], [1]]
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(durations_s)), key=lambda i: -durations_s[i]):
-        if batches and (len(batches[-1]) + 1) * durations_s[batches[-1][0]] <= limit_s:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
 def cpu_cores() -> int:
     """Cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _in_order(results: Iterable[tuple[int, Result]]) -> Iterator[Result]:
-    waiting: dict[int, Result] = {}
+def assembled(results: Iterable[PieceResult]) -> Iterator[Result]:
+    """Pieces in order to one result per source; the first error of a long recording is its result."""
+    passages: list[Passage] = []
+    score = 0.0
+    error: DS2Error | None = None
+    for piece, outcome, duration_s in results:
+        failure = outcome if isinstance(outcome, DS2Error) else None
+        heard = None if isinstance(outcome, DS2Error) else outcome
+        if piece.start_s is None:
+            yield Result(piece.source, heard, duration_s, failure)
+            continue
+        error = error or failure
+        if heard and heard.text:
+            score += heard.score
+            passages.append(Passage(piece.start_s, piece.start_s + duration_s, heard.text))
+        if piece.is_last:
+            text = Hypothesis(" ".join(passage.text for passage in passages), score)
+            yield Result(piece.source, None if error else text, piece.start_s, error, tuple(passages))
+            passages, score, error = [], 0.0, None
+
+
+def _in_order(results: Iterable[tuple[int, PieceResult]]) -> Iterator[PieceResult]:
+    waiting: dict[int, PieceResult] = {}
     due = 0
-    for index, result in results:
-        waiting[index] = result
+    for place, result in results:
+        waiting[place] = result
         while due in waiting:
             yield waiting.pop(due)
             due += 1
@@ -239,9 +332,3 @@ def _hypothesis(result: Result) -> Hypothesis:
         assert result.error is not None
         raise result.error
     return result.hypothesis
-
-
-def _checked(samples: Samples) -> Samples:
-    if samples.ndim != 1 or not np.isfinite(samples).all():
-        raise AudioError(f"Samples must be finite and of one dimension: these have the shape {samples.shape}.")
-    return samples.astype(np.float32, copy=False)

@@ -32,6 +32,22 @@ EXTENSIONS = frozenset(f".{kind}" for kind in KINDS)
 """What counts as a recording in a folder; a file named by the user is tried whatever it is called."""
 
 
+def checked_samples(samples: object) -> Samples:
+    """Samples from a caller as (S,) float32; AudioError where they cannot be audio in [-1, 1]."""
+    if not isinstance(samples, np.ndarray):
+        raise AudioError(f"Samples must be a NumPy array of floats in [-1, 1]: this is a {type(samples).__name__}.")
+    if not np.issubdtype(samples.dtype, np.floating):
+        cure = (
+            f": divide by {2 ** (8 * samples.itemsize - 1)}" if np.issubdtype(samples.dtype, np.signedinteger) else ""
+        )
+        raise AudioError(f"Samples must be floats in [-1, 1]: these are {samples.dtype}{cure}.")
+    if samples.ndim != 1:
+        raise AudioError(f"Samples must be of one dimension, mono: these have the shape {samples.shape}.")
+    if not (np.abs(samples) <= MAX_SAMPLE).all():  # false for NaN, too
+        raise AudioError("Samples must be finite and in [-1, 1]: some of these are NaN, infinite or absurdly large.")
+    return np.asarray(samples, dtype=np.float32)
+
+
 def load_audio(source: AudioSource, sample_rate: int, *, channel: int | None = None) -> Samples:
     """The whole recording as (S,) mono at `sample_rate`: all channels averaged, or `channel` alone (0 is the first).
 

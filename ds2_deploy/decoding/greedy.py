@@ -14,9 +14,52 @@ class GreedyDecoder:
         self.alphabet = alphabet
 
     def decode(self, log_probs: npt.NDArray[np.float32]) -> Hypothesis:
-        best = log_probs.argmax(axis=-1) if len(log_probs) else np.zeros(0, dtype=np.int64)  # (T,)
-        score = float(log_probs.max(axis=-1, initial=-np.inf).sum()) if len(log_probs) else 0.0
-        starts = np.ones(len(best), dtype=bool)
-        starts[1:] = best[1:] != best[:-1]
-        text = self.alphabet.decode(best[starts].tolist())
-        return Hypothesis(" ".join(text.split()), score)
+        """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""
+        stream = self.start()
+        stream.accept(log_probs)
+        return stream.hypothesis()
+
+    def start(self) -> "GreedyStream":
+        """For an utterance that comes in pieces."""
+        return GreedyStream(self.alphabet)
+
+
+class GreedyStream:
+    """One utterance's best path so far. Later frames add to it and change nothing."""
+
+    def __init__(self, alphabet: Alphabet) -> None:
+        self.alphabet = alphabet
+        self.frames = 0
+        self.spoken: tuple[int, int] | None = None
+        self._pieces: list[str] = []
+        self._last = -1
+        self._score = 0.0
+
+    def accept(self, log_probs: npt.NDArray[np.float32]) -> None:
+        """`log_probs` (t, V), the next frames of the utterance; t may be 0."""
+        if not len(log_probs):
+            return
+        best = log_probs.argmax(axis=-1)  # (t,)
+        self._score += float(log_probs.max(axis=-1).sum())
+        starts = np.flatnonzero(best != np.concatenate([[self._last], best[:-1]]))
+        if text := self.alphabet.decode(best[starts].tolist()):
+            self._pieces.append(text)
+        self._note_speech(best)
+        self._last = int(best[-1])
+        self.frames += len(best)
+
+    def _note_speech(self, best: npt.NDArray[np.int64]) -> None:
+        letters = np.flatnonzero(~np.isin(best, self.alphabet.silent))
+        if len(letters):
+            begin = self.frames + int(letters[0]) if self.spoken is None else self.spoken[0]
+            self.spoken = (begin, self.frames + int(letters[-1]) + 1)
+
+    def hypothesis(self) -> Hypothesis:
+        """The reading of all frames so far; ln of the best path's probability."""
+        return Hypothesis(" ".join("".join(self._pieces).split()), self._score)
+
+    def stable(self) -> str:
+        """All but the word that may still grow; all where the language puts no spaces."""
+        text = "".join(self._pieces)
+        whole = text[: text.rfind(" ") + 1] if " " in self.alphabet.labels else text
+        return " ".join(whole.split())

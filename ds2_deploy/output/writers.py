@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import NamedTuple, TextIO
+from typing import Any, NamedTuple, TextIO
 
 from ds2_deploy.errors import ConfigError
 
@@ -14,6 +14,8 @@ class Transcript(NamedTuple):
     """As the user named it."""
     text: str
     duration_s: float
+    passages: tuple[tuple[float, float, str], ...] = ()
+    """Start and end in seconds and text of each piece of a recording that was cut at silences."""
 
 
 class TextWriter:
@@ -68,7 +70,17 @@ class JsonWriter(TextWriter):
 
 
 def _json(transcript: Transcript) -> str:
-    text = json.dumps(transcript._replace(duration_s=round(transcript.duration_s, 3))._asdict(), ensure_ascii=False)
+    fields: dict[str, Any] = {
+        "path": transcript.path,
+        "text": transcript.text,
+        "duration_s": round(transcript.duration_s, 3),
+    }
+    if transcript.passages:
+        fields["segments"] = [
+            {"start_s": round(start_s, 3), "end_s": round(end_s, 3), "text": text}
+            for start_s, end_s, text in transcript.passages
+        ]
+    text = json.dumps(fields, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)  # names that are not UTF-8
 
 

@@ -1,0 +1,142 @@
+"""A long recording in pieces cut at silences, so that a model which needs whole utterances can hear hours.
+
+    speech  . . # # # # . # # . . . . . # # # # # # # . . . .        #: the voice-activity detector hears speech
+    pieces    [--------------- 1 -------------][---- 2 ----]
+
+A piece is cut in the middle of a pause once it is long enough, at once in a long pause, whose middle is left out, and
+at the cap in its longest pause so far, however short. Every sample of speech is in exactly one piece.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+import webrtcvad
+
+from ds2_deploy.audio.load import Samples
+
+MAX_SEGMENT_S = 60.0
+"""The cap; shorter recordings are left whole."""
+ENOUGH_S = 10.0
+"""From here on a pause ends a piece."""
+PAUSE_S = 0.5
+LONG_PAUSE_S = 2.0
+"""Ends any piece."""
+MARGIN_S = 0.3
+"""Of silence kept around speech where the rest of a long pause is left out."""
+FRAME_MS = 30
+"""What WebRTC's detector judges at a time; it knows 10, 20 and 30 ms."""
+RATES = (8000, 16000, 32000, 48000)
+"""Sample rates it knows; others are resampled to 16000 for it."""
+MODE = 3
+"""Its strictest: the others hear speech in the pauses of clean recordings."""
+
+
+class Segment(NamedTuple):
+    """A piece of a recording."""
+
+    start: int
+    """Its place in the recording, in samples."""
+    samples: Samples
+    """(S,)"""
+
+
+def segments(blocks: Iterable[Samples], sample_rate: int, max_s: float = MAX_SEGMENT_S) -> Iterator[Segment]:
+    """Pieces of at most `max_s` seconds, in order, of a recording in blocks (S_i,); none of silence alone."""
+    frame = sample_rate * FRAME_MS // 1000
+    piece = _Piece(frame, sample_rate, max_s)
+    for samples, speech in _judged(blocks, sample_rate, frame):
+        piece.append(samples, speech)
+        if cut := piece.cut():
+            yield from piece.split(*cut)
+    if piece.has_speech:
+        yield piece.rest()
+
+
+class _Piece:
+    """Frames not yet given out, each with the detector's judgement."""
+
+    def __init__(self, frame: int, sample_rate: int, max_s: float) -> None:
+        seconds = frame / sample_rate
+        self._frame = frame
+        self._margin, self._pause, self._long_pause, self._enough = (
+            max(round(s / seconds), 1) for s in (MARGIN_S, PAUSE_S, LONG_PAUSE_S, min(ENOUGH_S, max_s / 2))
+        )
+        self._cap = max(int(max_s / seconds), 2)
+        self._start = 0  # of the first frame kept, in samples
+        self._frames: list[Samples] = []
+        self._speech: list[bool] = []
+        self._silent = 0  # frames at the end
+        self.has_speech = False
+
+    def append(self, samples: Samples, speech: bool) -> None:
+        self._frames.append(samples)
+        self._speech.append(speech)
+        self._silent = 0 if speech else self._silent + 1
+        self.has_speech |= speech
+        if not self.has_speech and len(self._frames) > self._margin:
+            self._drop(1)
+
+    def cut(self) -> tuple[int, int] | None:
+        """End of the piece that is complete and start of the next one, in frames; None while it goes on."""
+        count = len(self._frames)
+        if not self.has_speech:
+            return None
+        if self._silent >= self._long_pause:
+            return count - self._silent + self._margin, count - self._margin
+        if self._silent >= self._pause and count >= self._enough:
+            middle = count - self._silent // 2
+            return middle, middle
+        if count >= self._cap:
+            middle = self._longest_pause()
+            return middle, middle
+        return None
+
+    def _longest_pause(self) -> int:
+        """The middle of the longest pause in the later half; the end where there is none."""
+        half = len(self._speech) // 2
+        marks = np.flatnonzero([True, *self._speech[half:], True])  # a pause lies between two of them
+        gaps = np.diff(marks) - 1
+        longest = int(gaps.argmax())
+        if gaps[longest] == 0:
+            return len(self._speech)
+        return half + int(marks[longest]) + (int(gaps[longest]) + 1) // 2
+
+    def split(self, end: int, start: int) -> Iterator[Segment]:
+        """The piece up to frame `end`; what begins at frame `start` is kept."""
+        if any(self._speech[:end]):
+            yield Segment(self._start, np.concatenate(self._frames[:end]))
+        self._drop(start)
+
+    def rest(self) -> Segment:
+        return Segment(self._start, np.concatenate(self._frames))
+
+    def _drop(self, count: int) -> None:
+        self._start += sum(map(len, self._frames[:count]))
+        del self._frames[:count], self._speech[:count]
+        self._silent = min(self._silent, len(self._frames))
+        self.has_speech = any(self._speech)
+
+
+def _judged(blocks: Iterable[Samples], sample_rate: int, frame: int) -> Iterator[tuple[Samples, bool]]:
+    """Frames of `frame` samples (the last may be shorter) and whether each holds speech."""
+    detector = webrtcvad.Vad(MODE)
+    rest = np.zeros(0, dtype=np.float32)
+    for block in blocks:
+        rest = np.concatenate([rest, block])
+        whole = len(rest) // frame * frame
+        for samples in rest[:whole].reshape(-1, frame):
+            yield samples, _is_speech(detector, samples, sample_rate)
+        rest = rest[whole:]
+    if len(rest):
+        yield rest, _is_speech(detector, np.pad(rest, (0, frame - len(rest))), sample_rate)
+
+
+def _is_speech(detector: "webrtcvad.Vad", samples: npt.NDArray[np.float32], sample_rate: int) -> bool:
+    if sample_rate not in RATES:
+        samples, sample_rate = soxr.resample(samples, sample_rate, 16000), 16000
+        samples = np.resize(samples, 16 * FRAME_MS)
+    pcm = (samples.clip(-1, 1) * 32767).astype("<i2")
+    return bool(detector.is_speech(pcm.tobytes(), sample_rate))

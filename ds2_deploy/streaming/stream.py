@@ -1,0 +1,329 @@
+"""Stream: one speaker's audio as it comes, and what has been heard of it.
+
+    accept_waveform -> resampler -> whole chunks -> model step -> decoder -> utterances
+        the caller's thread        |  a stepper's: the same thread, or a dispatcher's
+
+A stream holds all that belongs to it, its row of the model's state included; a model step takes a chunk of it and
+gives back frames and the next state. Shapes: C samples of a chunk, N values of state, t frames, V labels.
+"""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from ds2_deploy.audio.load import Samples, checked_samples
+from ds2_deploy.decoding.protocol import Decoder
+from ds2_deploy.errors import AudioError, StreamError
+from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.streaming.endpoint import EndpointConfig
+
+log = logging.getLogger(__name__)
+
+
+class StreamResult(NamedTuple):
+    """One utterance of a stream, in progress or finished."""
+
+    text: str
+    stable: str
+    """The start of `text` that no later audio will change: whole words, and everything once it is final."""
+    is_final: bool
+    start_s: float
+    """Of the first letter, in seconds since the stream began, to the length of an output frame."""
+    end_s: float
+    """Of the last letter."""
+    score: float
+    """Natural logarithm: how probable the decoder finds this reading."""
+
+
+NOTHING = StreamResult("", "", is_final=False, start_s=0.0, end_s=0.0, score=0.0)
+
+
+class Stepper(Protocol):
+    """Who runs the model for a stream."""
+
+    chunk_samples: int
+
+    def initial_state(self) -> npt.NDArray[np.float32]:
+        """(N,) of a stream that has heard nothing."""
+        ...
+
+    def pump(self, stream: "Stream") -> None:
+        """See to it that the stream's chunks are stepped; returns at once, or when it has room for more."""
+        ...
+
+    def release(self, stream: "Stream") -> None:
+        """The stream was closed."""
+        ...
+
+
+class Stream:
+    """One speaker. One thread may feed it while others read; made by `Recognizer` or `Dispatcher`."""
+
+    def __init__(
+        self,
+        stepper: Stepper,
+        metadata: ModelMetadata,
+        decoder: Decoder,
+        *,
+        endpoint: EndpointConfig | None = None,
+        on_result: Callable[[StreamResult], None] | None = None,
+    ) -> None:
+        self._stepper, self._metadata, self._decoder_class = stepper, metadata, decoder
+        self._endpoint, self._on_result = endpoint, on_result
+        self._feeding = threading.RLock()  # held by the thread that feeds
+        self._changed = threading.Condition()  # guards all below; told of every step
+        self._stepping = False
+        self._closed = False
+        self._restart()
+
+    def _restart(self) -> None:
+        self._rate: int | None = None
+        self._resampler: soxr.ResampleStream | None = None
+        self._pending: deque[Samples] = deque()
+        self._waiting = 0  # samples in _pending
+        self._taken = 0  # samples the model has had
+        self._ended = False
+        self._frames = 0  # the model has given
+        self._state = self._stepper.initial_state()  # (N,)
+        self._decoder = self._decoder_class.start()
+        self._utterance_begin = 0  # frame
+        self._finals: deque[StreamResult] = deque()
+        self._last = NOTHING  # told, or the very last
+        self._error: Exception | None = None
+
+    # --- the caller's side --------------------------------------------------------------------------------------
+
+    def accept_waveform(self, samples: npt.NDArray[np.floating], sample_rate: int) -> None:
+        """The next samples (S,) in [-1, 1], as many as there are; any rate, but one and the same for the stream.
+
+        Waits while the stepper has too much to do. AudioError or StreamError, and nothing taken, where they cannot
+        be used; the error of the model where it has failed.
+        """
+        checked = checked_samples(samples)
+        with self._feeding:
+            self._check_open()
+            self._feed(self._resampled(checked, sample_rate))
+
+    def input_finished(self) -> None:
+        """There is no more: what the layers hold back comes out, and the last utterance becomes final."""
+        with self._feeding:
+            self._check_open()
+            if self._resampler is not None:
+                self._feed(self._resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True))
+            with self._changed:
+                self._ended = True
+            self._stepper.pump(self)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until all that was accepted has been heard; False where `timeout` seconds were not enough.
+
+        A listener may still be in the middle of hearing the last of it.
+        """
+        with self._changed:
+            return self._changed.wait_for(lambda: not (self._stepping or self._is_ready()), timeout)
+
+    def wait_for_room(self, samples: int) -> None:
+        """Until no more than `samples` wait for the model; at once where the stream has failed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._error or self._waiting <= samples)
+
+    @property
+    def result(self) -> StreamResult:
+        """The utterance in progress; the last one once all is heard. Raises what the model raised."""
+        with self._changed:
+            self._raise_error()
+            return self._last if self.finished else self._partial()
+
+    @property
+    def finished(self) -> bool:
+        """The input has ended and everything of it has been heard."""
+        return self._ended and self._last.is_final
+
+    def take_finals(self) -> list[StreamResult]:
+        """The utterances that have become final since the last call, each once; without text, they are left out."""
+        with self._changed:
+            if not self._finals:
+                self._raise_error()
+            finals, self._finals = self._finals, deque()
+            return list(finals)
+
+    def reset(self) -> None:
+        """Forget everything and be as new: for the next recording."""
+        with self._feeding, self._changed:
+            if self._closed:
+                raise StreamError("This stream was closed: create another one.")
+            self._changed.wait_for(lambda: not self._stepping)
+            self._restart()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Nothing more of this stream matters: what waits is dropped. To forget a stream does the same."""
+        self._closed = True
+        self.fail(StreamError("This stream was closed."))
+        self._stepper.release(self)
+
+    def _check_open(self) -> None:
+        self._raise_error()
+        if self._ended:
+            raise StreamError("This stream's input was finished: reset() it, or create another one.")
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            raise self._error.with_traceback(None)  # it is raised more than once, and would grow each time
+
+    def _resampled(self, samples: Samples, sample_rate: int) -> Samples:
+        """At the model's rate; the resampler remembers what it needs, so the cuts leave no trace."""
+        if self._rate is None:
+            self._begin(sample_rate)
+        elif sample_rate != self._rate:
+            raise StreamError(
+                f"The sample rate changed from {self._rate} to {sample_rate} Hz within a stream: create another one."
+            )
+        if self._resampler is None:
+            return samples.copy()  # the caller may use its buffer again
+        resampled: Samples = self._resampler.resample_chunk(samples)
+        return resampled
+
+    def _begin(self, sample_rate: int) -> None:
+        whole = isinstance(sample_rate, int | np.integer) and not isinstance(sample_rate, bool)
+        if not whole or not 1_000 <= sample_rate <= 1_000_000:
+            raise AudioError(f"The sample rate is {sample_rate}: it must be whole hertz, from 1000 to 1000000.")
+        target = self._metadata.feature.sample_rate
+        self._rate = int(sample_rate)
+        if self._rate != target:
+            self._resampler = soxr.ResampleStream(self._rate, target, num_channels=1, dtype="float32")
+
+    def _feed(self, samples: Samples) -> None:
+        """In pieces of a chunk, so that the stepper may hold back the caller of a long array."""
+        size = self._stepper.chunk_samples
+        for start in range(0, len(samples), size):
+            piece = samples[start : start + size]
+            with self._changed:
+                self._raise_error()
+                self._pending.append(piece)
+                self._waiting += len(piece)
+            self._stepper.pump(self)
+
+    # --- the stepper's side -------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether a step would bring it on."""
+        with self._changed:
+            return self._is_ready()
+
+    def take(self, row: Samples) -> tuple[int, npt.NDArray[np.float32]] | None:
+        """Fill `row` (C,) with the next chunk: how many samples it holds, and the state (N,) to step it with.
+
+        None where nothing is to be stepped any more. Each chunk taken is answered by `put` or `fail`.
+        """
+        with self._changed:
+            if not self._is_ready():
+                return None
+            self._stepping = True
+            length = min(self._waiting, len(row))
+            self._waiting -= length
+            filled = 0
+            while filled < length:
+                piece = self._pending.popleft()
+                wanted = length - filled
+                if len(piece) > wanted:
+                    self._pending.appendleft(piece[wanted:])
+                    piece = piece[:wanted]
+                row[filled : filled + len(piece)] = piece
+                filled += len(piece)
+            row[length:] = 0.0
+            self._taken += length
+            return length, self._state
+
+    def untake(self, chunk: Samples) -> None:
+        """The chunk (S,) was not stepped: it waits again."""
+        with self._changed:
+            self._stepping = False
+            self._taken -= len(chunk)
+            self._waiting += len(chunk)
+            self._pending.appendleft(chunk)
+            self._changed.notify_all()
+
+    def put(self, log_probs: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> None:
+        """What the step gave: the valid frames (t, V) and the next state (N,)."""
+        with self._changed:
+            if self._error is not None:
+                return  # closed meanwhile
+            self._state = state
+            self._frames += len(log_probs)
+            self._decoder.accept(log_probs)
+            news: list[StreamResult] = []
+            if self._ended and self._frames >= self._metadata.output_frames(self._taken + self._waiting):
+                news = self._close_utterance(is_last=True)
+            elif self._endpoint and self._endpoint_detected(self._endpoint):
+                news = self._close_utterance()
+            elif self._on_result and (now := self._partial()).text != self._last.text:
+                self._last = now
+                news = [now]
+            self._stepping = False
+            self._changed.notify_all()
+        self._tell(news)
+
+    def fail(self, error: Exception) -> None:
+        """The model, or the stepper, has given up: all who ask hear why."""
+        with self._changed:
+            self._stepping = False
+            self._error = self._error or error
+            self._pending.clear()
+            self._waiting = 0
+            self._changed.notify_all()
+
+    def _is_ready(self) -> bool:
+        if self._error is not None or self._stepping:
+            return False
+        return self._waiting >= self._stepper.chunk_samples or (self._ended and not self._last.is_final)
+
+    def _endpoint_detected(self, endpoint: EndpointConfig) -> bool:
+        frame_s, spoken = self._metadata.frame_s, self._decoder.spoken
+        silent = self._decoder.frames - (spoken[1] if spoken else 0)
+        return endpoint.detected(
+            contains_nonsilence=spoken is not None,
+            trailing_silence_s=silent * frame_s,
+            utterance_s=self._decoder.frames * frame_s,
+        )
+
+    def _close_utterance(self, *, is_last: bool = False) -> list[StreamResult]:
+        """The utterance becomes final and the next one begins; the model's state goes on."""
+        partial = self._partial()
+        final = partial._replace(stable=partial.text, is_final=True)
+        self._last = final if is_last else NOTHING
+        self._decoder = self._decoder_class.start()
+        self._utterance_begin = self._frames
+        if not final.text:
+            return []
+        self._finals.append(final)
+        return [final]
+
+    def _partial(self) -> StreamResult:
+        first, end = self._decoder.spoken or (0, 0)
+        begin, frame_s = self._utterance_begin, self._metadata.frame_s
+        reading = self._decoder.hypothesis()
+        return StreamResult(
+            text=reading.text,
+            stable=self._decoder.stable(),
+            is_final=False,
+            start_s=(begin + first) * frame_s,
+            end_s=(begin + end) * frame_s,
+            score=reading.score,
+        )
+
+    def _tell(self, results: list[StreamResult]) -> None:
+        """Outside the lock, so that a listener may use the stream."""
+        for result in results:
+            try:
+                if self._on_result:
+                    self._on_result(result)
+            except Exception:  # the listener's own; other streams must not suffer
+                log.exception("A stream's listener failed on %r", result.text)

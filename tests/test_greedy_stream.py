@@ -1,0 +1,111 @@
+"""Greedy decoding in pieces against the whole, and against its definition written out."""
+
+from itertools import groupby, pairwise
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
+
+ALPHABETS = [
+    Alphabet.of(" ab"),
+    Alphabet(labels=("a", " ", "_", "b"), blank=2),
+    Alphabet(labels=("x", "y", "_"), blank=2),  # a language without spaces
+]
+
+
+def emissions(labels: npt.NDArray[np.int64], alphabet: Alphabet) -> npt.NDArray[np.float32]:
+    """(T, V) log-probabilities whose best path is `labels`."""
+    rng = np.random.default_rng(len(labels))
+    logits = rng.normal(size=(len(labels), len(alphabet)))
+    logits[np.arange(len(labels)), labels] = logits.max(axis=1, initial=0.0) + rng.uniform(0.1, 2, len(labels))
+    log_probs: npt.NDArray[np.float32] = (logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))).astype(np.float32)
+    return log_probs
+
+
+def collapsed(labels: npt.NDArray[np.int64], alphabet: Alphabet) -> str:
+    """Runs merged, blanks dropped; spaces as they come."""
+    return "".join(alphabet.labels[label] for label, _ in groupby(labels) if label != alphabet.blank)
+
+
+def random_labels(alphabet: Alphabet, seed: int) -> npt.NDArray[np.int64]:
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, len(alphabet), rng.integers(0, 60)).repeat(rng.integers(1, 3))
+
+
+def cut(log_probs: npt.NDArray[np.float32], seed: int) -> list[npt.NDArray[np.float32]]:
+    """Into ten pieces, some of them empty."""
+    return np.split(log_probs, np.sort(np.random.default_rng(seed).integers(0, len(log_probs) + 1, 9)).tolist())
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+@pytest.mark.parametrize("seed", range(30))
+def test_pieces_are_the_whole(alphabet: Alphabet, seed: int) -> None:
+    labels = random_labels(alphabet, seed)
+    log_probs = emissions(labels, alphabet)
+    whole = GreedyDecoder(alphabet).decode(log_probs)
+    stream = GreedyDecoder(alphabet).start()
+    for piece in cut(log_probs, seed):
+        stream.accept(piece)
+    assert stream.frames == len(labels)
+    text, score = stream.hypothesis()
+    assert text == whole.text == " ".join(collapsed(labels, alphabet).split())
+    assert score == pytest.approx(whole.score, rel=1e-5)
+    assert score == pytest.approx(float(log_probs.astype(np.float64).max(axis=1).sum()), rel=1e-5)
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+@pytest.mark.parametrize("seed", range(30))
+def test_letters_are_timed(alphabet: Alphabet, seed: int) -> None:
+    labels = random_labels(alphabet, seed)
+    stream = GreedyDecoder(alphabet).start()
+    for piece in cut(emissions(labels, alphabet), seed):
+        stream.accept(piece)
+    letters = [t for t, label in enumerate(labels) if label != alphabet.blank and alphabet.labels[label] != " "]
+    assert stream.spoken == ((letters[0], letters[-1] + 1) if letters else None)
+
+
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+@pytest.mark.parametrize("seed", range(30))
+def test_what_is_stable_is_the_whole_words_so_far(alphabet: Alphabet, seed: int) -> None:
+    labels = random_labels(alphabet, seed)
+    stream, heard, seen = GreedyDecoder(alphabet).start(), 0, [""]
+    for piece in cut(emissions(labels, alphabet), seed):
+        stream.accept(piece)
+        heard += len(piece)
+        so_far = collapsed(labels[:heard], alphabet)
+        words = so_far.split(" ")
+        assert stream.stable() == (" ".join(" ".join(words[:-1]).split()) if " " in alphabet.labels else so_far)
+        seen.append(stream.stable())
+    final = stream.hypothesis().text
+    assert all(now.startswith(before) for before, now in pairwise(seen))
+    for stable in seen:
+        assert final.startswith(stable)
+        assert " " not in alphabet.labels or not stable or final[len(stable) : len(stable) + 1] in ("", " ")
+
+
+def test_a_run_across_a_cut_is_one_letter_and_a_blank_makes_two() -> None:
+    a = ENGLISH.labels.index("a")
+    for labels, text in (([a, a], "a"), ([a, 0, a], "aa")):
+        stream = GreedyDecoder(ENGLISH).start()
+        for label in labels:
+            stream.accept(emissions(np.array([label]), ENGLISH))
+        assert stream.hypothesis().text == text
+        assert stream.spoken == (0, len(labels))
+
+
+def test_nothing_heard_is_empty_and_certain() -> None:
+    stream = GreedyDecoder(ENGLISH).start()
+    stream.accept(np.zeros((0, len(ENGLISH)), dtype=np.float32))
+    assert (stream.hypothesis(), stream.stable(), stream.frames, stream.spoken) == (("", 0.0), "", 0, None)
+
+
+def test_utterances_know_nothing_of_each_other() -> None:
+    decoder = GreedyDecoder(ENGLISH)
+    first, second = decoder.start(), decoder.start()
+    first.accept(emissions(np.array([3, 4]), ENGLISH))
+    second.accept(emissions(np.array([4]), ENGLISH))
+    assert (first.hypothesis().text, second.hypothesis().text) == ("ab", "b")
+    assert decoder.start().hypothesis() == ("", 0.0)

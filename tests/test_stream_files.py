@@ -1,0 +1,111 @@
+"""Recordings through streams: results in order, whole texts, errors that stop nobody else."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from ds2_deploy.audio import load
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.errors import AudioError, AudioNotFoundError, InferenceError
+from ds2_deploy.streaming.dispatcher import Dispatcher
+from ds2_deploy.streaming.files import AT_ONCE, transcribe_streams
+from ds2_deploy.text.alphabet import ENGLISH
+from tests.conftest import noise
+from tests.fake_stream import METADATA, FakeStreamBackend, emissions_of, text_of
+
+WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
+
+
+@pytest.fixture
+def backend() -> FakeStreamBackend:
+    return FakeStreamBackend()
+
+
+@pytest.fixture
+def dispatcher(backend: FakeStreamBackend) -> Iterator[Dispatcher]:
+    with Dispatcher(backend, METADATA, GreedyDecoder(ENGLISH), workers=2) as dispatcher:
+        yield dispatcher
+
+
+def test_files_to_text_in_order(dispatcher: Dispatcher, write_wav: WriteWav) -> None:
+    lengths = [40000, 319, 1600, 0, 320, 1, 12345, 1599, 1601, 8000] * 4  # more than are read at once
+    assert len(lengths) > 2 * AT_ONCE
+    files = [write_wav(f"{i}.wav", length, seed=i) for i, length in enumerate(lengths)]
+    results = list(transcribe_streams(dispatcher, (path for path, _ in files)))
+    assert [result.source for result in results] == [path for path, _ in files]
+    assert [result.duration_s for result in results] == [length / 16000 for length in lengths]
+    for result, (_, samples) in zip(results, files, strict=True):
+        assert result.error is None
+        assert result.hypothesis is not None
+        whole = GreedyDecoder(ENGLISH).decode(emissions_of(samples))
+        assert result.hypothesis.text == whole.text == text_of(samples)
+        assert result.hypothesis.score == pytest.approx(whole.score, rel=1e-5)
+    assert len(dispatcher._streams) == 0
+    assert len(text_of(files[0][1])) > 50  # the truth is not empty, either
+
+
+def test_a_bad_file_does_not_stop_the_others(dispatcher: Dispatcher, write_wav: WriteWav, tmp_path: Path) -> None:
+    good, samples = write_wav("good.wav", 9000)
+    damaged = tmp_path / "damaged.wav"
+    damaged.write_bytes(b"RIFF and nothing")
+    results = list(transcribe_streams(dispatcher, [good, tmp_path / "missing.wav", damaged, good.read_bytes()]))
+    assert [type(result.error) for result in results] == [type(None), AudioNotFoundError, AudioError, type(None)]
+    assert [result.hypothesis and result.hypothesis.text for result in results] == [
+        text_of(samples), None, None, text_of(samples)
+    ]  # fmt: skip
+    assert len(dispatcher._streams) == 0
+
+
+def test_a_recording_the_model_fails_on_does_not_stop_the_others(
+    dispatcher: Dispatcher, write_wav: WriteWav, tmp_path: Path
+) -> None:
+    good, samples = write_wav("good.wav", 9000)
+    poisoned = tmp_path / "poisoned.wav"
+    soundfile.write(poisoned, np.full(20000, FakeStreamBackend.poison, np.float32), 16000, subtype="FLOAT")
+    results = list(transcribe_streams(dispatcher, [good, poisoned, good]))
+    assert [type(result.error) for result in results] == [type(None), InferenceError, type(None)]
+    assert results[2].hypothesis is not None
+    assert results[2].hypothesis.text == text_of(samples)
+
+
+def test_long_recordings_come_block_by_block(
+    dispatcher: Dispatcher, write_wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load, "BLOCK_VALUES", 777)
+    path, samples = write_wav("a.wav", 30000)
+    (result,) = transcribe_streams(dispatcher, [path])
+    assert result.hypothesis is not None
+    assert result.hypothesis.text == text_of(samples)
+
+
+def test_one_channel_of_a_file(dispatcher: Dispatcher, tmp_path: Path) -> None:
+    samples = noise(5000, channels=2)
+    soundfile.write(tmp_path / "stereo.wav", samples, 16000, subtype="PCM_16")
+    first, second = transcribe_streams(dispatcher, [tmp_path / "stereo.wav"] * 2, channel=1)
+    assert first.hypothesis is not None
+    assert first.hypothesis == second.hypothesis
+    assert first.hypothesis.text == text_of(samples[:, 1])
+
+
+def test_sources_are_taken_a_few_ahead(dispatcher: Dispatcher, write_wav: WriteWav) -> None:
+    path, _ = write_wav("a.wav", 3200)
+    taken = 0
+
+    def sources() -> Iterator[Path]:
+        nonlocal taken
+        for _ in range(200):
+            taken += 1
+            yield path
+
+    results = transcribe_streams(dispatcher, sources())
+    next(results)
+    assert taken <= 2 * AT_ONCE
+    assert len(list(results)) == 199
+
+
+def test_no_files_are_no_results(dispatcher: Dispatcher) -> None:
+    assert list(transcribe_streams(dispatcher, [])) == []
