@@ -23,6 +23,7 @@ from ds2_deploy.commands.evaluate import evaluate
 from ds2_deploy.commands.export import export
 from ds2_deploy.commands.info import info
 from ds2_deploy.commands.parity import parity
+from ds2_deploy.commands.stream import stream
 from ds2_deploy.commands.train import train
 from ds2_deploy.commands.transcribe import transcribe
 
@@ -41,6 +42,7 @@ app.command()(export)
 app.command()(parity)
 app.command("build-engine")(build_engine)
 app.command()(transcribe)
+app.command()(stream)
 app.command()(info)
 app.command()(doctor)
 

@@ -121,7 +121,7 @@ def test_a_folder_without_audio(transcribe: Ds2, texts: dict[str, str], tmp_path
         (["x.wav", "--backend", "tpu"], "tpu"),
         (["x.wav", "--skip-existing"], "--output-dir"),
         (["x.wav", "--channel", "-1"], "--channel"),
-        (["x.wav", "--stream"], "--stream"),
+        (["x.wav", "--stream", "--batch-seconds", "9"], "--stream"),
     ],
 )
 def test_a_wrong_call(transcribe: Ds2, arguments: list[str], words: str) -> None:

@@ -32,6 +32,7 @@ def info(
         "parameters": parameters,
         "frame_s": metadata.frame_s,
         "delay_s": metadata.delay_s,
+        "delay": None if metadata.delay is None else metadata.delay._asdict(),
         "can_stream": not metadata.streaming_obstacles,
         "streaming_obstacles": metadata.streaming_obstacles,
         "metadata": msgspec.to_builtins(metadata),
@@ -93,7 +94,6 @@ def _rows(
     )
     direction = "bidirectional" if model.bidirectional else "unidirectional"
     wer = "unknown" if made.valid_wer is None else f"{made.valid_wer:.2%}"
-    delay = "the whole recording" if metadata.delay_s is None else f"{metadata.delay_s * 1000:g} ms"
     return [
         ("path", path),
         ("name", f"{metadata.name or '(none)'}, language {metadata.language}, format {metadata.format_version}"),
@@ -107,12 +107,24 @@ def _rows(
         ("fully connected", f"{model.fc_layers} x {model.fc_size}" if model.fc_layers else "none"),
         ("labels", f"{len(metadata.alphabet)}, blank {metadata.alphabet.blank}"),
         ("output frame", f"{metadata.frame_s * 1000:g} ms"),
-        ("delay", delay),
+        ("delay", _delay(metadata)),
         ("streaming", "; ".join(("no", *metadata.streaming_obstacles)) if metadata.streaming_obstacles else "yes"),
         ("trained", f"{made.epochs} epochs, {made.audio_hours:.2f} h of audio, recipe {made.recipe or '(none)'}, "
             f"seed {made.seed}, validation WER {wer}"),
         *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
     ]  # fmt: skip
+
+
+def _delay(metadata: "ModelMetadata") -> str:
+    """The algorithmic delay and what it is made of."""
+    if metadata.delay is None or metadata.delay_s is None:
+        return "the whole recording"
+    parts = zip(("half a window", "convolutions", "lookahead"), metadata.delay, strict=True)
+    return f"{_ms(metadata.delay_s)} ms = " + " + ".join(f"{_ms(seconds)} {name}" for name, seconds in parts)
+
+
+def _ms(seconds: float) -> str:
+    return f"{round(seconds * 1000, 6):g}"
 
 
 def _times(pair: tuple[int, int]) -> str:

@@ -1,9 +1,10 @@
 """ds2 transcribe: recordings to text."""
 
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,16 +14,22 @@ if TYPE_CHECKING:
     from ds2_deploy.audio.find import Recording
     from ds2_deploy.output.folder import FolderWriter
     from ds2_deploy.output.writers import TextWriter
-    from ds2_deploy.recognizer import Recognizer
+    from ds2_deploy.recognizer import Result
 
 
 def transcribe(
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="A file, a folder, a glob, or - for an audio file on stdin.")
     ],
-    model: Annotated[str, typer.Option(help="A bundled model or a model folder.")] = "default",
+    model: Annotated[
+        str | None,
+        typer.Option(help="A bundled model or a model folder; without it, default, or streaming with --stream."),
+    ] = None,
     backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Chunk by chunk: any length of recording in constant memory.")
+    ] = False,
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
     decoder: Annotated[str, typer.Option(metavar="greedy")] = "greedy",
     format_name: Annotated[str, typer.Option("--format", metavar="text|json|jsonl")] = "text",
@@ -39,6 +46,12 @@ def transcribe(
     batch_seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Longest batch in seconds of audio, padding included.")
     ] = None,
+    max_segment_seconds: Annotated[
+        float | None,
+        typer.Option(
+            min=1, max=3600, help="Cut longer recordings at silences into pieces of at most that; default 60."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, max=256, help="CPU threads in all; without it, one per core.")
     ] = None,
@@ -52,9 +65,11 @@ def transcribe(
     from ds2_deploy.decoding import decoder_class
     from ds2_deploy.output.folder import FolderWriter, output_files
     from ds2_deploy.output.writers import writer_class
-    from ds2_deploy.recognizer import BATCH_SECONDS, MAX_WORKERS, Recognizer
     from ds2_deploy.runtime import cuda_ordinal
 
+    for name, value in (("--batch-seconds", batch_seconds), ("--max-segment-seconds", max_segment_seconds)):
+        if stream and value is not None:
+            raise typer.BadParameter(f"{name} does not go with --stream: a step takes a chunk of each recording.")
     if skip_existing and output_dir is None:
         raise typer.BadParameter("--skip-existing needs --output-dir.")
     with usage_errors():
@@ -70,36 +85,76 @@ def transcribe(
         recordings = [recording for recording in recordings if not files[recording.name].exists()]
     failures = len(errors)
     if recordings:
-        recognizer = Recognizer.open(
-            model,
-            backend=backend,
-            device=device,
-            precision=precision,
-            decoder=decoder,
-            threads=threads,
-            workers=min(len(recordings), MAX_WORKERS),
-            batch_seconds=batch_seconds or BATCH_SECONDS,
-        )
+        options: dict[str, Any] = {
+            "backend": backend,
+            "device": device,
+            "precision": precision,
+            "decoder": decoder,
+            "threads": threads,
+        }
+        if stream:
+            results = _streamed(recordings, channel, model=model or "streaming", **options)
+        else:
+            limits = {"batch_seconds": batch_seconds, "max_segment_s": max_segment_seconds}
+            options |= {name: value for name, value in limits.items() if value is not None}
+            results = _batched(recordings, channel, model=model or "default", **options)
         single = len(paths) == len(recordings) == 1 and not Path(paths[0]).is_dir()
         output = FolderWriter(files, writer) if output_dir else writer(sys.stdout, single=single)
         with closing(output):
-            failures += _transcribe_all(recognizer, recordings, channel, output)
+            failures += _write_all(recordings, results, output)
     if failures:
         raise typer.Exit(1)
 
 
-def _transcribe_all(
-    recognizer: "Recognizer",
-    recordings: "list[Recording]",
-    channel: int | None,
-    output: "FolderWriter | TextWriter",
-) -> int:
+def _batched(recordings: "list[Recording]", channel: int | None, **options: Any) -> "Iterator[Result]":
+    from ds2_deploy.recognizer import Recognizer
+
+    workers = None
+    if len(recordings) == 1:
+        recordings = [_with_content(recordings[0])]
+        workers = None if _is_long(recordings[0]) else 1  # all threads serve its one batch
+    recognizer = Recognizer.open(workers=workers, **options)
+    return recognizer.transcribe((recording.source for recording in recordings), channel=channel)
+
+
+def _with_content(recording: "Recording") -> "Recording":
+    """Standard input read to its end, so that its length is known before it is decoded."""
+    source = recording.source
+    return recording if isinstance(source, str | bytes) else recording._replace(source=source.read())
+
+
+def _is_long(recording: "Recording") -> bool:
+    """Whether it will be cut into several batches; what cannot be read is not."""
+    from ds2_deploy.audio.load import audio_duration_s
+    from ds2_deploy.audio.segments import MAX_SEGMENT_S
+    from ds2_deploy.errors import AudioError
+
+    source = recording.source
+    try:
+        return (isinstance(source, bytes) or Path(str(source)).is_file()) and audio_duration_s(source) > MAX_SEGMENT_S
+    except AudioError:
+        return False
+
+
+def _streamed(recordings: "list[Recording]", channel: int | None, **options: Any) -> "Iterator[Result]":
+    from ds2_deploy.streaming.dispatcher import Dispatcher
+    from ds2_deploy.streaming.files import transcribe_streams
+
+    dispatcher = Dispatcher.open(**options)  # here, so that a model that cannot stream is refused before any output
+
+    def results() -> "Iterator[Result]":
+        with dispatcher:
+            yield from transcribe_streams(dispatcher, (recording.source for recording in recordings), channel=channel)
+
+    return results()
+
+
+def _write_all(recordings: "list[Recording]", results: "Iterator[Result]", output: "FolderWriter | TextWriter") -> int:
     """Write every transcript in order; the number of recordings that failed."""
     from ds2_deploy.output.progress import progress_bar
     from ds2_deploy.output.writers import Transcript
 
     failures = 0
-    results = recognizer.transcribe((recording.source for recording in recordings), channel=channel)
     with progress_bar(len(recordings)) as step:
         for recording, result in zip(recordings, results, strict=True):
             with step():
@@ -107,5 +162,5 @@ def _transcribe_all(
                     print_failure(result.error)
                     failures += 1
                 else:
-                    output.write(Transcript(recording.name, result.hypothesis.text, result.duration_s))
+                    output.write(Transcript(recording.name, result.hypothesis.text, result.duration_s, result.passages))
     return failures

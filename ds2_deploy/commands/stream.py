@@ -1,0 +1,100 @@
+"""ds2 stream: live captions."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from ds2_deploy.commands.common import usage_errors
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ds2_deploy.audio.load import Samples
+    from ds2_deploy.output.captions import CaptionWriter
+    from ds2_deploy.streaming.stream import Stream
+
+
+def stream(
+    source: Annotated[
+        str, typer.Argument(metavar="[-|FILE]", help="-: raw 16-bit little-endian mono on stdin; a file is played.")
+    ] = "-",
+    rate: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Sample rate of stdin in hertz.")] = 16000,
+    model: Annotated[str, typer.Option(help="A bundled streaming model or a model folder.")] = "streaming",
+    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
+    decoder: Annotated[str, typer.Option(metavar="greedy")] = "greedy",
+    format_name: Annotated[
+        Literal["text", "jsonl"],
+        typer.Option("--format", help="text: a line an utterance, growing on a terminal; jsonl: an object a change."),
+    ] = "text",
+    rule1: Annotated[
+        float,
+        typer.Option(
+            "--rule1-min-trailing-silence", help="Seconds of silence that end an utterance, even an empty one."
+        ),
+    ] = 2.4,
+    rule2: Annotated[
+        float,
+        typer.Option("--rule2-min-trailing-silence", help="Seconds of silence that end one with text."),
+    ] = 1.2,
+    rule3: Annotated[
+        float, typer.Option("--rule3-min-utterance-length", help="Seconds after which an utterance ends in any case.")
+    ] = 20.0,
+    no_endpoint: Annotated[bool, typer.Option("--no-endpoint", help="One utterance until the input ends.")] = False,
+) -> None:
+    """Show what is being said: arecord -f S16_LE -r 16000 -c 1 | ds2 stream -
+
+    FILE is played at its own speed. On a terminal the line in progress grows, its unfinished word dimmed.
+    """
+    from ds2_deploy.audio.live import played, raw_pcm
+    from ds2_deploy.decoding import decoder_class
+    from ds2_deploy.model_folder import open_model
+    from ds2_deploy.output.captions import caption_writer
+    from ds2_deploy.runtime import cuda_ordinal, open_stream_backend
+    from ds2_deploy.streaming.endpoint import EndpointConfig, EndpointRule
+    from ds2_deploy.streaming.stepping import OwnThread
+    from ds2_deploy.streaming.stream import Stream
+
+    if source == "-" and sys.stdin.isatty():
+        raise typer.BadParameter("There is no audio on stdin: arecord -f S16_LE -r 16000 -c 1 | ds2 stream -")
+    with usage_errors():
+        decode = decoder_class(decoder)
+        cuda_ordinal(device)
+        endpoint = EndpointConfig(
+            rule1=EndpointRule(min_trailing_silence=rule1),
+            rule2=EndpointRule(must_contain_nonsilence=True, min_trailing_silence=rule2),
+            rule3=EndpointRule(min_utterance_length=rule3),
+        )
+    folder = open_model(model)
+    stepper = OwnThread(open_stream_backend(backend, folder, device=device, precision=precision, threads=1))
+    live = Stream(
+        stepper, folder.metadata, decode(folder.metadata.alphabet), endpoint=None if no_endpoint else endpoint
+    )
+    if source != "-":
+        rate = folder.metadata.feature.sample_rate
+    _caption(
+        live,
+        raw_pcm(sys.stdin.buffer) if source == "-" else played(source, rate),
+        rate,
+        caption_writer(format_name, sys.stdout),
+    )
+
+
+def _caption(stream: "Stream", pieces: "Iterator[Samples]", rate: int, writer: "CaptionWriter") -> None:
+    """Feed the stream until the pieces end or the user has enough; what was said by then is written in any case."""
+    shown = ""
+    try:
+        for piece in pieces:
+            stream.accept_waveform(piece, rate)
+            for final in stream.take_finals():
+                writer.final(final)
+                shown = ""
+            if (now := stream.result).text != shown:
+                writer.partial(now)
+                shown = now.text
+    finally:
+        stream.input_finished()
+        for final in stream.take_finals():
+            writer.final(final)

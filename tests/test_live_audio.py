@@ -1,0 +1,143 @@
+"""Raw samples from a pipe, cut anywhere, and recordings played by a clock of the test's own."""
+
+import io
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from ds2_deploy.audio.live import played, raw_pcm
+from ds2_deploy.audio.load import load_audio
+from ds2_deploy.errors import AudioError, AudioNotFoundError
+from tests.conftest import noise
+
+WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
+
+
+class Pipe:
+    """Gives its pieces as they are, whatever is asked for."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.pieces = list(pieces)
+
+    def read1(self, size: int) -> bytes:
+        return self.pieces.pop(0) if self.pieces else b""
+
+
+def pipe(*pieces: bytes) -> BinaryIO:
+    return cast(BinaryIO, Pipe(*pieces))
+
+
+def integers(samples: npt.NDArray[np.float32]) -> bytes:
+    return (samples * 2**15).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 1000, 10**6])
+def test_bytes_cut_anywhere_are_the_same_samples(size: int) -> None:
+    samples = noise(2000)
+    data = integers(samples)
+    pieces = list(raw_pcm(pipe(*(data[i : i + size] for i in range(0, len(data), size)))))
+    assert all(piece.dtype == np.float32 for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate(pieces), samples)
+
+
+def test_bytes_cut_at_random_are_the_same_samples() -> None:
+    samples = noise(5000, seed=1)
+    cuts = [0, *np.unique(np.random.default_rng(0).integers(1, 10_000, 60)).tolist(), 10_000]
+    data = integers(samples)
+    pieces = raw_pcm(pipe(*(data[a:b] for a, b in itertools.pairwise(cuts))))
+    np.testing.assert_array_equal(np.concatenate(list(pieces)), samples)
+
+
+def test_full_scale_and_a_lone_last_byte() -> None:
+    data = np.array([-(2**15), 2**15 - 1, 0, 1], dtype="<i2").tobytes()
+    (samples,) = raw_pcm(pipe(data + b"\x07"))
+    np.testing.assert_array_equal(samples, np.array([-1, 1 - 2**-15, 0, 2**-15]))
+
+
+def test_an_empty_pipe_has_no_samples() -> None:
+    assert list(raw_pcm(pipe())) == []
+    assert list(raw_pcm(cast(BinaryIO, io.BytesIO()))) == []
+
+
+def test_samples_come_without_waiting_for_more() -> None:
+    source = Pipe(integers(noise(100)), integers(noise(100)))
+    samples = raw_pcm(cast(BinaryIO, source))
+    assert len(next(samples)) == 100
+    assert len(source.pieces) == 1
+
+
+@pytest.mark.parametrize(("kind", "words"), [("WAV", "a WAV file"), ("FLAC", "a FLAC file"), ("OGG", "an Ogg file")])
+@pytest.mark.parametrize("first", [1, 3, 4, 10**6])
+def test_audio_files_are_refused_by_name(kind: str, words: str, first: int) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, noise(3000), 16000, format=kind)
+    data = file.getvalue()
+    with pytest.raises(AudioError, match=f"{words}, not raw samples.*ds2 transcribe"):
+        list(raw_pcm(pipe(data[:first], data[first:])))
+
+
+@pytest.mark.parametrize("version", [2, 3, 4])  # ffmpeg writes 4
+def test_tagged_mp3_is_refused_by_name(version: int) -> None:
+    with pytest.raises(AudioError, match="an MP3 file"):
+        list(raw_pcm(pipe(b"ID3" + bytes([version, 0, 0, 0, 0, 0, 0]) + bytes(1000))))
+
+
+def test_what_looks_like_a_header_later_is_sound() -> None:
+    data = integers(noise(100)) + b"RIFF" + integers(noise(100))
+    assert sum(map(len, raw_pcm(pipe(data[:200], data[200:])))) == 202
+
+
+class Clock:
+    """Time passes in sleep alone, and in what the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "sleep", self.sleep)
+
+    def sleep(self, seconds: float) -> None:
+        assert seconds >= 0
+        self.now += seconds
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate"), [(16000, 16000), (12345, 16000), (100, 16000), (20000, 44100), (0, 16000)]
+)
+def test_a_recording_is_played_at_its_own_speed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, samples: int, rate: int
+) -> None:
+    path = tmp_path / "a.wav"
+    soundfile.write(path, noise(samples), rate, subtype="PCM_16")
+    expected = load_audio(path, 16000)
+    clock = Clock(monkeypatch)
+    pieces = []
+    heard = 0
+    for piece in played(path, 16000):
+        pieces.append(piece)
+        heard += len(piece)
+        assert len(piece) <= 320
+        assert clock.now - 1000 == pytest.approx(heard / 16000, abs=1e-6)  # not before its last sample was said
+    np.testing.assert_array_equal(np.concatenate([np.zeros(0, np.float32), *pieces]), expected)
+
+
+def test_a_slow_listener_is_not_made_to_wait_on_top(write_wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, _ = write_wav("a.wav", 16000)
+    clock = Clock(monkeypatch)
+    for i, _ in enumerate(played(path, 16000)):
+        if i == 9:
+            clock.now += 0.5  # hears 0.2 s at 0.7 s
+        if 10 <= i < 34:
+            assert clock.now == pytest.approx(1000.7)
+    assert clock.now == pytest.approx(1001.0)
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(AudioNotFoundError):
+        next(played(tmp_path / "missing.wav", 16000))
