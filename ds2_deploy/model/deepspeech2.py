@@ -87,7 +87,8 @@ def _initialize(module: nn.Module) -> None:
     """Every weight on purpose: Xavier for what comes from below, orthogonal for what comes from the past.
 
     Each gate is initialised by itself, since the gates' matrices are stacked in one tensor (Saxe et al. 2014 for the
-    orthogonal ones); an LSTM's forget gate starts open (Jozefowicz et al. 2015).
+    orthogonal ones); an LSTM's forget gate starts open (Jozefowicz et al. 2015). A lookahead starts as if it were not
+    there: a random filter blurs the frames in time, and the longer it is, the more epochs pass before it is unlearnt.
     """
     if isinstance(module, nn.RNNBase):
         for name, parameter in module.named_parameters():
@@ -101,6 +102,9 @@ def _initialize(module: nn.Module) -> None:
         if isinstance(module, nn.LSTM):
             _, forget, _, _ = torch.split(dict(module.named_parameters())["bias_ih_l0"].detach(), module.hidden_size)
             nn.init.ones_(forget)
+    elif isinstance(module, Lookahead):  # after the convolution in it: children come first
+        nn.init.zeros_(module.conv.weight)
+        nn.init.ones_(module.conv.weight[:, :, 0])
     elif isinstance(module, (nn.Conv1d, nn.Conv2d)):
         nn.init.kaiming_uniform_(module.weight, nonlinearity="relu")
     elif isinstance(module, nn.Linear):
