@@ -3,8 +3,8 @@
     speech  . . # # # # . # # . . . . . # # # # # # # . . . .        #: the voice-activity detector hears speech
     pieces    [--------------- 1 -------------][---- 2 ----]
 
-A piece is cut in the middle of a pause once it is long enough, at once in a long pause, whose middle is left out, and
-at the cap in its longest pause so far, however short. Every sample of speech is in exactly one piece.
+A piece ends in a pause once it is long enough, at once in a long pause, whose middle is left out, and at the cap in
+the longest pause of its later half, however short. Every sample of speech is in exactly one piece.
 """
 
 from collections.abc import Iterable, Iterator
@@ -45,9 +45,8 @@ class Segment(NamedTuple):
 
 def segments(blocks: Iterable[Samples], sample_rate: int, max_s: float = MAX_SEGMENT_S) -> Iterator[Segment]:
     """Pieces of at most `max_s` seconds, in order, of a recording in blocks (S_i,); none of silence alone."""
-    frame = sample_rate * FRAME_MS // 1000
-    piece = _Piece(frame, sample_rate, max_s)
-    for samples, speech in _judged(blocks, sample_rate, frame):
+    piece = _Piece(max_s)
+    for samples, speech in judged(blocks, sample_rate):
         piece.append(samples, speech)
         if cut := piece.cut():
             yield from piece.split(*cut)
@@ -58,13 +57,11 @@ def segments(blocks: Iterable[Samples], sample_rate: int, max_s: float = MAX_SEG
 class _Piece:
     """Frames not yet given out, each with the detector's judgement."""
 
-    def __init__(self, frame: int, sample_rate: int, max_s: float) -> None:
-        seconds = frame / sample_rate
-        self._frame = frame
+    def __init__(self, max_s: float) -> None:
         self._margin, self._pause, self._long_pause, self._enough = (
-            max(round(s / seconds), 1) for s in (MARGIN_S, PAUSE_S, LONG_PAUSE_S, min(ENOUGH_S, max_s / 2))
+            max(round(s * 1000 / FRAME_MS), 1) for s in (MARGIN_S, PAUSE_S, LONG_PAUSE_S, min(ENOUGH_S, max_s / 2))
         )
-        self._cap = max(int(max_s / seconds), 2)
+        self._cap = max(int(max_s * 1000 / FRAME_MS), 2)  # frames
         self._start = 0  # of the first frame kept, in samples
         self._frames: list[Samples] = []
         self._speech: list[bool] = []
@@ -120,8 +117,9 @@ class _Piece:
         self.has_speech = any(self._speech)
 
 
-def _judged(blocks: Iterable[Samples], sample_rate: int, frame: int) -> Iterator[tuple[Samples, bool]]:
-    """Frames of `frame` samples (the last may be shorter) and whether each holds speech."""
+def judged(blocks: Iterable[Samples], sample_rate: int) -> Iterator[tuple[Samples, bool]]:
+    """Frames of FRAME_MS (the last may be shorter) and whether each holds speech."""
+    frame = sample_rate * FRAME_MS // 1000
     detector = webrtcvad.Vad(MODE)
     rest = np.zeros(0, dtype=np.float32)
     for block in blocks:

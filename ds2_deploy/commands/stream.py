@@ -74,6 +74,8 @@ def stream(
     )
     if source != "-":
         rate = folder.metadata.feature.sample_rate
+    if sys.stderr.isatty() and folder.metadata.delay_s is not None:
+        print(f"Listening, {folder.metadata.delay_s * 1000:.0f} ms behind. Ctrl-C ends.", file=sys.stderr)
     _caption(
         live,
         raw_pcm(sys.stdin.buffer) if source == "-" else played(source, rate),

@@ -12,6 +12,9 @@ class GreedyDecoder:
 
     def __init__(self, alphabet: Alphabet) -> None:
         self.alphabet = alphabet
+        silent = (alphabet.blank, *(i for i, label in enumerate(alphabet.labels) if label.isspace()))
+        self.is_letter = np.ones(len(alphabet), dtype=bool)  # (V,)
+        self.is_letter[list(silent)] = False
 
     def decode(self, log_probs: npt.NDArray[np.float32]) -> Hypothesis:
         """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""
@@ -21,16 +24,16 @@ class GreedyDecoder:
 
     def start(self) -> "GreedyStream":
         """For an utterance that comes in pieces."""
-        return GreedyStream(self.alphabet)
+        return GreedyStream(self)
 
 
 class GreedyStream:
     """One utterance's best path so far. Later frames add to it and change nothing."""
 
-    def __init__(self, alphabet: Alphabet) -> None:
-        self.alphabet = alphabet
+    def __init__(self, decoder: GreedyDecoder) -> None:
         self.frames = 0
         self.spoken: tuple[int, int] | None = None
+        self._decoder = decoder
         self._pieces: list[str] = []
         self._last = -1
         self._score = 0.0
@@ -41,18 +44,16 @@ class GreedyStream:
             return
         best = log_probs.argmax(axis=-1)  # (t,)
         self._score += float(log_probs.max(axis=-1).sum())
-        starts = np.flatnonzero(best != np.concatenate([[self._last], best[:-1]]))
-        if text := self.alphabet.decode(best[starts].tolist()):
-            self._pieces.append(text)
-        self._note_speech(best)
-        self._last = int(best[-1])
-        self.frames += len(best)
-
-    def _note_speech(self, best: npt.NDArray[np.int64]) -> None:
-        letters = np.flatnonzero(~np.isin(best, self.alphabet.silent))
+        letters = self._decoder.is_letter[best].nonzero()[0]
         if len(letters):
             begin = self.frames + int(letters[0]) if self.spoken is None else self.spoken[0]
             self.spoken = (begin, self.frames + int(letters[-1]) + 1)
+        before = np.empty_like(best)
+        before[0], before[1:] = self._last, best[:-1]
+        if text := self._decoder.alphabet.decode(best[best != before].tolist()):
+            self._pieces.append(text)
+        self._last = int(best[-1])
+        self.frames += len(best)
 
     def hypothesis(self) -> Hypothesis:
         """The reading of all frames so far; ln of the best path's probability."""
@@ -61,5 +62,5 @@ class GreedyStream:
     def stable(self) -> str:
         """All but the word that may still grow; all where the language puts no spaces."""
         text = "".join(self._pieces)
-        whole = text[: text.rfind(" ") + 1] if " " in self.alphabet.labels else text
+        whole = text[: text.rfind(" ") + 1] if " " in self._decoder.alphabet.labels else text
         return " ".join(whole.split())

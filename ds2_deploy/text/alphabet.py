@@ -31,11 +31,6 @@ class Alphabet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def silent(self) -> tuple[int, ...]:
-        """Indices of the labels that are no letter: the blank, and the space where there is one."""
-        return tuple(i for i, label in enumerate(self.labels) if i == self.blank or label.isspace())
-
     def encode(self, text: str) -> list[int]:
         """Label indices of `text`, a label per character; AlphabetError names what is missing."""
         index = {label: i for i, label in enumerate(self.labels) if i != self.blank}
