@@ -13,8 +13,6 @@ RTFx is seconds of audio per second of work. The goal is at least 0.85 of the ba
 """
 
 import itertools
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -22,22 +20,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import typer
+from machine import default_source, machine, recordings, save_result
 
-from ds2_deploy.audio.load import EXTENSIONS, load_audio
+from ds2_deploy.audio.load import load_audio
 from ds2_deploy.batching import plan_batches
 from ds2_deploy.extras import require
 from ds2_deploy.model_folder import graph_file, open_model
-from ds2_deploy.recognizer import BATCH_SECONDS, HEADERS_AHEAD, Recognizer, cpu_cores
+from ds2_deploy.recognizer import BATCH_SECONDS, HEADERS_AHEAD, Recognizer
 from ds2_deploy.runtime.protocol import pad_batch
 
 Batch = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 """audio (B, S) and lengths (B,)."""
-RESULTS = Path(__file__).parent / "results"
-SAMPLES = Path(__file__).parent.parent / "samples"
 
 
 def main(
@@ -75,20 +71,7 @@ def main(
     }
     report(result)
     if save:
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / "transcribe_speed.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
-
-
-def default_source() -> Path:
-    return Path(os.environ["DS2_DATA"]) / "an4" / "test.jsonl" if "DS2_DATA" in os.environ else SAMPLES
-
-
-def recordings(source: Path) -> list[Path]:
-    """The audio files a manifest names, or that lie anywhere below a folder."""
-    if source.is_dir():
-        return sorted(path for path in source.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    lines = source.read_text(encoding="utf-8").splitlines()
-    return [source.parent / msgspec.json.decode(line)["audio_filepath"] for line in lines if line.strip()]
+        save_result("transcribe_speed", result)
 
 
 def ready_batches(paths: list[Path], recognizer: Recognizer) -> tuple[list[Batch], float]:
@@ -147,18 +130,6 @@ def interleaved(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, l
         if number:
             seconds[name].append(time.perf_counter() - start)
     return seconds
-
-
-def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if "model name" in line]
-    return {
-        "cpu": models[0] if models else platform.processor(),
-        "cores": cpu_cores(),
-        "system": platform.platform(terse=True),
-        "python": platform.python_version(),
-        "onnxruntime": require("onnxruntime").__version__,
-    }
 
 
 def report(result: dict[str, Any]) -> None:

@@ -1,0 +1,45 @@
+"""What a recorded result says about where it was measured; and which recordings are measured on."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ds2_deploy.audio.load import EXTENSIONS
+from ds2_deploy.extras import require
+from ds2_deploy.recognizer import cpu_cores
+
+RESULTS = Path(__file__).parent / "results"
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+def machine() -> dict[str, Any]:
+    cpuinfo = Path("/proc/cpuinfo")
+    models = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if "model name" in line]
+    return {
+        "cpu": models[0] if models else platform.processor(),
+        "cores": cpu_cores(),
+        "system": platform.platform(terse=True),
+        "python": platform.python_version(),
+        "onnxruntime": require("onnxruntime").__version__,
+    }
+
+
+def default_source() -> Path:
+    """AN4's test set where DS2_DATA names it, else the samples."""
+    return Path(os.environ["DS2_DATA"]) / "an4" / "test.jsonl" if "DS2_DATA" in os.environ else SAMPLES
+
+
+def recordings(source: Path) -> list[Path]:
+    """The audio files a manifest names, or that lie anywhere below a folder."""
+    if source.is_dir():
+        return sorted(path for path in source.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    lines = source.read_text(encoding="utf-8").splitlines()
+    return [source.parent / msgspec.json.decode(line)["audio_filepath"] for line in lines if line.strip()]
+
+
+def save_result(name: str, result: Any) -> None:
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
