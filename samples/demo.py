@@ -68,6 +68,7 @@ def main() -> None:
     else:
         print("\nNo engine: neither TensorRT nor TensorRT-RTX is installed here (ds2 doctor says how).")
     transcribe("Transcribe the samples, which are synthetic voices", ROOT / "samples/samples.jsonl")
+    ds2("Caption one live: it is played at its own speed", "stream", ROOT / "samples/digits-kal16.flac")
     data = os.environ.get("DS2_DATA")
     if data and (Path(data) / "an4/test.jsonl").is_file():
         transcribe("Transcribe real recordings", Path(data).resolve() / "an4/test.jsonl", REAL_RECORDINGS)
