@@ -9,7 +9,7 @@ import msgspec
 
 from ds2_deploy.audio.load import EXTENSIONS
 from ds2_deploy.extras import require
-from ds2_deploy.recognizer import cpu_cores
+from ds2_deploy.runtime import cpu_cores
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = Path(__file__).parent.parent / "samples"

@@ -9,8 +9,7 @@ from ds2_deploy import __version__
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, MissingPackageError, ModelNotFoundError
 from ds2_deploy.extras import require
 from ds2_deploy.model_folder import bundled_models
-from ds2_deploy.recognizer import cpu_cores
-from ds2_deploy.runtime import trt
+from ds2_deploy.runtime import cpu_cores, trt
 from ds2_deploy.runtime.gpu import gpus
 from ds2_deploy.runtime.ort_backend import choose_device
 

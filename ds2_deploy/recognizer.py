@@ -10,10 +10,10 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -33,7 +33,7 @@ from ds2_deploy.decoding.protocol import Decoder, Hypothesis
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
-from ds2_deploy.runtime import open_backend, open_stream_backend
+from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_backend, open_stream_backend
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import Backend, StreamBackend, pad_batch
 from ds2_deploy.streaming.endpoint import EndpointConfig
@@ -48,8 +48,6 @@ BATCH_SECONDS = 30.0
 HEADERS_AHEAD = 256
 """Recordings whose headers are read together."""
 MAX_WORKERS = 8
-GPU_WORKERS = 2
-"""One batch is padded or read out while the other computes."""
 MAX_READERS = 8
 
 
@@ -94,6 +92,8 @@ class PieceResult(NamedTuple):
     piece: Piece
     outcome: Hypothesis | DS2Error
     duration_s: float
+    passages: tuple[Passage, ...] = ()
+    """Of a recording that proved to be long only when it was read."""
 
 
 Batch = list[tuple[int, Piece]]
@@ -139,7 +139,8 @@ class Recognizer:
         folder = open_model(model)
         threads = threads or cpu_cores()
         workers = min(workers or MAX_WORKERS, threads)
-        loaded = open_backend(backend, folder, device=device, precision=precision, threads=threads // workers)
+        each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // workers}
+        loaded = open_backend(backend, folder, **each)
         return cls(
             metadata=folder.metadata,
             backend=loaded,
@@ -147,9 +148,7 @@ class Recognizer:
             workers=workers if loaded.device == "cpu" else GPU_WORKERS,
             batch_seconds=batch_seconds,
             max_segment_s=max_segment_s,
-            open_streams=partial(
-                open_stream_backend, loaded.name, folder, device=loaded.device, precision=precision, threads=1
-            ),
+            open_streams=partial(open_stream_backend, loaded.name, folder, **each),
         )
 
     def create_stream(
@@ -157,6 +156,7 @@ class Recognizer:
     ) -> Stream:
         """A live stream that runs in the thread that feeds it; for many at once there is the Dispatcher.
 
+        `on_result` is called with every utterance that grows or becomes final; it must not feed or reset a stream.
         ModelError where the model cannot stream, which says what stands in the way.
         """
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
@@ -182,7 +182,8 @@ class Recognizer:
         try:
             pieces = enumerate(self._pieces(sources, channel, readers))
             batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
-            yield from assembled(_in_order(self._results(batches, channel, readers, runners)))
+            space = " " if " " in self.metadata.alphabet.labels else ""
+            yield from assembled(_in_order(self._results(batches, channel, readers, runners)), space=space)
         finally:  # also when the caller stops early: what has not begun never does
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -260,19 +261,35 @@ class Recognizer:
         """The results of one batch; what is too short for a frame has an empty transcript."""
         loaded = {place: future.result() for (place, _), future in zip(batch, audio, strict=True)}
         recordings = {place: samples for place, samples in loaded.items() if not isinstance(samples, AudioError)}
-        long_enough = [place for place, samples in recordings.items() if self.metadata.output_frames(len(samples))]
-        texts = dict(zip(long_enough, self._hypotheses([recordings[place] for place in long_enough]), strict=True))
+        long = {place for place, samples in recordings.items() if len(samples) > self.max_segment_s * self._rate}
+        fitting = [
+            p for p, samples in recordings.items() if p not in long and self.metadata.output_frames(len(samples))
+        ]
+        texts = dict(zip(fitting, self._hypotheses([recordings[place] for place in fitting]), strict=True))
         results = []
         for place, piece in batch:
             samples = loaded[place]
             if isinstance(samples, AudioError):
                 results.append((place, PieceResult(piece, samples, 0.0)))
-                continue
-            outcome = texts.get(place, Hypothesis("", 0.0))
-            if isinstance(outcome, InferenceError):
-                outcome = _about(piece.source, outcome)
-            results.append((place, PieceResult(piece, outcome, len(samples) / self.metadata.feature.sample_rate)))
+            elif place in long:
+                results.append((place, self._run_long(piece, samples)))
+            else:
+                outcome = texts.get(place, Hypothesis("", 0.0))
+                if isinstance(outcome, InferenceError):
+                    outcome = about(piece.source, outcome)
+                results.append((place, PieceResult(piece, outcome, len(samples) / self._rate)))
         return results
+
+    def _run_long(self, piece: Piece, samples: Samples) -> PieceResult:
+        """A long recording whose length no header told, such as a pipe's: in memory already, so cut here."""
+        alone = replace(self, workers=1)
+        result = next(alone.transcribe([samples]))
+        outcome = result.hypothesis or about(piece.source, result.error or InferenceError("no result"))
+        return PieceResult(piece, outcome, result.duration_s, result.passages)
+
+    @property
+    def _rate(self) -> int:
+        return self.metadata.feature.sample_rate
 
     def _hypotheses(self, recordings: list[Samples]) -> list[Hypothesis | InferenceError]:
         """One each; where a batch is too much for the machine, each recording by itself."""
@@ -285,28 +302,26 @@ class Recognizer:
         return [self.decoder.decode(row[:length]) for row, length in zip(log_probs, lengths, strict=True)]
 
 
-def cpu_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def assembled(results: Iterable[PieceResult], *, space: str = " ") -> Iterator[Result]:
+    """Pieces in order to one result per source; the first error of a long recording is its result.
 
-
-def assembled(results: Iterable[PieceResult]) -> Iterator[Result]:
-    """Pieces in order to one result per source; the first error of a long recording is its result."""
+    `space` goes between the passages of a long recording.
+    """
     passages: list[Passage] = []
     score = 0.0
     error: DS2Error | None = None
-    for piece, outcome, duration_s in results:
+    for piece, outcome, duration_s, own_passages in results:
         failure = outcome if isinstance(outcome, DS2Error) else None
         heard = None if isinstance(outcome, DS2Error) else outcome
         if piece.start_s is None:
-            yield Result(piece.source, heard, duration_s, failure)
+            yield Result(piece.source, heard, duration_s, failure, own_passages)
             continue
         error = error or failure
         if heard and heard.text:
             score += heard.score
             passages.append(Passage(piece.start_s, piece.start_s + duration_s, heard.text))
         if piece.is_last:
-            text = Hypothesis(" ".join(passage.text for passage in passages), score)
+            text = Hypothesis(space.join(passage.text for passage in passages), score)
             yield Result(piece.source, None if error else text, piece.start_s, error, tuple(passages))
             passages, score, error = [], 0.0, None
 
@@ -321,7 +336,7 @@ def _in_order(results: Iterable[tuple[int, PieceResult]]) -> Iterator[PieceResul
             due += 1
 
 
-def _about(source: Source, error: InferenceError) -> InferenceError:
+def about(source: Source, error: Exception) -> InferenceError:
     """The error with the name of the recording."""
     name = "samples" if isinstance(source, np.ndarray) else source_name(source)
     return InferenceError(f"{name}: {error}")

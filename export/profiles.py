@@ -28,6 +28,8 @@ class Range(NamedTuple):
 LARGEST = {"--batch": 65_536, "--seconds": 86_400}
 # Recordings to run at once.
 DEFAULT_BATCH = Range(1, 4, 16)
+# Streams to step at once: ds2_deploy.streaming.dispatcher.MAX_BATCH at most.
+DEFAULT_STREAMS = Range(1, 8, 32)
 # Commands, utterances, long utterances: 35 s is where LibriSpeech's longest ends. 0 is the model's own minimum.
 DEFAULT_SECONDS = (Range(0, 3, 5), Range(5, 10, 15), Range(15, 25, 35))
 

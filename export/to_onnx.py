@@ -102,7 +102,7 @@ def exportable(model: DeepSpeech2, precision: Precision) -> DeepSpeech2:
 
 def exportable_stream(model: DeepSpeech2, precision: Precision, chunk_samples: int) -> StreamingDeepSpeech2:
     """The same for chunks of `chunk_samples`; the state stays in float32."""
-    stream = StreamingDeepSpeech2(model.cpu().float(), chunk_samples).eval()
+    stream = StreamingDeepSpeech2(copy.deepcopy(model).cpu().float(), chunk_samples).eval()
     _use_onnx_cells(stream.encoder, precision)
     return stream
 

@@ -22,7 +22,7 @@ from ds2_deploy.model_folder import graph_file, open_model
 from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, Precision, TensorInfo
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
 from ds2_deploy.runtime.trt import RuntimeChoice, TensorRT, choose
-from export.profiles import DEFAULT_BATCH, DEFAULT_SECONDS, Range, make_profiles
+from export.profiles import DEFAULT_BATCH, DEFAULT_SECONDS, DEFAULT_STREAMS, Range, make_profiles
 
 _logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def build_engine(
     fp16: bool = False,
     stream: bool = False,
     runtime: RuntimeChoice = "auto",
-    batch: Range = DEFAULT_BATCH,
+    batch: Range | None = None,
     seconds: Sequence[Range] = (),
     rebuild: bool = False,
 ) -> Path:
@@ -55,6 +55,7 @@ def build_engine(
     start = time.perf_counter()
     build = Build(tensorrt, source)
     build.check_interface(stream=stream)
+    batch = batch or (DEFAULT_STREAMS if stream else DEFAULT_BATCH)
     profiles = make_profiles({i.name: i.shape for i in build.inputs}, batch, seconds or DEFAULT_SECONDS, metadata)
     plan = build.plan(profiles)
     build_s = time.perf_counter() - start

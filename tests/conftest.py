@@ -23,6 +23,13 @@ from ds2_deploy.text.alphabet import ENGLISH
 from tests.tones import write_corpus
 
 
+@pytest.fixture(autouse=True)
+def single_threaded() -> None:
+    """Undo what a test before asked of PyTorch: a second thread on a busy core slows it a hundredfold."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def ds2_data() -> Path:
     """Folder of the shared recordings, from the environment variable DS2_DATA."""

@@ -108,11 +108,11 @@ def test_a_file_is_played(ds2: Ds2, model: Path, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(time, "sleep", slept.append)
     path = tmp_path / "a.wav"
     soundfile.write(path, audio_of(SPEECH), 16000, subtype="PCM_16")
-    assert ds2("stream", path, "--model", model, "--rate", "44100") == (0, "hi all\nyo\n", "")  # the file's own
+    assert ds2("stream", path, "--model", model) == (0, "hi all\nyo\n", "")
     assert max(slept) > 1.5  # of more than 2 s, this test using up little
     soundfile.write(path, babble(16000), 16000, subtype="PCM_16")
-    once = ds2("stream", path, "--model", model, "--rate", "8000", "--no-endpoint")
-    assert once.out == text_of(babble(16000)) + "\n"  # never at 8000 Hz in between
+    once = ds2("stream", path, "--model", model, "--no-endpoint")
+    assert once.out == text_of(babble(16000)) + "\n"
 
 
 @pytest.mark.parametrize(
@@ -174,12 +174,11 @@ def test_a_terminal_on_stdin_is_a_wrong_call(
     assert "arecord" in capsys.readouterr().err
 
 
-def test_sources_that_cannot_be_used(ds2: Ds2, model: Path, write_wav: WriteWav, tmp_path: Path) -> None:
-    path, _ = write_wav("a.wav", 5000)
+def test_sources_that_cannot_be_used(ds2: Ds2, model: Path, tmp_path: Path) -> None:
     for source, stdin, words in [
         (tmp_path / "missing.wav", b"", "There is no file"),
         (model / "metadata.json", b"", "Cannot decode"),
-        ("-", path.read_bytes(), "a WAV file, not raw samples"),
+        ("-", b"fLaC" + bytes(100), "a FLAC file, not raw samples"),
     ]:
         code, out, err = ds2("stream", source, "--model", model, stdin=stdin)
         assert (code, out) == (1, "")
@@ -259,3 +258,8 @@ def test_streams_have_no_batches(ds2: Ds2, model: Path, write_wav: WriteWav) -> 
     code, out, err = ds2("transcribe", "--stream", "--batch-seconds", "5", "--model", model, path)
     assert (code, out) == (2, "")
     assert "--batch-seconds" in err
+
+
+def test_a_file_knows_its_own_rate(ds2: Ds2, model: Path, write_wav: WriteWav) -> None:
+    path, _ = write_wav("a.wav", 5000)
+    assert ds2("stream", path, "--rate", "44100", "--model", model).code == 2

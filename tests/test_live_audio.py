@@ -42,7 +42,7 @@ def integers(samples: npt.NDArray[np.float32]) -> bytes:
 def test_bytes_cut_anywhere_are_the_same_samples(size: int) -> None:
     samples = noise(2000)
     data = integers(samples)
-    pieces = list(raw_pcm(pipe(*(data[i : i + size] for i in range(0, len(data), size)))))
+    pieces = list(raw_pcm(pipe(*(data[i : i + size] for i in range(0, len(data), size))), 16000))
     assert all(piece.dtype == np.float32 for piece in pieces)
     np.testing.assert_array_equal(np.concatenate(pieces), samples)
 
@@ -51,47 +51,76 @@ def test_bytes_cut_at_random_are_the_same_samples() -> None:
     samples = noise(5000, seed=1)
     cuts = [0, *np.unique(np.random.default_rng(0).integers(1, 10_000, 60)).tolist(), 10_000]
     data = integers(samples)
-    pieces = raw_pcm(pipe(*(data[a:b] for a, b in itertools.pairwise(cuts))))
+    pieces = raw_pcm(pipe(*(data[a:b] for a, b in itertools.pairwise(cuts))), 16000)
     np.testing.assert_array_equal(np.concatenate(list(pieces)), samples)
 
 
 def test_full_scale_and_a_lone_last_byte() -> None:
     data = np.array([-(2**15), 2**15 - 1, 0, 1], dtype="<i2").tobytes()
-    (samples,) = raw_pcm(pipe(data + b"\x07"))
+    (samples,) = raw_pcm(pipe(data + b"\x07"), 16000)
     np.testing.assert_array_equal(samples, np.array([-1, 1 - 2**-15, 0, 2**-15]))
 
 
 def test_an_empty_pipe_has_no_samples() -> None:
-    assert list(raw_pcm(pipe())) == []
-    assert list(raw_pcm(cast(BinaryIO, io.BytesIO()))) == []
+    assert list(raw_pcm(pipe(), 16000)) == []
+    assert list(raw_pcm(cast(BinaryIO, io.BytesIO()), 16000)) == []
 
 
 def test_samples_come_without_waiting_for_more() -> None:
     source = Pipe(integers(noise(100)), integers(noise(100)))
-    samples = raw_pcm(cast(BinaryIO, source))
+    samples = raw_pcm(cast(BinaryIO, source), 16000)
     assert len(next(samples)) == 100
     assert len(source.pieces) == 1
 
 
-@pytest.mark.parametrize(("kind", "words"), [("WAV", "a WAV file"), ("FLAC", "a FLAC file"), ("OGG", "an Ogg file")])
+@pytest.mark.parametrize(("kind", "words"), [("AIFF", "an AIFF file"), ("FLAC", "a FLAC file"), ("OGG", "an Ogg file")])
 @pytest.mark.parametrize("first", [1, 3, 4, 10**6])
 def test_audio_files_are_refused_by_name(kind: str, words: str, first: int) -> None:
     file = io.BytesIO()
     soundfile.write(file, noise(3000), 16000, format=kind)
     data = file.getvalue()
     with pytest.raises(AudioError, match=f"{words}, not raw samples.*ds2 transcribe"):
-        list(raw_pcm(pipe(data[:first], data[first:])))
+        list(raw_pcm(pipe(data[:first], data[first:]), 16000))
 
 
 @pytest.mark.parametrize("version", [2, 3, 4])  # ffmpeg writes 4
 def test_tagged_mp3_is_refused_by_name(version: int) -> None:
     with pytest.raises(AudioError, match="an MP3 file"):
-        list(raw_pcm(pipe(b"ID3" + bytes([version, 0, 0, 0, 0, 0, 0]) + bytes(1000))))
+        list(raw_pcm(pipe(b"ID3" + bytes([version, 0, 0, 0, 0, 0, 0]) + bytes(1000)), 16000))
+
+
+def wav(samples: npt.NDArray[np.float32], rate: int = 16000, subtype: str = "PCM_16") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype=subtype)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("first", [1, 4, 30, 43, 44, 45, 10**6])
+def test_the_wav_header_that_arecord_writes_is_skipped(first: int) -> None:
+    samples = noise(3000)
+    data = wav(samples)
+    pieces = raw_pcm(pipe(data[:first], data[first:]), 16000)
+    np.testing.assert_array_equal(np.concatenate(list(pieces)), samples)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (wav(noise(100), rate=8000), "at 8000 Hz, not 16000: add --rate 8000"),
+        (wav(noise(100, channels=2)), "of 2 channels with 16 bits, not 16-bit mono"),
+        (wav(noise(100), subtype="PCM_24"), "of 1 channels with 24 bits"),
+        (wav(noise(100))[:30], "begins like a WAV file and holds no samples"),
+        (b"RIFF" + bytes(200_000), "begins like a WAV file and holds no samples"),
+    ],
+)
+def test_a_wav_header_that_says_something_else(data: bytes, words: str) -> None:
+    with pytest.raises(AudioError, match=words):
+        list(raw_pcm(pipe(data[:20], data[20:]), 16000))
 
 
 def test_what_looks_like_a_header_later_is_sound() -> None:
     data = integers(noise(100)) + b"RIFF" + integers(noise(100))
-    assert sum(map(len, raw_pcm(pipe(data[:200], data[200:])))) == 202
+    assert sum(map(len, raw_pcm(pipe(data[:200], data[200:]), 16000))) == 202
 
 
 class Clock:

@@ -2,18 +2,20 @@
 
 import itertools
 import math
+import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soxr
 
 from ds2_deploy.decoding.greedy import GreedyDecoder, GreedyStream
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError, StreamError
 from ds2_deploy.recognizer import Recognizer
-from ds2_deploy.runtime.protocol import Backend
+from ds2_deploy.runtime.protocol import Backend, Step
 from ds2_deploy.streaming.endpoint import EndpointConfig, EndpointRule
 from ds2_deploy.streaming.stream import Stream, StreamResult
 from ds2_deploy.text.alphabet import ENGLISH
@@ -512,3 +514,55 @@ def test_a_recognizer_of_whole_recordings_cannot_stream() -> None:
     recognizer = Recognizer(metadata=METADATA, backend=NoBackend(), decoder=GreedyDecoder(ENGLISH))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"Recognizer\.open"):
         recognizer.create_stream()
+
+
+def test_a_listener_that_ends_its_stream_ends_it() -> None:
+    streams: list[Stream] = []
+    streams.append(own_stream(on_result=lambda result: streams[0].input_finished()))
+    with pytest.raises(StreamError, match="finished"):  # of the rest of the array
+        streams[0].accept_waveform(babble(50 * CHUNK), 16000)
+    assert streams[0].finished
+
+
+def test_a_model_that_never_flushes_is_given_up() -> None:
+    class Miser(FakeStreamBackend):
+        def step(
+            self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], state: npt.NDArray[np.float32]
+        ) -> Step:
+            step = super().step(audio, lengths, state)
+            return step._replace(lengths=np.zeros_like(step.lengths))
+
+    stream = own_stream(Miser())
+    with pytest.raises(InferenceError, match=r"gave 0 of \d+ frames"):
+        heard_by(stream, babble(5 * CHUNK))
+
+
+def test_a_label_that_goes_on_across_a_cut_is_not_a_second_one() -> None:
+    cut = EndpointConfig(rule3=EndpointRule(min_utterance_length=0.2))
+    stream = own_stream(endpoint=cut)
+    samples = audio_of("_" + "w" * 30 + "_o_ooo_" + "d" * 20)
+    feed(stream, samples, CHUNK)
+    stream.input_finished()
+    finals = stream.take_finals()
+    assert "".join(final.text for final in finals) == text_of(samples).replace(" ", "") == "wood"
+
+
+def test_closing_while_a_reset_waits_closes() -> None:
+    stream, closed = own_stream(), threading.Event()
+    row = np.empty(CHUNK, dtype=np.float32)
+    with stream._changed:  # a step under way, as a dispatcher's worker would have it
+        stream._pending.append(babble(CHUNK))
+        stream._waiting = CHUNK
+    assert stream.take(row) is not None
+
+    def reset() -> None:
+        with pytest.raises(StreamError, match="closed"):
+            stream.reset()
+        closed.set()
+
+    threading.Thread(target=reset, daemon=True).start()
+    stream.close()
+    stream.put(np.zeros((0, len(ENGLISH)), dtype=np.float32), np.zeros(1, dtype=np.float32))
+    assert closed.wait(10)
+    with pytest.raises(StreamError, match="closed"):
+        stream.accept_waveform(babble(10), 16000)

@@ -109,3 +109,11 @@ def test_sources_are_taken_a_few_ahead(dispatcher: Dispatcher, write_wav: WriteW
 
 def test_no_files_are_no_results(dispatcher: Dispatcher) -> None:
     assert list(transcribe_streams(dispatcher, [])) == []
+
+
+def test_a_caller_who_stops_early_stops_it_all(dispatcher: Dispatcher, write_wav: WriteWav) -> None:
+    files = [write_wav(f"{i}.wav", 100 if i == 0 else 400_000, seed=i)[0] for i in range(6)]
+    results = transcribe_streams(dispatcher, files)
+    assert next(results).error is None
+    results.close()  # type: ignore[attr-defined]
+    assert len(dispatcher._streams) == 0

@@ -40,13 +40,9 @@ CONVOLUTIONS: dict[str, tuple[int, tuple[ConvLayer, ...]]] = {
         ),
     ),
 }
-# Every pair of cell, features and convolutions, every lookahead with each of them.
-CASES = [
-    (cell, feature, conv, lookahead)
-    for (cell, feature, conv), lookahead in zip(
-        itertools.product(("rnn", "gru", "lstm"), FEATURES, CONVOLUTIONS), itertools.cycle((0, 4, 1, 7)), strict=False
-    )
-]
+# Every triple of cell, features and convolutions; every lookahead with each feature and each cell.
+TRIPLES = itertools.product(("rnn", "gru", "lstm"), FEATURES, CONVOLUTIONS)
+CASES = [(*triple, lookahead) for triple, lookahead in zip(TRIPLES, itertools.cycle((0, 4, 1, 7, 2)), strict=False)]
 
 
 def network(cell: str, feature: str, conv: str, lookahead: int) -> DeepSpeech2:

@@ -47,9 +47,14 @@ def tiny_metadata(model: ModelConfig, feature: FeatureConfig | None = None) -> M
 
 
 def tiny_model(metadata: ModelMetadata, *, seed: int = 0) -> DeepSpeech2:
-    """In evaluation mode, its running statistics moved by a few training batches of noise."""
+    """In evaluation mode, its running statistics moved by a few training batches of noise.
+
+    A lookahead gets random weights: untrained, it does nothing.
+    """
     torch.manual_seed(seed)
     model = DeepSpeech2(metadata).train()
+    if model.encoder.lookahead is not None:
+        torch.nn.init.normal_(model.encoder.lookahead.conv.weight)
     rate = metadata.feature.sample_rate
     with torch.no_grad():
         for _ in range(20):

@@ -17,7 +17,7 @@ STANDARD_INPUT = "-"
 class Recording(NamedTuple):
     """One audio file among the inputs."""
 
-    source: str | bytes | BinaryIO
+    source: str | BinaryIO
     name: str
     """As results and messages call it: as given, or the folder as given and the path in it."""
     relative: Path

@@ -3,6 +3,7 @@
 Both yield (S_i,) float32 samples in [-1, 1].
 """
 
+import struct
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -15,24 +16,54 @@ from ds2_deploy.errors import AudioError
 READ_BYTES = 65536
 """At most; a pipe gives what it has."""
 PIECE_S = 0.02
-MAGIC = {b"RIFF": "a WAV file", b"fLaC": "a FLAC file", b"OggS": "an Ogg file", b"ID3": "an MP3 file"}
+OTHERS = {
+    b"fLaC": "a FLAC file",
+    b"OggS": "an Ogg file",
+    b"ID3": "an MP3 file",
+    b"FORM": "an AIFF file",
+    b".snd": "an AU file",
+}
 
 
-def raw_pcm(pipe: BinaryIO) -> Iterator[Samples]:
-    """16-bit little-endian mono as it arrives; an odd byte waits for its other half."""
+def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
+    """16-bit little-endian mono at `sample_rate` as it arrives; an odd byte waits for its other half.
+
+    A WAV header in front is skipped, since arecord writes one unless told otherwise; it must say the same.
+    """
     data = b""
     while len(data) < 4 and (more := _read(pipe)):
         data += more
-    for magic, kind in MAGIC.items():
+    for magic, kind in OTHERS.items():
         if data.startswith(magic):
             raise AudioError(f"Standard input holds {kind}, not raw samples: use ds2 transcribe -, or give its path.")
-    while data:
+    if data.startswith(b"RIFF"):
+        data = _without_header(data, pipe, sample_rate)
+    while True:
         whole = len(data) // 2 * 2
         samples: Samples = np.frombuffer(data[:whole], dtype="<i2").astype(np.float32) / np.float32(2**15)
         if whole:
             yield samples
-        more = _read(pipe)
-        data = data[whole:] + more if more else b""
+        if not (more := _read(pipe)):
+            return
+        data = data[whole:] + more
+
+
+def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> bytes:
+    """What follows the header of a WAV file (RIFF: 12 bytes, then chunks of a name, a length and so many bytes)."""
+    while (at := data.find(b"data", 12)) < 0 or len(data) < at + 8:
+        if len(data) > READ_BYTES or not (more := _read(pipe)):
+            raise AudioError("Standard input begins like a WAV file and holds no samples.")
+        data += more
+    layout = data.find(b"fmt ", 12, at)
+    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", data.ljust(layout + 24), layout + 8)
+    if layout < 0 or (kind, channels, bits) != (1, 1, 16):
+        raise AudioError(
+            f"Standard input is a WAV file of {channels} channels with {bits} bits, not 16-bit mono: record it as "
+            "arecord -f S16_LE -c 1 does, or use ds2 transcribe -."
+        )
+    if rate != sample_rate:
+        raise AudioError(f"Standard input is a WAV file at {rate} Hz, not {sample_rate}: add --rate {rate}.")
+    return data[at + 8 :]
 
 
 def _read(pipe: BinaryIO) -> bytes:

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 import webrtcvad
 
@@ -32,6 +31,12 @@ RATES = (8000, 16000, 32000, 48000)
 """Sample rates it knows; others are resampled to 16000 for it."""
 MODE = 3
 """Its strictest: the others hear speech in the pauses of clean recordings."""
+SECTION_FRAMES = 333
+"""About ten seconds, within which a speaker's level is taken to be one."""
+LOUD_SHARE, LOUD = 0.999, 0.3
+"""The level that this share of a section's samples stays below becomes LOUD; a click is not in it."""
+FAINT = 1e-3
+"""A section fainter than that is not made any louder: it may be silence."""
 
 
 class Segment(NamedTuple):
@@ -45,16 +50,16 @@ class Segment(NamedTuple):
 
 def segments(blocks: Iterable[Samples], sample_rate: int, max_s: float = MAX_SEGMENT_S) -> Iterator[Segment]:
     """Pieces of at most `max_s` seconds, in order, of a recording in blocks (S_i,); none of silence alone."""
-    piece = _Piece(max_s)
+    cutter = _Cutter(max_s)
     for samples, speech in judged(blocks, sample_rate):
-        piece.append(samples, speech)
-        if cut := piece.cut():
-            yield from piece.split(*cut)
-    if piece.has_speech:
-        yield piece.rest()
+        cutter.append(samples, speech)
+        if cut := cutter.cut():
+            yield from cutter.split(*cut)
+    if cutter.has_speech:
+        yield cutter.rest()
 
 
-class _Piece:
+class _Cutter:
     """Frames not yet given out, each with the detector's judgement."""
 
     def __init__(self, max_s: float) -> None:
@@ -62,6 +67,7 @@ class _Piece:
             max(round(s * 1000 / FRAME_MS), 1) for s in (MARGIN_S, PAUSE_S, LONG_PAUSE_S, min(ENOUGH_S, max_s / 2))
         )
         self._cap = max(int(max_s * 1000 / FRAME_MS), 2)  # frames
+        self._margin = min(self._margin, self._cap // 2)
         self._start = 0  # of the first frame kept, in samples
         self._frames: list[Samples] = []
         self._speech: list[bool] = []
@@ -118,21 +124,38 @@ class _Piece:
 
 
 def judged(blocks: Iterable[Samples], sample_rate: int) -> Iterator[tuple[Samples, bool]]:
-    """Frames of FRAME_MS (the last may be shorter) and whether each holds speech."""
+    """Frames of FRAME_MS (the last may be shorter) and whether each holds speech.
+
+    The detector judges absolute levels, so it hears each section as loud as speech usually is.
+    """
     frame = sample_rate * FRAME_MS // 1000
     detector = webrtcvad.Vad(MODE)
-    rest = np.zeros(0, dtype=np.float32)
+    for section in _sections(blocks, frame * SECTION_FRAMES):
+        loud = float(np.quantile(np.abs(section), LOUD_SHARE)) if len(section) else 0.0
+        gain = np.float32(LOUD / max(loud, FAINT))
+        for start in range(0, len(section), frame):
+            samples = section[start : start + frame]
+            heard = np.pad(samples, (0, frame - len(samples)))
+            yield samples, _is_speech(detector, gain * heard, sample_rate)
+
+
+def _sections(blocks: Iterable[Samples], size: int) -> Iterator[Samples]:
+    """The same samples in pieces of `size`, the last one shorter."""
+    waiting: list[Samples] = []
+    count = 0
     for block in blocks:
-        rest = np.concatenate([rest, block])
-        whole = len(rest) // frame * frame
-        for samples in rest[:whole].reshape(-1, frame):
-            yield samples, _is_speech(detector, samples, sample_rate)
-        rest = rest[whole:]
-    if len(rest):
-        yield rest, _is_speech(detector, np.pad(rest, (0, frame - len(rest))), sample_rate)
+        waiting.append(block)
+        count += len(block)
+        if count >= size:
+            joined = np.concatenate(waiting)
+            whole = count // size * size
+            yield from joined[:whole].reshape(-1, size)
+            waiting, count = [joined[whole:]], count - whole
+    if count:
+        yield np.concatenate(waiting)
 
 
-def _is_speech(detector: "webrtcvad.Vad", samples: npt.NDArray[np.float32], sample_rate: int) -> bool:
+def _is_speech(detector: "webrtcvad.Vad", samples: Samples, sample_rate: int) -> bool:
     if sample_rate not in RATES:
         samples, sample_rate = soxr.resample(samples, sample_rate, 16000), 16000
         samples = np.resize(samples, 16 * FRAME_MS)

@@ -19,7 +19,8 @@ def build_engine(
         typer.Option(help="auto: TensorRT where it and a GPU are there, else TensorRT-RTX, which needs no GPU."),
     ] = "auto",
     batch: Annotated[
-        str | None, typer.Option(metavar="MIN:OPT:MAX", help="Recordings to run at once; without it, 1:4:16.")
+        str | None,
+        typer.Option(metavar="MIN:OPT:MAX", help="Recordings at once; else 1:4:16, or 1:8:32 streams."),
     ] = None,
     seconds: Annotated[
         list[str] | None,
@@ -32,7 +33,7 @@ def build_engine(
 ) -> None:
     """Build a TensorRT engine; prints its path, with a JSON of the same name beside it."""
     from export import to_tensorrt
-    from export.profiles import DEFAULT_BATCH, parse_batch, parse_seconds
+    from export.profiles import parse_batch, parse_seconds
 
     # In a thread, because the native builder swallows the KeyboardInterrupt of the thread it runs in.
     build = ThreadPoolExecutor(1).submit
@@ -43,7 +44,7 @@ def build_engine(
             fp16=fp16,
             stream=stream,
             runtime=runtime,
-            batch=DEFAULT_BATCH if batch is None else parse_batch(batch),
+            batch=None if batch is None else parse_batch(batch),
             seconds=[parse_seconds(bucket) for bucket in seconds or ()],
             rebuild=rebuild,
         ).result()

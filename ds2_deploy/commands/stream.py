@@ -19,7 +19,9 @@ def stream(
     source: Annotated[
         str, typer.Argument(metavar="[-|FILE]", help="-: raw 16-bit little-endian mono on stdin; a file is played.")
     ] = "-",
-    rate: Annotated[int, typer.Option(min=1000, max=1_000_000, help="Sample rate of stdin in hertz.")] = 16000,
+    rate: Annotated[
+        int | None, typer.Option(min=1000, max=1_000_000, help="Sample rate of stdin in hertz; without it, 16000.")
+    ] = None,
     model: Annotated[str, typer.Option(help="A bundled streaming model or a model folder.")] = "streaming",
     backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
@@ -59,6 +61,8 @@ def stream(
 
     if source == "-" and sys.stdin.isatty():
         raise typer.BadParameter("There is no audio on stdin: arecord -f S16_LE -r 16000 -c 1 | ds2 stream -")
+    if source != "-" and rate is not None:
+        raise typer.BadParameter("--rate is for stdin: a file knows its own.")
     with usage_errors():
         decode = decoder_class(decoder)
         cuda_ordinal(device)
@@ -72,16 +76,11 @@ def stream(
     live = Stream(
         stepper, folder.metadata, decode(folder.metadata.alphabet), endpoint=None if no_endpoint else endpoint
     )
-    if source != "-":
-        rate = folder.metadata.feature.sample_rate
-    if sys.stderr.isatty() and folder.metadata.delay_s is not None:
-        print(f"Listening, {folder.metadata.delay_s * 1000:.0f} ms behind. Ctrl-C ends.", file=sys.stderr)
-    _caption(
-        live,
-        raw_pcm(sys.stdin.buffer) if source == "-" else played(source, rate),
-        rate,
-        caption_writer(format_name, sys.stdout),
-    )
+    if source == "-" and sys.stderr.isatty():
+        print("Listening; Ctrl-C ends.", file=sys.stderr)
+    rate = (rate or 16000) if source == "-" else folder.metadata.feature.sample_rate
+    pieces = raw_pcm(sys.stdin.buffer, rate) if source == "-" else played(source, rate)
+    _caption(live, pieces, rate, caption_writer(format_name, sys.stdout))
 
 
 def _caption(stream: "Stream", pieces: "Iterator[Samples]", rate: int, writer: "CaptionWriter") -> None:

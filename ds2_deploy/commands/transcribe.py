@@ -28,7 +28,7 @@ def transcribe(
     backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
     stream: Annotated[
-        bool, typer.Option("--stream", help="Chunk by chunk: any length of recording in constant memory.")
+        bool, typer.Option("--stream", help="Chunk by chunk: files of any length in constant memory.")
     ] = False,
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
     decoder: Annotated[str, typer.Option(metavar="greedy")] = "greedy",
@@ -107,31 +107,22 @@ def transcribe(
 
 
 def _batched(recordings: "list[Recording]", channel: int | None, **options: Any) -> "Iterator[Result]":
+    from ds2_deploy.audio.segments import MAX_SEGMENT_S
     from ds2_deploy.recognizer import Recognizer
 
-    workers = None
-    if len(recordings) == 1:
-        recordings = [_with_content(recordings[0])]
-        workers = None if _is_long(recordings[0]) else 1  # all threads serve its one batch
+    alone = len(recordings) == 1  # then all threads serve its one batch
+    workers = 1 if alone and not _is_long(recordings[0], options.get("max_segment_s", MAX_SEGMENT_S)) else None
     recognizer = Recognizer.open(workers=workers, **options)
     return recognizer.transcribe((recording.source for recording in recordings), channel=channel)
 
 
-def _with_content(recording: "Recording") -> "Recording":
-    """Standard input read to its end, so that its length is known before it is decoded."""
-    source = recording.source
-    return recording if isinstance(source, str | bytes) else recording._replace(source=source.read())
-
-
-def _is_long(recording: "Recording") -> bool:
+def _is_long(recording: "Recording", limit_s: float) -> bool:
     """Whether it will be cut into several batches; what cannot be read is not."""
     from ds2_deploy.audio.load import audio_duration_s
-    from ds2_deploy.audio.segments import MAX_SEGMENT_S
     from ds2_deploy.errors import AudioError
 
-    source = recording.source
     try:
-        return (isinstance(source, bytes) or Path(str(source)).is_file()) and audio_duration_s(source) > MAX_SEGMENT_S
+        return Path(str(recording.source)).is_file() and audio_duration_s(recording.source) > limit_s
     except AudioError:
         return False
 

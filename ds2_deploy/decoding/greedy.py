@@ -64,3 +64,9 @@ class GreedyStream:
         text = "".join(self._pieces)
         whole = text[: text.rfind(" ") + 1] if " " in self._decoder.alphabet.labels else text
         return " ".join(whole.split())
+
+    def next(self) -> "GreedyStream":
+        """For the utterance that follows on the next frame: a label that goes on is not a second one."""
+        following = GreedyStream(self._decoder)
+        following._last = self._last
+        return following

@@ -34,6 +34,10 @@ class StreamDecoder(Protocol):
         """The whole words at the start of the reading that no later frame can change."""
         ...
 
+    def next(self) -> "StreamDecoder":
+        """For the utterance that follows on the next frame: a label that goes on is not a second one."""
+        ...
+
 
 class Decoder(Protocol):
     """Turns the emissions of one utterance into text."""

@@ -177,7 +177,7 @@ class StreamingDeepSpeech2(nn.Module):
         next_state = torch.cat([part.flatten(1).to(state.dtype) for part in memory.after], dim=1)
         return log_probs, frames, next_state.masked_fill(~live[:, None], 0.0)
 
-    def _features(self, audio: Tensor, extent: Extent, memory: "Memory") -> tuple[Tensor, Extent]:
+    def _features(self, audio: Tensor, extent: Extent, memory: Memory) -> tuple[Tensor, Extent]:
         """What the first convolution reads, (B, 1, F, T') or (B, F, T'), zero where the recording has no frame."""
         window = self.slides[0]
         audio = audio.masked_fill(~extent.mask(audio.shape[1]), 0.0)
@@ -188,7 +188,7 @@ class StreamingDeepSpeech2(nn.Module):
         x = x.to(self.encoder.output.weight.dtype)
         return x[:, None] if self.metadata.model.conv_dims == 2 else x, extent
 
-    def _tick(self, memory: "Memory", lengths: Tensor) -> tuple[Extent, Tensor]:
+    def _tick(self, memory: Memory, lengths: Tensor) -> tuple[Extent, Tensor]:
         """Where each recording lies, and which rows (B,) are streams at all.
 
         The clock (B, 2) counts samples, exactly in float32 because it stops where nothing depends on it any more:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 from typing import Any
 
 from ds2_deploy.errors import BackendUnavailableError, ConfigError, MissingPackageError, ModelError
@@ -20,6 +21,9 @@ STREAM_BACKENDS = {
     "torch": "ds2_deploy.runtime.torch_backend:TorchStreamBackend",
 }
 """The same for streams."""
+
+GPU_WORKERS = 2
+"""Batches at once on a GPU: one is padded or read out while the other computes."""
 
 log = logging.getLogger(__name__)
 
@@ -89,3 +93,8 @@ def cuda_ordinal(device: str) -> int | None:
     if kind != "cuda" or not (ordinal.isdecimal() or device == "cuda"):
         raise ConfigError(f"There is no device {device!r}: choose auto, cpu or cuda:N, such as cuda:0.")
     return int(ordinal or 0)
+
+
+def cpu_cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -10,6 +10,7 @@ A stream stands in the queue once, however much of it waits, so one that sends a
 turn like everybody else; and whoever sends faster than the model steps is made to wait.
 """
 
+import gc
 import os
 import threading
 import weakref
@@ -21,11 +22,10 @@ import numpy.typing as npt
 
 from ds2_deploy.decoding import decoder_class
 from ds2_deploy.decoding.protocol import Decoder
-from ds2_deploy.errors import OverloadError, StreamError
+from ds2_deploy.errors import ConfigError, OverloadError, StreamError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
-from ds2_deploy.recognizer import GPU_WORKERS, cpu_cores
-from ds2_deploy.runtime import open_stream_backend
+from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_stream_backend
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import StreamBackend
 from ds2_deploy.streaming.endpoint import EndpointConfig
@@ -52,6 +52,9 @@ class Dispatcher:
         max_batch: int = MAX_BATCH,
         max_streams: int = MAX_STREAMS,
     ) -> None:
+        for name, value in (("workers", workers), ("max_batch", max_batch), ("max_streams", max_streams)):
+            if value < 1:
+                raise ConfigError(f"{name} is {value}: a dispatcher needs at least 1.")
         self.metadata, self.backend = metadata, backend
         self._decoder = decoder
         self.chunk_samples = backend.chunk_samples
@@ -107,6 +110,8 @@ class Dispatcher:
         """
         with self._work:
             self._check_open()
+            if len(self._streams) >= self._max_streams:
+                gc.collect()  # of the forgotten, those that their own listeners refer to
             if len(self._streams) >= self._max_streams:
                 raise OverloadError(
                     f"{self._max_streams} streams are open, which is all this dispatcher takes: try again later."

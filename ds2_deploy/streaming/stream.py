@@ -19,11 +19,17 @@ import soxr
 
 from ds2_deploy.audio.load import Samples, checked_samples
 from ds2_deploy.decoding.protocol import Decoder
-from ds2_deploy.errors import AudioError, StreamError
+from ds2_deploy.errors import AudioError, InferenceError, StreamError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.streaming.endpoint import EndpointConfig
 
 log = logging.getLogger(__name__)
+
+
+MAX_FINALS = 1000
+"""Finished utterances kept for whoever takes them."""
+MAX_EMPTY_STEPS = 1000
+"""After the end, without a frame: no network lags that far behind, so the graph is wrong."""
 
 
 class StreamResult(NamedTuple):
@@ -74,7 +80,7 @@ class Stream:
         endpoint: EndpointConfig | None = None,
         on_result: Callable[[StreamResult], None] | None = None,
     ) -> None:
-        self._stepper, self._metadata, self._decoder_class = stepper, metadata, decoder
+        self._stepper, self._metadata, self._decoding = stepper, metadata, decoder
         self._endpoint, self._on_result = endpoint, on_result
         self._feeding = threading.RLock()  # held by the thread that feeds
         self._changed = threading.Condition()  # guards all below; told of every step
@@ -89,11 +95,12 @@ class Stream:
         self._waiting = 0  # samples in _pending
         self._taken = 0  # samples the model has had
         self._ended = False
+        self._empty_steps = 0  # in a row, after the end
         self._frames = 0  # the model has given
         self._state = self._stepper.initial_state()  # (N,)
-        self._decoder = self._decoder_class.start()
+        self._decoder = self._decoding.start()
         self._utterance_begin = 0  # frame
-        self._finals: deque[StreamResult] = deque()
+        self._finals: deque[StreamResult] = deque(maxlen=MAX_FINALS)
         self._last = NOTHING  # told, or the very last
         self._error: Exception | None = None
 
@@ -135,7 +142,10 @@ class Stream:
 
     @property
     def result(self) -> StreamResult:
-        """The utterance in progress; the last one once all is heard. Raises what the model raised."""
+        """The utterance in progress; once all is heard, the last one, empty where it ended before the input did.
+
+        Raises what the model raised.
+        """
         with self._changed:
             self._raise_error()
             return self._last if self.finished else self._partial()
@@ -146,26 +156,31 @@ class Stream:
         return self._ended and self._last.is_final
 
     def take_finals(self) -> list[StreamResult]:
-        """The utterances that have become final since the last call, each once; without text, they are left out."""
+        """The utterances that have become final since the last call, each once; without text, they are left out.
+
+        No more than the last MAX_FINALS are kept.
+        """
         with self._changed:
             if not self._finals:
                 self._raise_error()
-            finals, self._finals = self._finals, deque()
-            return list(finals)
+            finals = list(self._finals)
+            self._finals.clear()
+            return finals
 
     def reset(self) -> None:
         """Forget everything and be as new: for the next recording."""
         with self._feeding, self._changed:
+            self._changed.wait_for(lambda: not self._stepping)
             if self._closed:
                 raise StreamError("This stream was closed: create another one.")
-            self._changed.wait_for(lambda: not self._stepping)
             self._restart()
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing more of this stream matters: what waits is dropped. To forget a stream does the same."""
-        self._closed = True
-        self.fail(StreamError("This stream was closed."))
+        """Nothing more of this stream matters: what waits is dropped. One that is just forgotten is heard out first."""
+        with self._changed:
+            self._closed = True
+            self._give_up(StreamError("This stream was closed."))  # a step under way ends by itself
         self._stepper.release(self)
 
     def _check_open(self) -> None:
@@ -205,7 +220,7 @@ class Stream:
         for start in range(0, len(samples), size):
             piece = samples[start : start + size]
             with self._changed:
-                self._raise_error()
+                self._check_open()  # for each piece: a listener may have closed or ended the stream
                 self._pending.append(piece)
                 self._waiting += len(piece)
             self._stepper.pump(self)
@@ -254,13 +269,16 @@ class Stream:
     def put(self, log_probs: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> None:
         """What the step gave: the valid frames (t, V) and the next state (N,)."""
         with self._changed:
-            if self._error is not None:
-                return  # closed meanwhile
+            if self._error is not None:  # closed meanwhile
+                self._stepping = False
+                self._changed.notify_all()
+                return
             self._state = state
             self._frames += len(log_probs)
             self._decoder.accept(log_probs)
             news: list[StreamResult] = []
-            if self._ended and self._frames >= self._metadata.output_frames(self._taken + self._waiting):
+            expected = self._metadata.output_frames(self._taken + self._waiting)
+            if self._ended and self._frames >= expected:
                 news = self._close_utterance(is_last=True)
             elif self._endpoint and self._endpoint_detected(self._endpoint):
                 news = self._close_utterance()
@@ -268,6 +286,9 @@ class Stream:
                 self._last = now
                 news = [now]
             self._stepping = False
+            self._empty_steps = 0 if len(log_probs) or not self._ended else self._empty_steps + 1
+            if self._empty_steps > MAX_EMPTY_STEPS:
+                self._give_up(InferenceError(f"The model gave {self._frames} of {expected} frames: export it again."))
             self._changed.notify_all()
         self._tell(news)
 
@@ -275,10 +296,13 @@ class Stream:
         """The model, or the stepper, has given up: all who ask hear why."""
         with self._changed:
             self._stepping = False
-            self._error = self._error or error
-            self._pending.clear()
-            self._waiting = 0
-            self._changed.notify_all()
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        self._error = self._error or error
+        self._pending.clear()
+        self._waiting = 0
+        self._changed.notify_all()
 
     def _is_ready(self) -> bool:
         if self._error is not None or self._stepping:
@@ -299,7 +323,7 @@ class Stream:
         partial = self._partial()
         final = partial._replace(stable=partial.text, is_final=True)
         self._last = final if is_last else NOTHING
-        self._decoder = self._decoder_class.start()
+        self._decoder = self._decoder.next()
         self._utterance_begin = self._frames
         if not final.text:
             return []
@@ -325,5 +349,5 @@ class Stream:
             try:
                 if self._on_result:
                     self._on_result(result)
-            except Exception:  # the listener's own; other streams must not suffer
+            except (Exception, SystemExit):  # the listener's own; other streams must not suffer
                 log.exception("A stream's listener failed on %r", result.text)
