@@ -102,6 +102,11 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             obstacles.append("model.bidirectional is true: the backward direction starts at the end")
         return tuple(obstacles)
 
+    def check_can_stream(self, name: object) -> None:
+        """ModelError where the model called `name` cannot, with what stands in the way."""
+        if self.streaming_obstacles:
+            raise ModelError(f"{name} cannot stream: {'; '.join(self.streaming_obstacles)}. Choose a streaming model.")
+
     @property
     def stream_unit_samples(self) -> int:
         """Samples per output frame: a stream's chunks are whole multiples of it."""

@@ -47,6 +47,8 @@ def build_engine(
     if stream and seconds:
         raise ConfigError("--seconds does not go with --stream: a stream's chunks all have one length.")
     folder, metadata = open_model(model)
+    if stream:
+        metadata.check_can_stream(folder)
     source = _source(folder, fp16=fp16, stream=stream)
     tensorrt = choose(runtime)
     path = folder / "engines" / f"{source.stem}.{tensorrt.tag}.engine"
@@ -72,8 +74,7 @@ def _source(folder: Path, *, fp16: bool, stream: bool) -> Path:
     path = folder / graph_file("fp16" if fp16 else "fp32", stream=stream)
     if path.is_file():
         return path
-    cure = "ds2 export writes one for streaming models" if stream else "write it with ds2 export --precision both"
-    raise ModelNotFoundError(f"{folder} has no {path.name}: {cure}.")
+    raise ModelNotFoundError(f"{folder} has no {path.name}: write it with ds2 export --precision both.")
 
 
 def _check_output(path: Path, *, rebuild: bool) -> None:

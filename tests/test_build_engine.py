@@ -11,6 +11,7 @@ import pytest
 from ds2_deploy.errors import (
     ConfigError,
     EngineError,
+    ModelError,
     ModelNotFoundError,
     OutputError,
 )
@@ -221,10 +222,12 @@ def test_what_is_exported_can_be_built(
 
 class TestRefusals:
     def test_no_stream_graph(self, model: Path) -> None:
-        with pytest.raises(
-            ModelNotFoundError, match=r"has no stream\.onnx: ds2 export writes one for streaming models\."
-        ):
+        with pytest.raises(ModelNotFoundError, match=r"has no stream\.onnx: write it with ds2 export"):
             build_engine(model, stream=True)
+
+    def test_a_stream_of_a_model_that_cannot(self) -> None:
+        with pytest.raises(ModelError, match=r"default cannot stream: .*'utterance'.*bidirectional is true"):
+            build_engine("default", stream=True)
 
     def test_seconds_of_a_stream(self, model: Path) -> None:
         with pytest.raises(ConfigError, match="--seconds does not go with --stream"):

@@ -5,13 +5,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 
 onnx = pytest.importorskip("onnx")
 
+CONV = ConvLayer(channels=8, kernel=(1, 11), stride=(1, 2))
 METADATA = ModelMetadata(
-    model=ModelConfig(conv_dims=1, conv=(ConvLayer(channels=8, kernel=(1, 11), stride=(1, 2)),), rnn_size=16)
+    feature=FeatureConfig(normalization="none"),
+    model=ModelConfig(conv_dims=1, conv=(CONV,), rnn_size=16, bidirectional=False),
 )
 
 # Waveform to log-probabilities with all that is special in a DS2 graph: a strided convolution as STFT in

@@ -126,8 +126,7 @@ class StreamingDeepSpeech2(nn.Module):
     def __init__(self, model: DeepSpeech2, chunk_samples: int) -> None:
         super().__init__()
         self.metadata = metadata = model.metadata
-        if obstacles := metadata.streaming_obstacles:
-            raise ModelError(f"This model cannot stream: {'; '.join(obstacles)}.")
+        metadata.check_can_stream("This model")
         if chunk_samples < 1 or chunk_samples % metadata.stream_unit_samples:
             raise ModelError(
                 f"A chunk of {chunk_samples} samples does not fit the model: it must be a multiple of "

@@ -5,7 +5,7 @@ import logging
 import os
 from typing import Any
 
-from ds2_deploy.errors import BackendUnavailableError, ConfigError, MissingPackageError, ModelError
+from ds2_deploy.errors import BackendUnavailableError, ConfigError, MissingPackageError
 from ds2_deploy.extras import EXTRAS, missing_sentence
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime.engine_info import Precision
@@ -44,8 +44,7 @@ def open_stream_backend(
     name: str, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
 ) -> StreamBackend:
     """The same for streams; ModelError where the model cannot stream, which says what stands in the way."""
-    if obstacles := model.metadata.streaming_obstacles:
-        raise ModelError(f"{model.path} cannot stream: {'; '.join(obstacles)}. Choose a streaming model.")
+    model.metadata.check_can_stream(model.path)
     backend: StreamBackend = _open(STREAM_BACKENDS, name, model, device=device, precision=precision, threads=threads)
     return backend
 
