@@ -145,7 +145,7 @@ def main(
                 "deadline_ms": DEADLINE_MS,
                 "rows": rows,
                 "responses": answers,
-                "machine": machine() | {"torch": require("torch").__version__},
+                "machine": machine() | {"torch": str(require("torch").__version__)},
             },
         )
 
