@@ -11,7 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -106,7 +106,7 @@ class Stream:
 
     # --- the caller's side --------------------------------------------------------------------------------------
 
-    def accept_waveform(self, samples: npt.NDArray[np.floating], sample_rate: int) -> None:
+    def accept_waveform(self, samples: npt.NDArray[np.floating[Any]], sample_rate: int) -> None:
         """The next samples (S,) in [-1, 1], as many as there are; any rate, but one and the same for the stream.
 
         Waits while the stepper has too much to do. AudioError or StreamError, and nothing taken, where they cannot
