@@ -236,7 +236,7 @@ class Stream:
     def take(self, row: Samples) -> tuple[int, npt.NDArray[np.float32]] | None:
         """Fill `row` (C,) with the next chunk: how many samples it holds, and the state (N,) to step it with.
 
-        None where nothing is to be stepped any more. Each chunk taken is answered by `put` or `fail`.
+        None where nothing is to be stepped any more. Each chunk taken is answered by `put`, `untake` or `fail`.
         """
         with self._changed:
             if not self._is_ready():
