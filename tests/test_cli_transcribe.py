@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -209,7 +210,10 @@ def test_interrupted_keeps_what_was_finished(conv_model: ConvModel, texts: dict[
     os.mkfifo(tmp_path / "never")  # nobody writes to it, so the command waits
     a = next(iter(texts))
     arguments = ["transcribe", "--model", str(conv_model.path), a, str(tmp_path / "never"), "--format", "json"]
-    with subprocess.Popen([*DS2, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0) as process:
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background inherits deaf ears
+    with subprocess.Popen(
+        [*DS2, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, preexec_fn=listening
+    ) as process:
         assert process.stdout is not None
         assert select.select([process.stdout], [], [], 30)[0]
         process.send_signal(signal.SIGINT)
