@@ -30,7 +30,7 @@ def step_streams(backend: StreamBackend, streams: Sequence["Stream"]) -> None:
             lengths.append(chunk[0])
             states.append(chunk[1])
     if taken:
-        _step(backend, taken, audio[: len(taken)], np.array(lengths, dtype=np.int64), np.stack(states))
+        _step(backend, taken, audio[: len(taken)], np.array(lengths, dtype=np.int64), np.array(states))
 
 
 def _step(

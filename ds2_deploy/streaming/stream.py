@@ -277,8 +277,7 @@ class Stream:
             self._frames += len(log_probs)
             self._decoder.accept(log_probs)
             news: list[StreamResult] = []
-            expected = self._metadata.output_frames(self._taken + self._waiting)
-            if self._ended and self._frames >= expected:
+            if self._ended and self._frames >= self._expected_frames():
                 news = self._close_utterance(is_last=True)
             elif self._endpoint and self._endpoint_detected(self._endpoint):
                 news = self._close_utterance()
@@ -288,7 +287,8 @@ class Stream:
             self._stepping = False
             self._empty_steps = 0 if len(log_probs) or not self._ended else self._empty_steps + 1
             if self._empty_steps > MAX_EMPTY_STEPS:
-                self._give_up(InferenceError(f"The model gave {self._frames} of {expected} frames: export it again."))
+                frames = f"{self._frames} of {self._expected_frames()} frames"
+                self._give_up(InferenceError(f"The model gave {frames}: export it again."))
             self._changed.notify_all()
         self._tell(news)
 
@@ -308,6 +308,9 @@ class Stream:
         if self._error is not None or self._stepping:
             return False
         return self._waiting >= self._stepper.chunk_samples or (self._ended and not self._last.is_final)
+
+    def _expected_frames(self) -> int:
+        return self._metadata.output_frames(self._taken + self._waiting)
 
     def _endpoint_detected(self, endpoint: EndpointConfig) -> bool:
         frame_s, spoken = self._metadata.frame_s, self._decoder.spoken
