@@ -16,12 +16,14 @@ def plan_batches(items: Iterable[tuple[Item, float]], batch_s: float, workers: i
     """Items with their seconds in batches of at most `batch_s`, sorted by length within windows of WINDOW_BATCHES."""
     window: list[Item] = []
     durations_s: list[float] = []
+    total_s = 0.0
     for item, duration_s in items:
         window.append(item)
         durations_s.append(duration_s)
-        if sum(durations_s) >= WINDOW_BATCHES * batch_s or len(window) == WINDOW_ITEMS:
+        total_s += duration_s
+        if total_s >= WINDOW_BATCHES * batch_s or len(window) == WINDOW_ITEMS:
             yield from _window_batches(window, durations_s, batch_s, workers)
-            window, durations_s = [], []
+            window, durations_s, total_s = [], [], 0.0
     yield from _window_batches(window, durations_s, batch_s, workers)
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ds2_deploy.audio.load import Samples
-    from ds2_deploy.output.captions import CaptionWriter
+    from ds2_deploy.output.captions import LineCaptions
     from ds2_deploy.streaming.stream import Stream
 
 
@@ -83,7 +83,7 @@ def stream(
     _caption(live, pieces, rate, caption_writer(format_name, sys.stdout))
 
 
-def _caption(stream: "Stream", pieces: "Iterator[Samples]", rate: int, writer: "CaptionWriter") -> None:
+def _caption(stream: "Stream", pieces: "Iterator[Samples]", rate: int, writer: "LineCaptions") -> None:
     """Feed the stream until the pieces end or the user has enough; what was said by then is written in any case."""
     shown = ""
     try:

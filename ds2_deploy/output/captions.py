@@ -2,22 +2,12 @@
 
 import json
 import shutil
-from typing import Protocol, TextIO
+from typing import TextIO
 
 from ds2_deploy.output.progress import ERASE_LINE
 from ds2_deploy.streaming.stream import StreamResult
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
-
-
-class CaptionWriter(Protocol):
-    def partial(self, result: StreamResult) -> None:
-        """The utterance in progress has grown."""
-        ...
-
-    def final(self, result: StreamResult) -> None:
-        """An utterance is complete."""
-        ...
 
 
 class LineCaptions:
@@ -27,9 +17,10 @@ class LineCaptions:
         self.out = out
 
     def partial(self, result: StreamResult) -> None:
-        """Is not written."""
+        """The utterance in progress has grown: not written here."""
 
     def final(self, result: StreamResult) -> None:
+        """An utterance is complete."""
         self.out.write(f"{result.text}\n")
         self.out.flush()
 
@@ -66,6 +57,6 @@ class JsonCaptions(LineCaptions):
 CAPTIONS: dict[str, type[LineCaptions]] = {"text": LineCaptions, "jsonl": JsonCaptions}
 
 
-def caption_writer(format_name: str, out: TextIO) -> CaptionWriter:
+def caption_writer(format_name: str, out: TextIO) -> LineCaptions:
     """The writer of a format, one of CAPTIONS; a terminal sees text grow."""
     return TerminalCaptions(out) if format_name == "text" and out.isatty() else CAPTIONS[format_name](out)
