@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 		|| { echo "make: $(PYTHON) is older than 3.11: choose another with make PYTHON=..." >&2; exit 1; }
 	test -x $(VENV)/bin/pip || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV): a few minutes the first time."
-	$(PIP_INSTALL) --editable '.[cpu,train,export,dev]'
+	$(PIP_INSTALL) --editable '.[cpu,train,export,tensorboard,plots,dev]'
 	@for extra in lm tensorrt-rtx; do \
 		echo "$(PIP_INSTALL) --editable '.[$$extra]'"; \
 		$(PIP_INSTALL) --editable ".[$$extra]" \

@@ -12,6 +12,8 @@ EXTRAS = {
     "onnxscript": "export",
     "torch": "train",
     "safetensors": "train",
+    "matplotlib": "plots",
+    "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
 }

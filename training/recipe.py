@@ -45,23 +45,68 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """AdamW under a one-cycle schedule that counts optimizer steps."""
+    """How a gradient becomes a step."""
 
+    name: Literal["adamw", "adam", "sgd"] = "adamw"
+    """`adamw`: decay apart from the gradient (Loshchilov and Hutter 2019); `adam`: decay as an L2 term of the loss;
+    `sgd`: Nesterov's momentum, as in the paper, section 3.8, with an L2 term."""
     learning_rate: float = 1.5e-3
-    """The highest, reached after `warmup` of all steps."""
-    warmup: float = 0.1
+    """The highest; the schedule says when."""
+    momentum: float = 0.99
+    """Of `sgd`."""
     weight_decay: float = 1e-2
     """Of matrices; biases and normalisation are left alone."""
     clip_norm: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"optimizer.warmup is {self.warmup}: it is a share of all steps, between 0 and 1")
         if not 0 <= self.weight_decay < math.inf:
             raise ValueError(f"optimizer.weight_decay is {self.weight_decay}: it must not be negative, and finite")
+        if not 0 < self.momentum < 1:
+            raise ValueError(f"optimizer.momentum is {self.momentum}: it must be between 0 and 1")
         for name in ("learning_rate", "clip_norm"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"optimizer.{name} is {getattr(self, name)}: it must be positive and finite")
+
+
+class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The learning rate as a share of `optimizer.learning_rate`; see training/schedules.py for the formulas."""
+
+    name: Literal["one_cycle", "constant", "cosine", "polynomial", "exponential", "plateau"] = "one_cycle"
+    warmup: float = 0.1
+    """Share of all optimizer steps in which the rate rises, linearly but for `one_cycle`."""
+    decay: float = 0.8
+    """Factor of an epoch (`exponential`), or of an epoch that ends a plateau (`plateau`)."""
+    power: float = 1.0
+    """Of `polynomial`: 1 is a straight line to zero."""
+    patience: int = 2
+    """Of `plateau`: epochs without a better validation result before the rate falls."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup <= 1:
+            raise ValueError(f"schedule.warmup is {self.warmup}: it is a share of all steps, between 0 and 1")
+        if not 0 < self.decay <= 1:
+            raise ValueError(f"schedule.decay is {self.decay}: it must be above 0 and at most 1")
+        if not 0 < self.power < math.inf:
+            raise ValueError(f"schedule.power is {self.power}: it must be positive and finite")
+        if self.patience < 0:
+            raise ValueError(f"schedule.patience is {self.patience}: it must not be negative")
+
+
+class SelectionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which epochs are kept, and when a training has learnt enough."""
+
+    by: Literal["wer", "cer", "loss"] = "wer"
+    """The validation result that makes one epoch better than another."""
+    keep: int = 1
+    """Checkpoints of the best epochs; with more than one, average.pt holds the mean of their weights."""
+    patience: int | None = None
+    """Stop after this many epochs without a better one; None: never."""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.keep <= 100:
+            raise ValueError(f"selection.keep is {self.keep}: it must be between 1 and 100")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"selection.patience is {self.patience}: it must be at least 1")
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -69,15 +114,27 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
     name: str
     language: str = "en"
+    """How transcripts are spelled: one of ds2_deploy/text/languages.py."""
     alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
-    """The characters with a label each; the CTC blank is put before them."""
+    """The characters with a label each; the CTC blank is put before them. Empty: those of the training transcripts,
+    or, where the language has labels of its own (phonemes), those."""
     epochs: int = 75
     batch_size: int = 16
-    """Utterances per optimizer step, over all processes together."""
+    """Most utterances in a batch, over all processes together."""
+    batch_seconds: float | None = None
+    """Most seconds of a batch, padding included; None: no limit but `batch_size`."""
+    accumulate: int = 1
+    """Batches whose gradients are added up before the optimizer takes a step."""
     sorta_grad: bool = True
     """First epoch in order of length (section 3.3 of the paper)."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the network under automatic mixed precision; front end and loss stay in float32."""
+    initialization: Literal["orthogonal", "xavier", "pytorch"] = "orthogonal"
+    """Of every weight, the recurrent ones included: see ds2_deploy/model/initialize.py."""
+    dropout_from: float | None = None
+    """Dropout grows from this share in the first epoch to `model.dropout` in the last; None: it is constant."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between saves of last.pt inside an epoch; it is saved after each epoch in any case."""
     seed: int = 1
     workers: int = 2
     """Processes that read and vary audio ahead of the network."""
@@ -85,19 +142,24 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    selection: SelectionConfig = SelectionConfig()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
+        for name in ("epochs", "batch_size", "accumulate"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
+        for name in ("batch_seconds", "checkpoint_minutes"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}: it must be positive and finite")
+        if self.dropout_from is not None and not 0 <= self.dropout_from < 1:
+            raise ValueError(f"dropout_from is {self.dropout_from}: it must be in [0, 1)")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers is {self.workers}: it must be between 0 and {MAX_WORKERS}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must be between 0 and 2^63 - 1")
-        self.labels()
-
-    def labels(self) -> Alphabet:
-        return Alphabet.of(self.alphabet)
+        Alphabet.of(self.alphabet)  # raises where a character comes twice
 
 
 def load_recipe(source: str, overrides: list[str]) -> Recipe:

@@ -21,6 +21,7 @@ from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
+from ds2_deploy.text.alphabet import Alphabet
 from training.data import BatchSampler, Speech, checked, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
 from training.manifest import Utterance, fits_ctc, normalized, read_manifest
@@ -106,7 +107,7 @@ def _train(
     groups = _parameter_groups(model, recipe.optimizer.weight_decay)
     optimizer = torch.optim.AdamW(groups, lr=recipe.optimizer.learning_rate)
     steps = recipe.epochs * len(sampler)
-    scheduler = LambdaLR(optimizer, lambda taken: one_cycle(taken, steps, recipe.optimizer.warmup))
+    scheduler = LambdaLR(optimizer, lambda taken: one_cycle(taken, steps, recipe.schedule.warmup))
     scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.precision == "fp16")
     position = Position()
     if checkpoint:
@@ -240,7 +241,7 @@ def load_utterances(manifests: list[Path], recipe: Recipe) -> list[Utterance]:
     missing = [u.path for u in utterances if not u.path.is_file()]
     if missing:
         raise ManifestError(f"{len(missing)} of {len(utterances)} recordings do not exist, the first is {missing[0]}.")
-    return normalized(utterances, recipe.language, recipe.labels())
+    return normalized(utterances, recipe.language, Alphabet.of(recipe.alphabet))
 
 
 def alignable(utterances: list[Utterance], recipe: Recipe, reporter: Reporter) -> list[Utterance]:
@@ -269,7 +270,7 @@ def _metadata(
         language=recipe.language,
         feature=recipe.feature,
         statistics=statistics,
-        alphabet=recipe.labels(),
+        alphabet=Alphabet.of(recipe.alphabet),
         model=recipe.model,
         provenance=Provenance(
             ds2_version=ds2_deploy.__version__,
