@@ -21,8 +21,9 @@ from training.distributed import Processes
 from training.manifest import Utterance, read_manifest
 from training.recipe import AugmentConfig, load_recipe
 from training.statistics import feature_statistics
-from training.step import TrainingStep, ctc_loss
-from training.trainer import Validation, train, validate
+from training.step import TrainingStep, ctc_losses
+from training.trainer import train
+from training.validation import Validation, validate
 
 VARIED = ["augment.speeds=[0.8, 1.25]", "augment.time_masks=2", "augment.frequency_masks=1"]
 
@@ -245,7 +246,7 @@ def test_an_utterance_too_short_for_its_text_counts_nothing(corpus):
     batch = dataset[[(0, 0), (0, 1), (0, 2)]]
     lengths = torch.tensor([20, int(batch.target_lengths[1]) - 1, 15])
     logits = torch.randn(3, 20, 29, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    loss = ctc_loss(logits.log_softmax(-1), lengths, batch, 0)
+    loss = ctc_losses(logits.log_softmax(-1), lengths, batch, 0).sum()
     loss.backward()
     ends = batch.target_lengths.cumsum(0).tolist()
     others = [
@@ -274,7 +275,7 @@ def test_the_network_runs_in_half_precision_and_the_loss_in_float32(corpus, monk
         return original(log_probs, *arguments, **keywords)
 
     monkeypatch.setattr(torch.nn.functional, "ctc_loss", recorded)
-    TrainingStep(model, precision)(dataset[[(1, 0), (1, 1)]]).backward()
+    TrainingStep(model, precision)(dataset[[(1, 0), (1, 1)]]).sum().backward()
     validate(model, valid_loader(dataset, 18, 0, Processes()), dataset.utterances, Processes(), precision)
     assert outputs == [dtype, dtype]
     assert [log_probs.dtype for log_probs in seen] == [torch.float32, torch.float32]

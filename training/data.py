@@ -120,13 +120,13 @@ class BatchSampler:
 
     def __init__(self, durations_s: Sequence[float], recipe: Recipe, processes: Processes) -> None:
         self.durations = np.asarray(durations_s)
-        self.recipe, self.processes, self.epoch = recipe, processes, 1
+        self.recipe, self.processes, self.epoch, self.start = recipe, processes, 1, 0
 
     def __len__(self) -> int:
         return -(-len(self.durations) // self.recipe.batch_size)  # rounded up: a batch never exceeds its size
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for batch in self.batches():
+        for batch in self.batches()[self.start :]:
             yield [(self.epoch, int(index)) for index in batch[self.processes.rank :: self.processes.count]]
 
     def batches(self) -> list[npt.NDArray[np.int64]]:

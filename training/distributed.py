@@ -32,6 +32,11 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def broadcast(self, values: Tensor) -> None:
+        """Overwrite every process's `values` with the main one's."""
+        if self.count > 1:
+            dist.broadcast(values, src=0)
+
 
 @contextmanager
 def joined_processes(device: str) -> Iterator[Processes]:

@@ -1,8 +1,7 @@
-"""What a training says: a progress bar on a terminal, a line per epoch for people, log.jsonl for programs."""
+"""What a training says: a bar on a terminal, a line per epoch for people, log.jsonl and TensorBoard for programs."""
 
-import json
+import time
 from collections.abc import Iterator
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -11,20 +10,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ds2_deploy.errors import OutputError
-from training.data import checked
+from ds2_deploy.extras import require
+from training.data import Batch, checked
 from training.distributed import Processes
 from training.recipe import Recipe
+from training.run_folder import RunFolder
 
-LOG = "log.jsonl"
+SCALARS = ("loss", "valid_loss", "valid_wer", "valid_cer", "blank_rate", "output_length", "learning_rate", "data_wait")
 
 
 class Reporter:
-    """Talks on stderr and in `out`/log.jsonl; the processes beside the main one are silent."""
+    """Talks on stderr and in the run's log; the processes beside the main one only warn."""
 
-    def __init__(self, out: Path, main: bool) -> None:
-        self.main, self.log = main, out / LOG
-        self.console = Console(stderr=True, quiet=not main, highlight=False, markup=False)
+    def __init__(self, folder: RunFolder, main: bool, tensorboard: bool) -> None:
+        self.main, self.folder = main, folder
+        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.tensorboard = _Tensorboard(folder) if main and tensorboard else None
+        self.waited_s = 0.0
+        """Of the present epoch, spent on waiting for a batch."""
         self.progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -43,8 +46,15 @@ class Reporter:
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self.progress.stop()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
 
     def say(self, sentence: str) -> None:
+        if self.main:
+            self.warn(sentence)
+
+    def warn(self, sentence: str) -> None:
+        """From any process."""
         self.console.print(sentence, soft_wrap=True)
 
     def start(
@@ -52,34 +62,68 @@ class Reporter:
     ) -> None:
         """Make the folder and say what begins: only now, so that a wrong call leaves nothing behind."""
         if self.main:
-            try:
-                self.log.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise OutputError(f"Cannot write the folder {self.log.parent}: {error.strerror}.") from error
+            self.folder.create()
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         self.say(
             f"{recipe.name}: {millions:.2f} M parameters, {train} utterances ({hours:.2f} h) to learn from, {valid} to "
             f"validate on, {recipe.precision} on {processes.count} × {processes.device}"
         )
 
-    def steps(self, batches: DataLoader[Any], epoch: int, epochs: int) -> Iterator[Any]:
-        """The batches of an epoch, under a progress bar."""
-        self.task = self.progress.add_task(f"epoch {epoch}/{epochs}", total=len(batches), loss="")
-        yield from checked(batches)
+    def batches(self, loader: DataLoader[Any], epoch: int, epochs: int, done: int) -> Iterator[Batch]:
+        """The batches of an epoch, `done` of which were learnt before, under a progress bar."""
+        self.task = self.progress.add_task(
+            f"epoch {epoch}/{epochs}", total=len(loader.sampler), completed=done, loss=""  # type: ignore[arg-type]
+        )  # fmt: skip
+        self.waited_s = 0.0
+        source = checked(loader)
+        while True:
+            started = time.perf_counter()
+            batch = next(source, None)
+            self.waited_s += time.perf_counter() - started
+            if batch is None:
+                break
+            yield batch
         self.progress.remove_task(self.task)
 
-    def step_done(self, loss: Tensor) -> None:
+    def step_done(self, batches: int, losses: Tensor) -> None:
         if not self.progress.disable:
-            self.progress.update(self.task, advance=1, loss=f"{float(loss):.2f}")
+            self.progress.update(self.task, advance=batches, loss=f"{float(losses.mean()):.2f}")
 
-    def epoch_done(self, facts: dict[str, Any], *, epochs: int) -> None:
+    def epoch_done(self, facts: dict[str, Any], *, epochs: int, left_s: float) -> None:
         if not self.main:
             return
         self.say(
             f"epoch {facts['epoch']:>3}/{epochs}  loss {facts['loss']:6.2f}  valid {facts['valid_loss']:6.2f}  "
             f"WER {facts['valid_wer']:6.1%}  CER {facts['valid_cer']:6.1%}  blank {facts['blank_rate']:4.0%}  "
             f"length {facts['output_length']:4.1f}  lr {facts['learning_rate']:.1e}  "
-            f"{facts['audio_hours_per_hour']:.0f} h/h  {facts['seconds']:.0f} s{'  best' if facts['best'] else ''}"
+            f"{facts['audio_hours_per_hour']:.0f} h/h  wait {facts['data_wait']:.0%}  {facts['seconds']:.0f} s"
+            f"  {_hours(left_s)} left{'  best' if facts['best'] else ''}"
         )
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(facts) + "\n")
+        self.folder.append_log(facts)
+        if self.tensorboard is not None:
+            self.tensorboard.epoch_done(facts)
+
+
+class _Tensorboard:
+    """Event files in the run's folder `tensorboard`: scalars, and the sample transcripts as text."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        require("tensorboard")
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.writer = SummaryWriter(str(folder.path / "tensorboard"))
+
+    def epoch_done(self, facts: dict[str, Any]) -> None:
+        for name in SCALARS:
+            self.writer.add_scalar(name, facts[name], facts["epoch"])
+        table = "\n".join(f"| {reference} | {text} |" for reference, text in facts["samples"])
+        self.writer.add_text("transcripts", f"| said | heard |\n|---|---|\n{table}", facts["epoch"])
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+def _hours(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02d} h"

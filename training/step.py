@@ -12,7 +12,7 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingStep(nn.Module):
-    """`forward(batch) -> loss` summed over the batch's utterances; front end and loss stay in float32."""
+    """`forward(batch) -> losses (B,)`, one per utterance; front end and loss stay in float32."""
 
     def __init__(self, model: DeepSpeech2, precision: str) -> None:
         super().__init__()
@@ -27,11 +27,11 @@ class TrainingStep(nn.Module):
         features = hide(features, batch.time_masks, batch.frequency_masks, self.hidden)
         with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits, lengths = self.model.encoder(features, frames)
-        return ctc_loss(log_softmax(logits), lengths, batch, self.model.metadata.alphabet.blank)
+        return ctc_losses(log_softmax(logits), lengths, batch, self.model.metadata.alphabet.blank)
 
 
-def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
-    """Sum over utterances of -ln P(text | audio) (Graves et al. 2006); `log_probs` (B, T, V) float32.
+def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
+    """(B,) -ln P(text | audio) of each utterance (Graves et al. 2006); `log_probs` (B, T, V) float32.
 
     An utterance that speed perturbation made too short for its text counts zero instead of infinity.
     """
@@ -41,7 +41,7 @@ def ctc_loss(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Te
         lengths,
         batch.target_lengths,
         blank=blank,
-        reduction="sum",
+        reduction="none",
         zero_infinity=True,
     )
 

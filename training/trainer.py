@@ -1,8 +1,8 @@
 """The training loop, top to bottom: `train(...)` is what `ds2 train` calls."""
 
-import json
-import math
+import itertools
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,40 +10,28 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
 
 import ds2_deploy
-from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import ConfigError, ManifestError, ModelError, TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
-from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
-from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
+from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.text.alphabet import Alphabet
-from training.data import BatchSampler, Speech, checked, train_loader, valid_loader
+from training.data import Batch, BatchSampler, Speech, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
+from training.learner import Learner, set_dropout
 from training.manifest import Utterance, fits_ctc, normalized, read_manifest
 from training.recipe import Recipe
-from training.report import LOG, Reporter
+from training.report import Reporter
+from training.run_folder import RunFolder
 from training.statistics import feature_statistics
-from training.step import TrainingStep, ctc_loss
+from training.validation import Validation, validate
 
-BEST, LAST = "best.pt", "last.pt"
-
-
-@dataclass(kw_only=True)
-class Validation:
-    """What a validation pass adds up to."""
-
-    loss: float
-    """Per utterance, in nats."""
-    errors: Errors
-    blank_rate: float
-    """Share of frames whose most probable label is the blank; near 1 in the first epochs, and on a collapse."""
-    output_length: float
-    """Mean characters per hypothesis."""
+COLLAPSED = 0.999
+"""A share of blanks above this, once there was output, is a collapse."""
+CLOCK_STEPS = 10
+"""Optimizer steps between looks at the clock, which all processes must agree on."""
 
 
 @dataclass(kw_only=True)
@@ -52,9 +40,21 @@ class Position:
 
     epoch: int = 0
     """Complete epochs."""
-    best_wer: float = float("inf")
-    skipped_steps: int = field(default=0)
+    batch: int = 0
+    """Batches learnt of the epoch after those."""
+    loss_sum: float = 0.0
+    """Of those batches' utterances, over all processes."""
+    loss_count: int = 0
+    seconds: float = 0.0
+    """Spent on those batches."""
+    skipped_steps: int = 0
     """Steps left out because a gradient was not finite; the first few of an fp16 training, which find its scale."""
+    best: list[tuple[float, int]] = field(default_factory=list)
+    """Validation result and number of the best epochs, the best first."""
+    stale: int = 0
+    """Epochs since the best one."""
+    spoke: bool = False
+    """Whether any epoch's validation gave output other than blanks."""
 
 
 def train(
@@ -66,173 +66,235 @@ def train(
     resume: bool = False,
     init_from: Path | None = None,
     device: str = "auto",
+    tensorboard: bool = False,
 ) -> None:
-    """Train `recipe` and leave best.pt, last.pt and log.jsonl in the folder `out`."""
-    if any((out / name).exists() for name in (BEST, LAST, LOG)) and not resume:
-        raise TrainingError(f"{out} already holds a training: add --resume to go on with it, or choose another --out.")
+    """Train `recipe` and leave best.pt, last.pt and log.jsonl in the folder `out` (training/run_folder.py)."""
+    folder = RunFolder(out)
     if resume and init_from:
         raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
+    if not resume:
+        folder.check_free()
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    with joined_processes(device) as processes, Reporter(out, processes.main) as reporter:
-        _train(recipe, train_manifests, valid_manifests, out, resume, init_from, processes, reporter)
+    with joined_processes(device) as processes, Reporter(folder, processes.main, tensorboard) as reporter:
+        Training(recipe, train_manifests, valid_manifests, folder, resume, init_from, processes, reporter).run()
 
 
-def _train(
-    recipe: Recipe,
-    train_manifests: list[Path],
-    valid_manifests: list[Path],
-    out: Path,
-    resume: bool,
-    init_from: Path | None,
-    processes: Processes,
-    reporter: Reporter,
-) -> None:
-    # --- what to learn from -------------------------------------------------------------------------------------
-    train_set = alignable(load_utterances(train_manifests, recipe), recipe, reporter)
-    valid_set = load_utterances(valid_manifests, recipe)
-    sampler = BatchSampler([u.duration_s for u in train_set], recipe, processes)
-    share = len(train_set) // len(sampler)
-    if share < processes.count:
-        raise ConfigError(f"A batch of {share} utterances cannot be shared by {processes.count} processes.")
-    checkpoint = load_checkpoint(out / LAST) if resume else load_checkpoint(init_from) if init_from else None
-    metadata = _metadata(recipe, train_manifests, train_set, checkpoint)
+class Training:
+    """One training of one recipe: made ready in `__init__`, run by `run`."""
 
-    # --- what learns --------------------------------------------------------------------------------------------
-    torch.manual_seed(recipe.seed)
-    model = DeepSpeech2(metadata).to(processes.device)
-    step = TrainingStep(model, recipe.precision)
-    learner: nn.Module = step
-    if processes.count > 1:  # buffers are constants, or statistics that are equal everywhere
-        learner = DistributedDataParallel(step, broadcast_buffers=False)
-    groups = _parameter_groups(model, recipe.optimizer.weight_decay)
-    optimizer = torch.optim.AdamW(groups, lr=recipe.optimizer.learning_rate)
-    steps = recipe.epochs * len(sampler)
-    scheduler = LambdaLR(optimizer, lambda taken: one_cycle(taken, steps, recipe.schedule.warmup))
-    scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.precision == "fp16")
-    position = Position()
-    if checkpoint:
-        _load_weights(model, checkpoint, out / LAST if resume else init_from)
-    if checkpoint and resume:
-        _check_recipe(recipe, checkpoint.training["recipe"], out)
-        optimizer.load_state_dict(checkpoint.training["optimizer"])
-        scheduler.load_state_dict(checkpoint.training["scheduler"])
-        scaler.load_state_dict(checkpoint.training["scaler"])
-        position = Position(**checkpoint.training["position"])
+    def __init__(
+        self,
+        recipe: Recipe,
+        train_manifests: list[Path],
+        valid_manifests: list[Path],
+        folder: RunFolder,
+        resume: bool,
+        init_from: Path | None,
+        processes: Processes,
+        reporter: Reporter,
+    ) -> None:
+        self.recipe, self.folder, self.processes, self.reporter = recipe, folder, processes, reporter
+        self.position = Position()
 
-    # --- learning -----------------------------------------------------------------------------------------------
-    train_batches = train_loader(Speech(train_set, metadata, recipe.augment, recipe.seed), sampler, recipe.workers)
-    valid_batches = valid_loader(
-        Speech(valid_set, metadata, recipe.augment, recipe.seed), recipe.batch_size, recipe.workers, processes
-    )
-    hours = metadata.provenance.audio_hours
-    reporter.start(recipe, model, len(train_set), hours, len(valid_set), processes)
-    for epoch in range(position.epoch + 1, recipe.epochs + 1):
-        # Everything random in an epoch follows from (seed, epoch, process), so a resumed training repeats it exactly.
-        torch.manual_seed(_seed(recipe.seed, epoch, processes.rank))
-        sampler.epoch = epoch
-        sizes = [len(batch) for batch in sampler.batches()]
-        skipped = position.skipped_steps
-        started, loss_sum = time.perf_counter(), torch.zeros((), device=processes.device)
-        learner.train()
-        for size, batch in zip(sizes, reporter.steps(train_batches, epoch, recipe.epochs), strict=True):
-            loss = learner(batch.to(processes.device))
-            # Sum over utterances / utterances of the step, over all processes; DDP has divided by their number.
-            scaler.scale(loss * processes.count / size).backward()
-            scaler.unscale_(optimizer)
-            norm = nn.utils.clip_grad_norm_(model.parameters(), recipe.optimizer.clip_norm)
-            if norm.isfinite():  # the same on every process: gradients are averaged before
-                scaler.step(optimizer)
-                scheduler.step()  # counts the steps that were taken
-            else:
-                position.skipped_steps += 1
-            scaler.update()
-            optimizer.zero_grad(set_to_none=True)
-            loss_sum += loss.detach()
-            reporter.step_done(loss.detach() / len(batch.lengths))
-        loss_sum = processes.sum(loss_sum)
-        if position.skipped_steps - skipped == len(sizes):
+        # --- what to learn from ---------------------------------------------------------------------------------
+        self.train_set = alignable(load_utterances(train_manifests, recipe), recipe, reporter)
+        self.valid_set = load_utterances(valid_manifests, recipe)
+        self.sampler = BatchSampler([u.duration_s for u in self.train_set], recipe, processes)
+        share = len(self.train_set) // len(self.sampler)
+        if share < processes.count:
+            raise ConfigError(f"A batch of {share} utterances cannot be shared by {processes.count} processes.")
+        checkpoint = load_checkpoint(folder.last) if resume else load_checkpoint(init_from) if init_from else None
+        self.metadata = _metadata(recipe, train_manifests, self.train_set, checkpoint)
+
+        # --- what learns ----------------------------------------------------------------------------------------
+        torch.manual_seed(recipe.seed)
+        self.model = DeepSpeech2(self.metadata).to(processes.device)
+        epoch_steps = -(-len(self.sampler) // recipe.accumulate)
+        self.learner = Learner(self.model, recipe, epoch_steps, processes)
+        if checkpoint:
+            _load_weights(self.model, checkpoint, folder.last if resume else init_from)
+        if checkpoint and resume:
+            _check_recipe(recipe, checkpoint.training["recipe"], folder.path)
+            self.learner.load_state_dict(checkpoint.training["learner"])
+            self.position = Position(**checkpoint.training["position"])
+
+        # --- how it is read -------------------------------------------------------------------------------------
+        datasets = [
+            Speech(utterances, self.metadata, recipe.augment, recipe.seed)
+            for utterances in (self.train_set, self.valid_set)
+        ]
+        self.train_batches = train_loader(datasets[0], self.sampler, recipe.workers)
+        self.valid_batches = valid_loader(datasets[1], recipe.batch_size, recipe.workers, processes)
+
+    def run(self) -> None:
+        """All epochs that are left; the best ones' average at the end, where several are kept."""
+        recipe, position = self.recipe, self.position
+        hours = self.metadata.provenance.audio_hours
+        self.reporter.start(recipe, self.model, len(self.train_set), hours, len(self.valid_set), self.processes)
+        if self.processes.main:
+            self.folder.cut_log(position.epoch)
+        while position.epoch < recipe.epochs and not self.stale():
+            started, epochs_before = time.perf_counter(), position.epoch
+            self.learn_epoch()
+            result = validate(self.model, self.valid_batches, self.valid_set, self.processes, recipe.precision)
+            epoch_s = time.perf_counter() - started
+            self.epoch_done(result, epoch_s * (recipe.epochs - epochs_before - 1))
+        if self.stale():
+            self.reporter.say(f"Stopped: no better {recipe.selection.by} in {position.stale} epochs.")
+        if len(position.best) > 1:
+            self.average()
+
+    def stale(self) -> bool:
+        """Whether the recipe's patience is at an end."""
+        patience = self.recipe.selection.patience
+        return patience is not None and self.position.stale >= patience
+
+    def learn_epoch(self) -> None:
+        """The batches that are left of the epoch after `position.epoch`, saving now and then."""
+        recipe, position, rank = self.recipe, self.position, self.processes.rank
+        epoch = position.epoch + 1
+        self.begin_epoch(epoch)
+        sizes = [len(batch) for batch in self.sampler.batches()]
+        losses = self.losses_so_far()
+        started, saved = time.perf_counter() - position.seconds, time.perf_counter()
+        steps, skipped = 0, 0
+        batches = self.reporter.batches(self.train_batches, epoch, recipe.epochs, position.batch)
+        while group := list(itertools.islice(batches, recipe.accumulate)):
+            # Everything random in a step follows from (seed, epoch, batch, process): a resumed training repeats it.
+            torch.manual_seed(_seed(recipe.seed, epoch, position.batch, rank))
+            end = position.batch + len(group)
+            step_losses, taken = self.learner.learn(group, sum(sizes[position.batch : end]))
+            finite = step_losses.isfinite()
+            losses += torch.stack([step_losses[finite].double().sum(), finite.sum()])
+            if not taken:
+                self.warn_of_losses(group, finite)
+            steps, skipped, position.batch = steps + 1, skipped + (not taken), end
+            position.skipped_steps += not taken
+            self.reporter.step_done(len(group), step_losses)
+            if steps % CLOCK_STEPS == 0 and self.time_to_save(saved):
+                self.note_losses(losses, time.perf_counter() - started)
+                self.save_inside_epoch()
+                saved = time.perf_counter()
+        self.note_losses(losses, time.perf_counter() - started)
+        if steps and skipped == steps:
             raise TrainingError(
                 f"Epoch {epoch} had no finite gradient, so nothing was learnt: lower optimizer.learning_rate, or "
                 "choose another precision; the last checkpoint is as it was."
             )
-        seconds = time.perf_counter() - started
 
-        result = validate(model, valid_batches, valid_set, processes, recipe.precision)
-        position.epoch = epoch
-        improved = result.errors.wer < position.best_wer
-        position.best_wer = min(position.best_wer, result.errors.wer)
-        if processes.main:
-            provenance = msgspec.structs.replace(
-                metadata.provenance, epochs=epoch, valid_wer=round(result.errors.wer, 5)
+    def begin_epoch(self, epoch: int) -> None:
+        recipe = self.recipe
+        self.sampler.epoch, self.sampler.start = epoch, self.position.batch
+        if recipe.dropout_from is not None:
+            progress = (epoch - 1) / max(recipe.epochs - 1, 1)
+            set_dropout(self.model, recipe.dropout_from + progress * (recipe.model.dropout - recipe.dropout_from))
+        self.model.train()
+
+    def losses_so_far(self) -> Tensor:
+        """Sum and number (2,) of the losses of this epoch, to which this process adds its own."""
+        known = [self.position.loss_sum, self.position.loss_count] if self.processes.main else [0.0, 0.0]
+        return torch.tensor(known, dtype=torch.float64, device=self.processes.device)
+
+    def note_losses(self, losses: Tensor, seconds: float) -> None:
+        total = self.processes.sum(losses.clone()).tolist()
+        self.position.loss_sum, self.position.loss_count = total[0], int(total[1])
+        self.position.seconds = seconds
+
+    def time_to_save(self, saved: float) -> bool:
+        """Whether the main process's clock says so: all must agree, since losses are summed over them."""
+        due = time.perf_counter() - saved >= 60 * self.recipe.checkpoint_minutes
+        return bool(self.processes.sum(torch.tensor(float(due and self.processes.main), device=self.processes.device)))
+
+    def warn_of_losses(self, group: Sequence[Batch], finite: Tensor) -> None:
+        """Name the utterances whose loss is not finite; in fp16 a gradient may overflow without one."""
+        indices = torch.cat([batch.indices for batch in group])[~finite.cpu()].tolist()
+        if indices:
+            paths = ", ".join(str(self.train_set[index].path) for index in indices[:3])
+            self.reporter.warn(
+                f"Left out a step of epoch {self.position.epoch + 1}: the loss of {len(indices)} of {len(finite)} "
+                f"utterances is not finite ({paths}{', ...' if len(indices) > 3 else ''})."
             )
-            state = {
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "scaler": scaler.state_dict(),
-                "position": vars(position),
-                "recipe": msgspec.to_builtins(recipe),
-            }
-            saved = Checkpoint(
-                metadata=msgspec.structs.replace(metadata, provenance=provenance),
-                weights=model.state_dict(),
-                training=state,
+
+    # --- after an epoch -----------------------------------------------------------------------------------------
+
+    def epoch_done(self, result: Validation, left_s: float) -> None:
+        """Rank the epoch, log it, then save: a training killed in between repeats the epoch and its log line."""
+        position, recipe = self.position, self.recipe
+        value = result.result(recipe.selection.by)
+        rate = self.learner.schedule.rate
+        self.learner.schedule.epoch_done(value)
+        facts = self.facts(result, rate)
+        position.best = sorted([*position.best, (value, facts["epoch"])])[: recipe.selection.keep]
+        facts["best"] = position.best[0][1] == facts["epoch"]
+        position.stale = 0 if facts["best"] else position.stale + 1
+        self.reporter.epoch_done(facts, epochs=recipe.epochs, left_s=left_s)
+        if result.blank_rate > COLLAPSED and position.spoke:
+            self.reporter.say(
+                "The output has collapsed to blanks after there was some: lower optimizer.learning_rate, or resume "
+                "from an earlier checkpoint with --init-from."
             )
-            if improved:
-                saved.save(out / BEST)
-            saved.save(out / LAST)
-        reporter.epoch_done(
-            {
-                "epoch": epoch,
-                "loss": float(loss_sum) / len(train_set),
-                "valid_loss": result.loss,
-                "valid_wer": result.errors.wer,
-                "valid_cer": result.errors.cer,
-                "blank_rate": result.blank_rate,
-                "output_length": result.output_length,
-                "learning_rate": scheduler.get_last_lr()[0],
-                "audio_hours_per_hour": hours / (seconds / 3600),
-                "seconds": seconds,
-                "skipped_steps": position.skipped_steps,
-                "best": improved,
+        position.spoke = position.spoke or result.blank_rate <= COLLAPSED
+        position.epoch, position.batch, position.loss_sum, position.loss_count, position.seconds = (
+            facts["epoch"], 0, 0.0, 0, 0.0
+        )  # fmt: skip
+        if self.processes.main:
+            kept = [epoch for _, epoch in position.best] if recipe.selection.keep > 1 else []
+            self.folder.save(self.checkpoint(result.errors.wer), best=facts["best"], kept=kept)
+
+    def facts(self, result: Validation, rate: float) -> dict[str, Any]:
+        """What the log says of an epoch; rates are fractions, losses nats per utterance."""
+        position = self.position
+        return {
+            "epoch": position.epoch + 1,
+            "loss": position.loss_sum / max(position.loss_count, 1),
+            "valid_loss": result.loss,
+            "valid_wer": result.errors.wer,
+            "valid_cer": result.errors.cer,
+            "blank_rate": result.blank_rate,
+            "output_length": result.output_length,
+            "learning_rate": rate,
+            "audio_hours_per_hour": self.metadata.provenance.audio_hours / (position.seconds / 3600),
+            "data_wait": self.reporter.waited_s / position.seconds,
+            "seconds": position.seconds,
+            "skipped_steps": position.skipped_steps,
+            "samples": result.samples,
+        }
+
+    def save_inside_epoch(self) -> None:
+        if self.processes.main:
+            self.checkpoint(self.metadata.provenance.valid_wer).save(self.folder.last)
+
+    def checkpoint(self, valid_wer: float | None) -> Checkpoint:
+        """The whole state of the training; no random states, because none carries over from step to step."""
+        provenance = msgspec.structs.replace(
+            self.metadata.provenance,
+            epochs=self.position.epoch,
+            valid_wer=None if valid_wer is None else round(valid_wer, 5),
+        )
+        return Checkpoint(
+            metadata=msgspec.structs.replace(self.metadata, provenance=provenance),
+            weights=self.model.state_dict(),
+            training={
+                "learner": self.learner.state_dict(),
+                "position": vars(self.position),
+                "recipe": msgspec.to_builtins(self.recipe),
             },
-            epochs=recipe.epochs,
         )
 
-
-@torch.no_grad()
-def validate(
-    model: DeepSpeech2,
-    batches: torch.utils.data.DataLoader[Any],
-    utterances: list[Utterance],
-    processes: Processes,
-    precision: str,
-) -> Validation:
-    """Greedy error rates and loss over the validation set, this process's share summed with the others'."""
-    model.eval()
-    decoder = GreedyDecoder(model.metadata.alphabet)
-    step = TrainingStep(model, precision)
-    counts = np.zeros(8)
-    for batch in checked(batches):
-        moved = batch.to(processes.device)
-        features, frames = model.frontend(moved.audio, moved.lengths)
-        with torch.autocast(features.device.type, dtype=step.dtype, enabled=step.dtype is not None):
-            logits, lengths = model.encoder(features, frames)
-        log_probs = log_softmax(logits)
-        loss = float(ctc_loss(log_probs, lengths, moved, model.metadata.alphabet.blank))
-        rows = zip(log_probs.float().cpu().numpy(), lengths.tolist(), batch.indices.tolist(), strict=True)
-        for row, length, index in rows:
-            text = decoder.decode(row[:length]).text
-            blanks = int((row[:length].argmax(-1) == model.metadata.alphabet.blank).sum())
-            counts[:4] += Errors.between(utterances[index].text, text)
-            counts[4:] += (0.0, blanks, length, len(text))
-        counts[4] += loss
-    total = processes.sum(torch.from_numpy(counts).to(processes.device)).tolist()
-    return Validation(
-        loss=total[4] / len(utterances),
-        errors=Errors(*map(int, total[:4])),
-        blank_rate=total[5] / max(total[6], 1),
-        output_length=total[7] / len(utterances),
-    )
+    def average(self) -> None:
+        """average.pt: the mean of the best epochs' weights, validated like them."""
+        epochs = [epoch for _, epoch in self.position.best]
+        if self.processes.main:
+            self.model.load_state_dict(self.folder.average_weights(epochs))
+        for tensor in self.model.state_dict().values():
+            self.processes.broadcast(tensor)
+        result = validate(self.model, self.valid_batches, self.valid_set, self.processes, self.recipe.precision)
+        self.reporter.say(
+            f"average of epochs {', '.join(map(str, sorted(epochs)))}: valid {result.loss:.2f}  "
+            f"WER {result.errors.wer:.1%}  CER {result.errors.cer:.1%}"
+        )
+        if self.processes.main:
+            self.checkpoint(result.errors.wer).without_training().save(self.folder.average)
 
 
 def load_utterances(manifests: list[Path], recipe: Recipe) -> list[Utterance]:
@@ -282,26 +344,6 @@ def _metadata(
     )
 
 
-def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """Share of the highest learning rate: up from 1/25 along half a cosine, then down to 1/250,000 (Smith 2018)."""
-    lowest, last = 1 / 25, 1 / 250_000
-    rising = warmup * steps
-    if step < rising:
-        start, end, phase = lowest, 1.0, step / rising
-    else:
-        start, end, phase = 1.0, last, (step - rising) / max(steps - rising, 1)
-    return end + (start - end) * (1 + math.cos(math.pi * min(phase, 1.0))) / 2
-
-
-def _parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, normalisation and other vectors do not."""
-    parameters = list(model.parameters())
-    return [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-
-
 def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None) -> None:
     old, new = checkpoint.metadata, model.metadata
     for name in ("model", "feature", "alphabet"):
@@ -332,8 +374,3 @@ def _difference(old: ModelMetadata, new: ModelMetadata, name: str) -> str:
 def _seed(*parts: int) -> int:
     """One 63-bit seed from several numbers."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
-
-
-def read_log(out: Path) -> list[dict[str, Any]]:
-    """The epochs of a training folder, as logged."""
-    return [json.loads(line) for line in (out / LOG).read_text(encoding="utf-8").splitlines()]

@@ -25,6 +25,9 @@ def train(
         list[str] | None, typer.Option("--set", metavar="key=value", help="Change the recipe, e.g. model.rnn_size=512.")
     ] = None,
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Write events for TensorBoard to RUN/tensorboard, too.")
+    ] = False,
 ) -> None:
     """Train a model; `torchrun --nproc-per-node N -m ds2_deploy train ...` uses N processes."""
     from ds2_deploy.commands.common import usage_errors
@@ -44,4 +47,13 @@ def train(
     load_recipe(config, [])  # what is wrong here is the file's fault, what is wrong below the command line's
     with usage_errors():
         recipe = load_recipe(config, override or [])
-    run(recipe, train_manifest, valid_manifest, out, resume=resume, init_from=init_from, device=device)
+    run(
+        recipe,
+        train_manifest,
+        valid_manifest,
+        out,
+        resume=resume,
+        init_from=init_from,
+        device=device,
+        tensorboard=tensorboard,
+    )

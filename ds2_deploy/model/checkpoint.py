@@ -35,6 +35,10 @@ class Checkpoint:
         with atomic_path(path) as temporary:
             _save(content, temporary)
 
+    def without_training(self) -> "Checkpoint":
+        """The model alone, at a third of the size: nothing can resume from it."""
+        return Checkpoint(metadata=self.metadata, weights=self.weights)
+
     def model(self) -> DeepSpeech2:
         """The network with these weights, in evaluation mode."""
         return _with_weights(self.metadata, self.weights, "The checkpoint")

@@ -1,0 +1,224 @@
+"""What a training does beside learning: accumulation, checkpoints inside an epoch, the best ones, warnings."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import ds2_deploy.model.checkpoint
+import training.data
+import training.learner
+import training.trainer
+from ds2_deploy.errors import OutputError
+from ds2_deploy.metrics import Errors
+from ds2_deploy.model.checkpoint import load_checkpoint
+from tests.tones import RECIPE
+from training.recipe import load_recipe
+from training.run_folder import read_log
+from training.trainer import train
+from training.validation import Validation
+
+
+def recipe(tmp_path, *overrides, epochs=2):
+    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
+    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
+
+
+def losses(run):
+    return [(entry["loss"], entry["valid_loss"]) for entry in read_log(run)]
+
+
+def weights(path):
+    return load_checkpoint(path).weights
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "adam", "sgd"])
+def test_accumulated_batches_are_one_large_batch(corpus, tmp_path, optimizer):
+    """Without batch normalisation, whose statistics are a batch's own; in the first, sorted epoch both see the same."""
+    plain = ["model.batch_norm=false", f"optimizer.name={optimizer}", "optimizer.learning_rate=1e-3"]
+    train(recipe(tmp_path, *plain, "batch_size=6", epochs=1), [corpus], [corpus], tmp_path / "large")
+    small = recipe(tmp_path, *plain, "batch_size=3", "accumulate=2", epochs=1)
+    train(small, [corpus], [corpus], tmp_path / "small")
+    large, small = weights(tmp_path / "large/last.pt"), weights(tmp_path / "small/last.pt")
+    assert all(torch.allclose(large[name], small[name], atol=2e-5) for name in large)
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import training.trainer as trainer
+from training.recipe import load_recipe
+steps = 0
+learn = trainer.Learner.learn
+def killed(self, *arguments):
+    global steps
+    steps += 1
+    if steps == 8:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return learn(self, *arguments)
+trainer.Learner.learn = killed
+trainer.CLOCK_STEPS = 1
+out, corpus = map(Path, sys.argv[2:])
+trainer.train(load_recipe(sys.argv[1], {overrides!r}), [corpus], [corpus], out)
+"""
+
+
+def test_a_run_killed_inside_an_epoch_repeats_the_uninterrupted_one(corpus, tmp_path):
+    """kill -9 in the eighth of ten steps; saved after each step, with dropout, augmentation and a plateau."""
+    varied = ["augment.speeds=[0.9, 1.1]", "augment.time_masks=1", "model.dropout=0.3", "dropout_from=0.1"]
+    overrides = [*varied, "schedule.name=plateau", "checkpoint_minutes=1e-9", "augment.gain_db=[-3.0, 3.0]"]
+    settings = recipe(tmp_path, *overrides, epochs=3)
+    train(settings, [corpus], [corpus], tmp_path / "whole")
+    (tmp_path / "killed.py").write_text(KILLED.format(overrides=overrides))
+    arguments = [tmp_path / "killed.py", tmp_path / "tones.toml", tmp_path / "parts", corpus]
+    ended = subprocess.run(
+        [sys.executable, *map(str, arguments)], env=os.environ | {"PYTHONPATH": str(Path.cwd())}, timeout=120
+    )
+    assert ended.returncode == -signal.SIGKILL
+    position = load_checkpoint(tmp_path / "parts/last.pt").training["position"]
+    assert (position["epoch"], position["batch"]) == (1, 2)
+    train(settings, [corpus], [corpus], tmp_path / "parts", resume=True)
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    one, other = weights(tmp_path / "whole/last.pt"), weights(tmp_path / "parts/last.pt")
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def scripted(monkeypatch, *results):
+    """Validation results in the order given: word errors of ten words, or a whole Validation."""
+    coming = iter(results)
+
+    def validate(*_):
+        result = next(coming)
+        if isinstance(result, Validation):
+            return result
+        return Validation(loss=float(result), errors=Errors(result, 10, 1, 10), blank_rate=0.5, output_length=3.0)
+
+    monkeypatch.setattr(training.trainer, "validate", validate)
+
+
+def test_the_best_checkpoints_are_kept_and_averaged(corpus, tmp_path, monkeypatch):
+    scripted(monkeypatch, 5, 2, 4, 3, 9, 1)
+    settings = recipe(tmp_path, "selection.keep=3", epochs=5)
+    train(settings, [corpus], [corpus], tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").glob("*.pt")) == [
+        "average.pt", "best.pt", "epoch-0002.pt", "epoch-0003.pt", "epoch-0004.pt", "last.pt",
+    ]  # fmt: skip
+    kept = [weights(tmp_path / f"run/epoch-000{epoch}.pt") for epoch in (2, 3, 4)]
+    average = load_checkpoint(tmp_path / "run/average.pt")
+    for name, tensor in average.weights.items():
+        assert torch.allclose(tensor, torch.stack([one[name] for one in kept]).mean(0), atol=1e-6)
+    assert average.metadata.provenance.valid_wer == 0.1
+    assert all(torch.equal(tensor, kept[0][name]) for name, tensor in weights(tmp_path / "run/best.pt").items())
+
+
+def test_the_validation_loss_may_choose(corpus, tmp_path, monkeypatch):
+    results = [
+        Validation(loss=loss, errors=Errors(wrong, 10, 1, 10), blank_rate=0.5, output_length=3.0)
+        for loss, wrong in [(3.0, 1), (1.0, 9), (2.0, 5)]
+    ]
+    scripted(monkeypatch, *results)
+    train(recipe(tmp_path, "selection.by=loss", epochs=3), [corpus], [corpus], tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run/best.pt").metadata.provenance.epochs == 2
+
+
+def test_a_training_stops_early_and_a_resumed_one_stays_stopped(corpus, tmp_path, monkeypatch, capsys):
+    scripted(monkeypatch, 5, 4, 4, 6, 1)
+    settings = recipe(tmp_path, "selection.patience=2", epochs=9)
+    train(settings, [corpus], [corpus], tmp_path / "run")
+    train(settings, [corpus], [corpus], tmp_path / "run", resume=True)
+    assert [entry["epoch"] for entry in read_log(tmp_path / "run")] == [1, 2, 3, 4]
+    assert "Stopped: no better wer in 2 epochs." in capsys.readouterr().err
+
+
+def test_a_collapse_is_told_from_a_slow_start(corpus, tmp_path, monkeypatch, capsys):
+    silent = Validation(loss=9.0, errors=Errors(10, 10, 10, 10), blank_rate=1.0, output_length=0.0)
+    scripted(monkeypatch, silent, silent)
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "slow")
+    assert "collapsed" not in capsys.readouterr().err
+    scripted(monkeypatch, silent, 7, silent)
+    train(recipe(tmp_path, epochs=3), [corpus], [corpus], tmp_path / "collapsed")
+    assert capsys.readouterr().err.count("collapsed to blanks") == 1
+
+
+def test_a_loss_that_is_not_finite_names_its_utterances(corpus, tmp_path, monkeypatch, capsys):
+    """The second utterance's loss is made NaN in the third step: that step is left out and the others are taken."""
+    steps, original = [], training.learner.TrainingStep.forward
+
+    def poisoned(self, batch):
+        steps.append(batch)
+        found = original(self, batch)
+        return found * torch.tensor([1.0, float("nan"), *[1.0] * (len(found) - 2)]) if len(steps) == 3 else found
+
+    monkeypatch.setattr(training.learner.TrainingStep, "forward", poisoned)
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    (entry,) = read_log(tmp_path / "run")
+    assert entry["skipped_steps"] == 1
+    assert entry["loss"] < 1e3
+    path = corpus.parent / f"{int(steps[2].indices[1])}.wav"
+    assert f"the loss of 1 of {len(steps[2].indices)} utterances is not finite ({path})" in capsys.readouterr().err
+
+
+def test_a_full_disk_loses_nothing(corpus, tmp_path, monkeypatch):
+    settings = recipe(tmp_path, epochs=3)
+    saves, original = [], torch.save
+
+    def full(content, path):
+        saves.append(path)
+        if len(saves) == 3:  # best.pt and last.pt of the first epoch fit
+            path.write_bytes(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        original(content, path)
+
+    monkeypatch.setattr(ds2_deploy.model.checkpoint.torch, "save", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        train(settings, [corpus], [corpus], tmp_path / "run")
+    monkeypatch.undo()
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
+    train(settings, [corpus], [corpus], tmp_path / "run", resume=True)
+    assert [entry["epoch"] for entry in read_log(tmp_path / "run")] == [1, 2, 3]
+    train(settings, [corpus], [corpus], tmp_path / "whole")
+    assert losses(tmp_path / "run") == losses(tmp_path / "whole")
+
+
+def test_dropout_grows(corpus, tmp_path, monkeypatch):
+    seen, original = [], training.learner.TrainingStep.forward
+
+    def recorded(self, batch):
+        seen.append(self.model.encoder.rnn[0].dropout.p)
+        return original(self, batch)
+
+    monkeypatch.setattr(training.learner.TrainingStep, "forward", recorded)
+    settings = recipe(tmp_path, "dropout_from=0.1", "model.dropout=0.4", epochs=4)
+    train(settings, [corpus], [corpus], tmp_path / "run")
+    assert sorted(set(seen)) == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert seen == sorted(seen)
+
+
+def test_tensorboard_has_scalars_and_transcripts(corpus, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    train(recipe(tmp_path), [corpus], [corpus], tmp_path / "run", tensorboard=True)
+    events = accumulator.EventAccumulator(str(tmp_path / "run/tensorboard"))
+    events.Reload()
+    logged = [event.value for event in events.Scalars("valid_loss")]
+    assert logged == pytest.approx([entry["valid_loss"] for entry in read_log(tmp_path / "run")])
+    (text,) = {event.tensor_proto.string_val[0] for event in events.Tensors("transcripts/text_summary")[-1:]}
+    assert read_log(tmp_path / "run")[-1]["samples"][0][0].encode() in text
+
+
+def test_time_spent_waiting_for_data_is_told(corpus, tmp_path, monkeypatch):
+    original = training.data.Speech.__getitem__
+
+    def slow(self, keys):
+        time.sleep(0.2)
+        return original(self, keys)
+
+    monkeypatch.setattr(training.data.Speech, "__getitem__", slow)
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    (entry,) = read_log(tmp_path / "run")
+    assert 1.0 <= entry["data_wait"] * entry["seconds"] <= entry["seconds"]

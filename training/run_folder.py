@@ -1,0 +1,86 @@
+"""RunFolder: the files of one training, each whole or absent.
+
+last.pt         where --resume goes on from: after each epoch, and inside one every few minutes
+best.pt         the best epoch
+epoch-0012.pt   the other best ones, where `selection.keep` asks for several
+average.pt      the mean of their weights, once the training ends
+log.jsonl       an object a line for every epoch
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ds2_deploy.errors import OutputError, TrainingError
+from ds2_deploy.files import atomic_path
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+
+BEST, LAST, AVERAGE, LOG = "best.pt", "last.pt", "average.pt", "log.jsonl"
+
+
+class RunFolder:
+    """`path` need not exist before `create`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best, self.last, self.average, self.log = (path / name for name in (BEST, LAST, AVERAGE, LOG))
+
+    def check_free(self) -> None:
+        """TrainingError where a training lies here already."""
+        if any(file.exists() for file in (self.best, self.last, self.log)):
+            raise TrainingError(
+                f"{self.path} already holds a training: add --resume to go on with it, or choose another --out."
+            )
+
+    def create(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"Cannot write the folder {self.path}: {error.strerror}.") from error
+
+    def epoch_file(self, epoch: int) -> Path:
+        return self.path / f"epoch-{epoch:04d}.pt"
+
+    def append_log(self, facts: dict[str, Any]) -> None:
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+
+    def cut_log(self, epochs: int) -> None:
+        """Forget what was logged after the first `epochs` epochs: they will come again."""
+        entries = [entry for entry in read_log(self.path) if entry["epoch"] <= epochs]
+        with atomic_path(self.log) as temporary:
+            temporary.write_text(
+                "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries), encoding="utf-8"
+            )
+
+    def average_weights(self, epochs: Sequence[int]) -> dict[str, Tensor]:
+        """The mean of these epochs' weights, added up in float64 (Izmailov et al. 2018, over the best epochs)."""
+        kept = [load_checkpoint(self.epoch_file(epoch)).weights for epoch in epochs]
+        return {
+            name: (sum((w[name].double() for w in kept), torch.zeros(())) / len(kept)).to(kept[0][name].dtype)
+            for name in kept[0]
+        }
+
+    def save(self, checkpoint: Checkpoint, *, best: bool, kept: Sequence[int]) -> None:
+        """After an epoch: `kept` are the epochs whose checkpoints stay beside the best and the last one."""
+        epoch = checkpoint.metadata.provenance.epochs
+        if epoch in kept:
+            checkpoint.save(self.epoch_file(epoch))
+        if best:
+            checkpoint.save(self.best)
+        checkpoint.save(self.last)
+        for file in self.path.glob("epoch-*.pt"):  # only now: last.pt knows what to do without them
+            if file not in {self.epoch_file(number) for number in kept}:
+                file.unlink()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a training folder, as logged; a last line that a kill cut short is left out."""
+    if not (path / LOG).exists():
+        return []
+    lines = (path / LOG).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]

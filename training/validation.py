@@ -1,0 +1,76 @@
+"""One pass over the validation set: loss, greedy error rates, and what tells a collapse from a slow start."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.metrics import Errors
+from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
+from training.data import checked
+from training.distributed import Processes
+from training.manifest import Utterance
+from training.step import AUTOCAST, ctc_losses
+
+SAMPLES = 4
+
+
+@dataclass(kw_only=True)
+class Validation:
+    """What a validation pass adds up to."""
+
+    loss: float
+    """Per utterance, in nats."""
+    errors: Errors
+    blank_rate: float
+    """Share of frames whose most probable label is the blank; near 1 in the first epochs, and on a collapse."""
+    output_length: float
+    """Mean characters per hypothesis."""
+    samples: tuple[tuple[str, str], ...] = ()
+    """Transcript and hypothesis of a few utterances, the same in every epoch."""
+
+    def result(self, by: str) -> float:
+        """What epochs are compared by, one of `wer`, `cer` and `loss`; lower is better."""
+        return {"wer": self.errors.wer, "cer": self.errors.cer, "loss": self.loss}[by]
+
+
+@torch.no_grad()
+def validate(
+    model: DeepSpeech2,
+    batches: DataLoader[Any],
+    utterances: Sequence[Utterance],
+    processes: Processes,
+    precision: str,
+) -> Validation:
+    """This process's share of the validation set, summed with the others'."""
+    model.eval()
+    decoder = GreedyDecoder(model.metadata.alphabet)
+    blank, dtype = model.metadata.alphabet.blank, AUTOCAST[precision]
+    counts = np.zeros(8)
+    samples: dict[int, tuple[str, str]] = {}
+    for batch in checked(batches):
+        moved = batch.to(processes.device)
+        features, frames = model.frontend(moved.audio, moved.lengths)
+        with torch.autocast(features.device.type, dtype=dtype, enabled=dtype is not None):
+            logits, lengths = model.encoder(features, frames)
+        log_probs = log_softmax(logits)
+        counts[4] += float(ctc_losses(log_probs, lengths, moved, blank).sum())
+        rows = zip(log_probs.float().cpu().numpy(), lengths.tolist(), batch.indices.tolist(), strict=True)
+        for row, length, index in rows:
+            reference, text = utterances[index].text, decoder.decode(row[:length]).text
+            counts[:4] += Errors.between(reference, text)
+            counts[5:] += (int((row[:length].argmax(-1) == blank).sum()), length, len(text))
+            if index < SAMPLES:
+                samples[index] = (reference, text)
+    total = processes.sum(torch.from_numpy(counts).to(processes.device)).tolist()
+    return Validation(
+        loss=total[4] / len(utterances),
+        errors=Errors(*map(int, total[:4])),
+        blank_rate=total[5] / max(total[6], 1),
+        output_length=total[7] / len(utterances),
+        samples=tuple(samples[index] for index in sorted(samples)),
+    )
