@@ -22,6 +22,7 @@ from ds2_deploy.commands.doctor import doctor
 from ds2_deploy.commands.evaluate import evaluate
 from ds2_deploy.commands.export import export
 from ds2_deploy.commands.info import info
+from ds2_deploy.commands.manifest import manifest
 from ds2_deploy.commands.parity import parity
 from ds2_deploy.commands.stream import stream
 from ds2_deploy.commands.train import train
@@ -36,6 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.command()(manifest)
 app.command()(train)
 app.command()(evaluate)
 app.command()(export)

@@ -73,15 +73,17 @@ def audio_blocks(source: AudioSource, sample_rate: int, *, channel: int | None =
         yield from blocks if file.samplerate == sample_rate else _resampled(blocks, file.samplerate, sample_rate)
 
 
-def audio_duration_s(source: AudioSource) -> float:
-    """Seconds of audio by the header, without decoding; decodes only where the header leaves the length open."""
-    if not isinstance(source, str | os.PathLike | bytes):
-        source = source.read()
-    with _open(source, source_name(source)) as file:
-        if file.frames < UNKNOWN_FRAMES:
-            return float(file.frames) / float(file.samplerate)
-        sample_rate: int = file.samplerate
-    return sum(map(len, audio_blocks(source, sample_rate))) / sample_rate
+def audio_duration_s(source: AudioSource, *, decode: bool = False) -> float:
+    """Seconds of audio by the header; `decode`, or a header that leaves the length open, decodes all of it.
+
+    Decoding finds what a header cannot: FLAC that is cut off is an AudioError, MP3 is as long as what is left of it.
+    """
+    name = source_name(source)
+    with _open(source, name) as file:
+        frames = file.frames
+        if decode or frames >= UNKNOWN_FRAMES:
+            frames = sum(map(len, _mono_blocks(file, None, name)))
+        return float(frames) / float(file.samplerate)
 
 
 def source_name(source: AudioSource) -> str:

@@ -1,0 +1,581 @@
+"""`ds2 manifest`: every layout in miniature, what is dropped, exit codes; real corpora against their manifests."""
+
+import gzip
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import numpy as np
+import pytest
+import soundfile
+
+from ds2_deploy.commands.manifest import manifest
+from tests.conftest import Ds2, noise
+from tests.test_imports import loaded_by
+from training.corpora.build import split_off
+from training.corpora.check import Limits, Utterance
+from training.corpora.entry import Reason
+from training.corpora.formats import FORMATS
+from training.manifest import read_manifest
+
+RATE = 16000
+
+
+def write_audio(
+    path: Path, samples: int = 16000, *, rate: int = RATE, seed: int = 0, channels: int | None = None
+) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, noise(samples, seed=seed, channels=channels), rate)
+    return path
+
+
+def write_text(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def lines_of(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def line(audio: str, duration: float, text: str, speaker: str = "") -> dict[str, Any]:
+    return {"audio_filepath": audio, "duration": duration, "text": text} | ({"speaker": speaker} if speaker else {})
+
+
+@pytest.fixture
+def make(ds2: Ds2, tmp_path: Path) -> Callable[..., tuple[int, list[dict[str, Any]], dict[str, Any]]]:
+    """`make(source, options...)`: exit code, lines of the manifest, report."""
+
+    def run(source: Path, *options: object) -> tuple[int, list[dict[str, Any]], dict[str, Any]]:
+        out, report = tmp_path / "m.jsonl", tmp_path / "r.json"
+        outcome = ds2("manifest", source, "--out", out, "--report", report, "--overwrite", *options)
+        assert outcome.code < 2, outcome.err
+        assert outcome.out == "" or outcome.out.startswith(f"Wrote {out}: ")
+        return outcome.code, lines_of(out) if outcome.out else [], json.loads(report.read_text())
+
+    return run
+
+
+Make = Callable[..., tuple[int, list[dict[str, Any]], dict[str, Any]]]
+
+
+def dropped(report: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(Path(item["item"]).name, item["reason"]) for item in report["dropped"]]
+
+
+def librispeech(root: Path) -> Path:
+    chapter = root / "LibriSpeech" / "train-clean-5" / "1088" / "134315"
+    write_text(chapter / "1088-134315.trans.txt", "1088-134315-0000 AS YOU KNOW\n1088-134315-0001 THE APOLOGIES \n")
+    write_audio(chapter / "1088-134315-0000.flac", 20001)
+    write_audio(chapter / "1088-134315-0001.wav", 16000, rate=8000)
+    other = root / "LibriSpeech" / "dev-clean" / "84" / "121123"
+    write_text(other / "84-121123.trans.txt", "84-121123-0000 GO DO YOU HEAR\n")
+    write_audio(other / "84-121123-0000.flac")
+    return root / "LibriSpeech"
+
+
+def test_librispeech(make: Make, tmp_path: Path) -> None:
+    source = librispeech(tmp_path)
+    train = "LibriSpeech/train-clean-5/1088/134315/1088-134315-000"
+    dev = line("LibriSpeech/dev-clean/84/121123/84-121123-0000.flac", 1.0, "GO DO YOU HEAR", "84")
+    expected = [
+        line(f"{train}0.flac", 1.2501, "AS YOU KNOW", "1088"),  # 20001 / 16000 = 1.2500625
+        line(f"{train}1.wav", 2.0, "THE APOLOGIES", "1088"),
+    ]
+    code, lines, report = make(source)
+    assert (code, lines) == (0, [dev, *expected])
+    assert report == {"format": "librispeech", "kept": 3, "kept_s": 4.25, "counts": {}, "dropped": []} | {
+        "kept_s": 4.25
+    }
+    for options in (
+        [source, "--split", "train-clean-5"],
+        [source / "train-clean-5"],
+        [source / "train-clean-5/1088/134315"],
+    ):
+        assert make(*options)[:2] == (0, expected)
+    (source / "train-clean-5/1088/134315/1088-134315-0001.wav").rename(source / "train-clean-5/1088/134315/x.wav")
+    code, lines, report = make(source)
+    assert (code, len(lines)) == (1, 2)
+    assert dropped(report) == [
+        ("1088-134315.trans.txt, line 2", Reason.NO_AUDIO),
+        ("x.wav", Reason.NO_TRANSCRIPT),
+    ]
+
+
+def test_an4(make: Make, ds2: Ds2, tmp_path: Path) -> None:
+    root = tmp_path / "an4"
+    write_text(
+        root / "etc/an4_train.transcription", "<s> YES </s> (an1-fash-b)\n<s>  RUBOUT G M </s> (an2-fash-b)\nNO ID\n"
+    )
+    write_text(root / "etc/an4_test.transcription", "NINE (an3-menk-b)\nZERO (an4-menk-b)\n")
+    write_audio(root / "wav/an4_clstk/fash/an1-fash-b.wav")
+    write_text(root / "wav/an4_clstk/fash/an1-fash-b.sph", "a copy that was converted")
+    write_audio(root / "wav/an4_clstk/fash/an2-fash-b.flac")
+    write_audio(root / "wav/an4test_clstk/menk/an3-menk-b.wav")
+    code, lines, report = make(root, "--split", "train")
+    assert (code, dropped(report)) == (1, [("an4_train.transcription, line 3", Reason.MALFORMED)])
+    assert lines == [
+        line("an4/wav/an4_clstk/fash/an1-fash-b.wav", 1.0, "YES", "fash"),
+        line("an4/wav/an4_clstk/fash/an2-fash-b.flac", 1.0, "RUBOUT G M", "fash"),
+    ]
+    code, lines, report = make(root, "--split", "test")
+    assert lines == [line("an4/wav/an4test_clstk/menk/an3-menk-b.wav", 1.0, "NINE", "menk")]
+    assert (code, dropped(report)) == (1, [("an4_test.transcription, line 2", Reason.NO_AUDIO)])
+    outcome = ds2("manifest", root, "--out", tmp_path / "new.jsonl")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--split is missing: this source of AN4 has test, train." in " ".join(outcome.err.split())
+
+
+def test_a_release_in_raw_says_what_to_do(ds2: Ds2, tmp_path: Path) -> None:
+    write_text(tmp_path / "etc/an4_train.transcription", "<s> YES </s> (an1-fash-b)\n")
+    write_text(tmp_path / "wav/an4_clstk/fash/an1-fash-b.raw", "samples")
+    outcome = ds2("manifest", tmp_path, "--split", "train", "--out", tmp_path / "m.jsonl")
+    assert (outcome.code, outcome.err.count("\n")) == (1, 1)
+    assert "holds no recording" in outcome.err
+    assert "convert headerless .raw files to WAV first" in outcome.err
+
+
+def test_aishell(make: Make, tmp_path: Path) -> None:
+    root = tmp_path / "data_aishell"
+    ids = [f"BAC009S000{speaker}W010{n}" for speaker in (2, 3) for n in (1, 2)]
+    texts = ["而 对 楼市", "甚至 出现", "北京", "天 气"]
+    write_text(
+        root / "transcript/aishell_transcript_v0.8.txt", "".join(f"{i} {t}\n" for i, t in zip(ids, texts, strict=True))
+    )
+    write_audio(root / f"wav/train/S0002/{ids[0]}.wav")
+    write_audio(root / "wav/train/S0002/BAC009S0002W0999.wav")
+    write_audio(root / f"wav/test/S0003/{ids[2]}.wav")
+    write_audio(root / f"wav/test/S0003/{ids[3]}.wav")
+    code, lines, report = make(root, "--split", "train")
+    assert lines == [line(f"data_aishell/wav/train/S0002/{ids[0]}.wav", 1.0, "而对楼市", "S0002")]
+    assert (code, dropped(report)) == (
+        1,
+        [("aishell_transcript_v0.8.txt, line 2", Reason.NO_AUDIO), ("BAC009S0002W0999.wav", Reason.NO_TRANSCRIPT)],
+    )
+    code, lines, report = make(root, "--split", "test")
+    assert (code, [entry["text"] for entry in lines], report["dropped"]) == (0, ["北京", "天气"], [])
+
+
+def test_common_voice(make: Make, ds2: Ds2, tmp_path: Path) -> None:
+    root = tmp_path / "cv" / "de"
+    header = "client_id\tpath\tsentence\tup_votes\n"
+    rows = 'c1\ta.wav\tEr sagte: "Größe\t2\nc2\tb.wav\t\t2\nc2\tmissing.wav\tHallo\t2\nc3\tshort row\n'
+    write_text(root / "train.tsv", header + rows)
+    write_text(root / "reported.tsv", "sentence\treason\nx\ty\n")
+    write_text(root / "test.tsv", "path\tsentence\tclient_id\nb.wav\tHallo\tc2\n")
+    for name in ("a", "b", "unlisted"):
+        write_audio(root / "clips" / f"{name}.wav")
+    expected = [line("cv/de/clips/a.wav", 1.0, 'Er sagte: "Größe', "c1")]
+    for options in ([root / "train.tsv"], [root, "--split", "train"]):
+        code, lines, report = make(*options)
+        assert (code, lines) == (1, expected)
+        assert dropped(report) == [
+            ("train.tsv, line 5", Reason.MALFORMED),
+            ("b.wav", Reason.EMPTY_TEXT),
+            ("missing.wav", Reason.NO_AUDIO),
+        ]
+    assert make(root / "test.tsv")[:2] == (0, [line("cv/de/clips/b.wav", 1.0, "Hallo", "c2")])
+    for source, split, listed in ((root, "reported", "test, train"), (root / "test.tsv", "train", "test")):
+        outcome = ds2("manifest", source, "--split", split, "--out", tmp_path / "new.jsonl")
+        assert outcome.code == 2
+        assert f"this source of Common Voice has {listed}." in " ".join(outcome.err.split())
+
+
+def cut(name: str, path: str, start_s: float, duration_s: float, texts: list[str], **changes: Any) -> dict[str, Any]:
+    """A MonoCut as lhotse 1.x serialises it, of a recording of 3 s; several texts share it evenly."""
+    step = duration_s / max(len(texts), 1)
+    supervisions = [
+        {
+            "id": f"{name}/{i}",
+            "recording_id": "r",
+            "start": i * step,
+            "duration": step,
+            "channel": 0,
+            "text": text,
+            "speaker": "s",
+        }
+        for i, text in enumerate(texts)
+    ]
+    source = {"type": "file", "channels": [0], "source": path}
+    recording = {"id": "r", "sources": [source], "sampling_rate": RATE, "num_samples": 48000, "duration": 3.0}
+    return {
+        "id": name, "start": start_s, "duration": duration_s, "channel": 0, "supervisions": supervisions,
+        "recording": recording, "type": "MonoCut",
+    } | changes  # fmt: skip
+
+
+def test_lhotse_cuts(make: Make, ds2: Ds2, tmp_path: Path) -> None:
+    samples, _ = soundfile.read(write_audio(tmp_path / "long.flac", 48000), dtype="int16")
+    cuts = [
+        cut("whole", "long.flac", 0, 3.0, ["the whole"]),
+        cut("part", str(tmp_path / "long.flac"), 0.5, 1.25, ["a part"]),
+        cut("several", "long.flac", 1.0, 2.0, ["first", "second"]),
+        cut("beyond", "long.flac", 2.0, 2.0, ["too far"]),
+        cut("silent", "long.flac", 0, 1.0, []),
+        cut("mixed", "long.flac", 0, 1.0, ["x"], type="MixedCut"),
+        cut("missing", "missing.flac", 0, 1.0, ["x"]),
+    ]
+    source = tmp_path / "cuts.jsonl.gz"
+    source.write_bytes(gzip.compress("".join(json.dumps(entry) + "\n" for entry in cuts).encode()))
+    outcome = ds2("manifest", source, "--out", tmp_path / "new.jsonl")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--audio-dir says where" in " ".join(outcome.err.split())
+    code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
+    assert lines == [
+        line("long.flac", 3.0, "the whole", "s"),
+        line("parts/000002-part_0.flac", 1.25, "a part", "s"),
+        line("parts/000003-several_0.flac", 1.0, "first", "s"),
+        line("parts/000003-several_1.flac", 1.0, "second", "s"),
+    ]
+    for name, first, last in (("000002-part_0", 8000, 28000), ("000003-several_1", 32000, 48000)):
+        written, rate = soundfile.read(tmp_path / "parts" / f"{name}.flac", dtype="int16")
+        assert rate == RATE
+        np.testing.assert_array_equal(written, samples[first:last])
+    assert (code, dropped(report)) == (
+        1,
+        [
+            ("cuts.jsonl.gz, line 5", Reason.NO_TRANSCRIPT),
+            ("cuts.jsonl.gz, line 6", Reason.MALFORMED),
+            ("long.flac", Reason.UNREADABLE),
+            ("missing.flac", Reason.NO_AUDIO),
+        ],
+    )
+    assert sorted(path.name for path in (tmp_path / "parts").iterdir()) == [
+        Path(entry["audio_filepath"]).name for entry in lines[1:]
+    ]
+
+
+def test_a_cut_of_one_channel_is_that_channel(make: Make, tmp_path: Path) -> None:
+    samples, _ = soundfile.read(write_audio(tmp_path / "stereo.wav", 48000, channels=2), dtype="int16")
+    entry = cut("right", "stereo.wav", 0, 3.0, ["right"], channel=1)
+    entry["recording"]["sources"][0]["channels"] = [0, 1]
+    code, lines, _ = make(write_text(tmp_path / "cuts.jsonl", json.dumps(entry)), "--audio-dir", tmp_path / "parts")
+    assert (code, [entry["text"] for entry in lines]) == (0, ["right"])
+    written, _ = soundfile.read(tmp_path / lines[0]["audio_filepath"], dtype="int16")
+    np.testing.assert_array_equal(written, samples[:, 1])
+
+
+def test_a_text_beside_every_recording(make: Make, tmp_path: Path) -> None:
+    root = tmp_path / "Aufnahmen ü"
+    for name, text in (
+        ("a.wav", "two\nlines\u3000 and  spaces\n"),
+        ("sub/a.wav", "same stem"),
+        ("sub/日本.flac", "こんにちは"),
+    ):
+        write_text(write_audio(root / name).with_suffix(".txt"), text)
+    write_text(write_audio(root / "l.wav").with_suffix(".lab"), "a label file")
+    write_audio(root / "a.flac")
+    write_audio(root / "alone.wav")
+    write_text(root / "README.txt", "who made it")
+    write_audio(root / "latin.wav").with_suffix(".txt").write_bytes("Größe".encode("latin-1"))
+    code, lines, report = make(root)
+    assert lines == [
+        line("Aufnahmen ü/a.flac", 1.0, "two lines and spaces"),
+        line("Aufnahmen ü/l.wav", 1.0, "a label file"),
+        line("Aufnahmen ü/sub/a.wav", 1.0, "same stem"),
+        line("Aufnahmen ü/sub/日本.flac", 1.0, "こんにちは"),
+    ]
+    assert code == 1  # for the text that cannot be read
+    assert dropped(report) == [
+        ("a.wav", Reason.DUPLICATE),
+        ("alone.wav", Reason.NO_TRANSCRIPT),
+        ("latin.wav", Reason.MALFORMED),
+        ("README.txt", Reason.UNUSED_TRANSCRIPT),
+    ]
+    (root / "latin.wav").unlink()
+    assert make(root)[0] == 0  # what is left out is the corpus's choice
+
+
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("transcripts.txt", "a.wav\tone, two\nsub/b.wav\tthree\n"),
+        ("metadata.csv", 'a|1, "2|one, two\nb|3|three\n'),
+        ("metadata.csv", 'file_name,transcription\na.wav,"one, two"\nsub/b.wav,three\n'),
+        ("other.tsv", "path\ttext\na\tone, two\nb.wav\tthree\n"),
+    ],
+)
+def test_one_table_for_all(make: Make, tmp_path: Path, name: str, table: str) -> None:
+    root = tmp_path / "in"
+    write_audio(root / "a.wav")
+    write_audio(root / "sub" / "b.wav")
+    path = write_text(root / name, table)
+    code, lines, report = make(path if name == "other.tsv" else root)
+    assert lines == [line("in/a.wav", 1.0, "one, two"), line("in/sub/b.wav", 1.0, "three")]
+    assert (code, report["format"], report["dropped"]) == (0, "folder", [])
+
+
+def test_faults_of_a_table(make: Make, tmp_path: Path) -> None:
+    for name in ("a.wav", "x/b.wav", "y/b.wav", "unnamed.wav"):
+        write_audio(tmp_path / name)
+    rows = [
+        "a\tfine",
+        "b\twhich of two",
+        "y/b.wav\tby path",
+        "gone\tnot there",
+        "no separator " * 40,
+        "a.wav\tagain",
+        "a\tb\tc",
+    ]
+    write_text(tmp_path / "transcripts.txt", "\n".join(rows))
+    code, lines, report = make(tmp_path)
+    assert (code, lines) == (1, [line("a.wav", 1.0, "fine"), line("y/b.wav", 1.0, "by path")])
+    assert dropped(report) == [
+        ("transcripts.txt, line 2", Reason.MALFORMED),
+        ("transcripts.txt, line 4", Reason.NO_AUDIO),
+        ("transcripts.txt, line 5", Reason.MALFORMED),
+        ("a.wav", Reason.DUPLICATE),
+        ("transcripts.txt, line 7", Reason.MALFORMED),
+        ("unnamed.wav", Reason.NO_TRANSCRIPT),
+        ("b.wav", Reason.NO_TRANSCRIPT),
+    ]
+
+
+def test_a_manifest_again_mends_durations_and_paths(make: Make, tmp_path: Path) -> None:
+    write_audio(tmp_path / "in" / "a.wav", 24000)
+    write_audio(tmp_path / "in" / "b.wav", 32000)
+    entries = [
+        line("a.wav", 99.0, "a lie", "s1"),
+        line("../in/b.wav", 2.0, "true"),
+        line("b.wav", 0.5, "a part") | {"offset": 1.0},
+        line("b.wav", 2.0, "another text"),
+        {"audio_filepath": "b.wav", "duration": 2.0},
+    ]
+    source = write_text(
+        tmp_path / "in" / "old.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries) + "{broken\n"
+    )
+    code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
+    assert lines == [
+        line("in/a.wav", 1.5, "a lie", "s1"),
+        line("in/b.wav", 2.0, "true"),
+        line("parts/000003-b.flac", 0.5, "a part"),
+    ]
+    assert (code, dropped(report)) == (
+        1,
+        [("b.wav", Reason.DUPLICATE), ("old.jsonl, line 5", Reason.MALFORMED), ("old.jsonl, line 6", Reason.MALFORMED)],
+    )
+
+
+def test_recordings_that_are_none(make: Make, tmp_path: Path) -> None:
+    for name in ("fine", "cut", "empty", "text"):
+        write_text(write_audio(tmp_path / f"{name}.flac", 48000).with_suffix(".txt"), "some words")
+    content = (tmp_path / "cut.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.flac").write_bytes(b"")
+    (tmp_path / "text.flac").write_text("not audio")
+    code, lines, report = make(tmp_path)
+    assert (code, lines) == (1, [line("fine.flac", 3.0, "some words")])
+    assert dropped(report) == [(f"{name}.flac", Reason.UNREADABLE) for name in ("cut", "empty", "text")]
+    assert "cut off" in report["dropped"][0]["detail"]
+    _, lines, _ = make(tmp_path, "--headers-only")
+    assert [entry["audio_filepath"] for entry in lines] == ["cut.flac", "fine.flac"]  # what decoding is for
+
+
+def test_limits_drop_and_are_no_failure(make: Make, ds2: Ds2, tmp_path: Path) -> None:
+    cases = {
+        "none": (0, "x"),
+        "short": (1599, "x"),
+        "least": (1600, "x"),
+        "most": (32000, "xx"),
+        "long": (32001, "xx"),
+        "fast": (16000, "y" * 11),
+        "fastest": (16000, "y" * 10),
+        "slow": (32000, "x"),
+        "blank": (16000, " \n"),
+    }
+    for name, (samples, text) in cases.items():
+        write_text(write_audio(tmp_path / f"{name}.wav", samples).with_suffix(".txt"), text)
+    code, lines, report = make(
+        tmp_path, "--max-seconds", 2, "--max-chars-per-second", 10, "--min-chars-per-second", 0.6
+    )
+    assert (code, [entry["audio_filepath"] for entry in lines]) == (0, ["fastest.wav", "least.wav", "most.wav"])
+    assert dict(dropped(report)) == {
+        "none.wav": Reason.TOO_SHORT,
+        "short.wav": Reason.TOO_SHORT,
+        "long.wav": Reason.TOO_LONG,
+        "fast.wav": Reason.TOO_FAST,
+        "slow.wav": Reason.TOO_SLOW,
+        "blank.wav": Reason.EMPTY_TEXT,
+    }
+    assert report["counts"][Reason.TOO_SHORT] == 2
+    fault = Limits(min_chars_per_second=1).fault(2.0, "x")
+    assert fault == (Reason.TOO_SLOW, "1 characters in 2.00 s; allowed are 1 to 40 a second")
+    outcome = ds2("manifest", tmp_path, "--out", tmp_path / "n.jsonl", "--min-seconds", 3, "--max-seconds", 2)
+    assert (outcome.code, "min_seconds is 3.0 and max_seconds 2.0" in " ".join(outcome.err.split())) == (2, True)
+
+
+def test_the_summary_names_reasons_counts_and_first_examples(ds2: Ds2, tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        write_text(write_audio(tmp_path / f"{name}.wav", 16000).with_suffix(".txt"), "x" if name == "a" else "")
+    outcome = ds2("manifest", tmp_path, "--out", tmp_path / "m.jsonl")
+    assert outcome == (
+        0,
+        f"Wrote {tmp_path / 'm.jsonl'}: 1 utterances, 0.00 h.\n",
+        f"ds2: 2 dropped: text is empty, first {tmp_path / 'b.wav'}\n",
+    )
+
+
+@pytest.mark.parametrize(
+    "fault", ["missing", "empty folder", "unknown file", "nothing usable", "not UTF-8", "cut gzip"]
+)
+def test_a_source_that_gives_nothing_is_one_sentence_and_no_file(ds2: Ds2, tmp_path: Path, fault: str) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    if fault == "missing":
+        source /= "nowhere"
+    elif fault == "unknown file":
+        source = write_text(source / "x.jsonl", '{"some": "thing"}\n')
+    elif fault == "nothing usable":
+        write_audio(source / "a.wav")
+    elif fault == "not UTF-8":
+        write_audio(source / "a.wav")
+        (source / "transcripts.txt").write_bytes("a\tGröße".encode("latin-1"))
+    elif fault == "cut gzip":
+        source /= "cuts.jsonl.gz"
+        source.write_bytes(gzip.compress(json.dumps(cut("a", "b", 0, 1, ["x"])).encode())[:-20])
+    outcome = ds2("manifest", source, "--out", tmp_path / "m.jsonl")
+    assert (outcome.code, outcome.out) == (1, "")
+    sentences = {
+        "missing": "There is no file or folder",
+        "empty folder": "no corpus of a known layout; looked for: a manifest",
+        "unknown file": "no corpus of a known layout; looked for: a manifest",
+        "nothing usable": "read as folder, holds nothing usable",
+        "not UTF-8": "is not UTF-8 text",
+        "cut gzip": "Cannot read",
+    }
+    assert sentences[fault] in outcome.err.splitlines()[-1]
+    assert not (tmp_path / "m.jsonl").exists()
+
+
+def test_existing_files_are_kept_without_overwrite(ds2: Ds2, tmp_path: Path) -> None:
+    write_text(write_audio(tmp_path / "in" / "a.wav").with_suffix(".txt"), "x")
+    out = write_text(tmp_path / "m.jsonl", "precious")
+    refused = ds2("manifest", tmp_path / "in", "--out", out)
+    assert (refused.code, refused.err) == (1, f"ds2: {out} exists already: add --overwrite, or choose another path.\n")
+    assert out.read_text() == "precious"
+    assert ds2("manifest", tmp_path / "in", "--out", out, "--overwrite").code == 0
+    assert len(lines_of(out)) == 1
+    assert ds2("manifest", tmp_path / "in", "--out", out, "--report", out, "--overwrite").code == 2
+
+
+def test_paths_below_the_manifest_are_relative_and_others_absolute(
+    ds2: Ds2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio = write_audio(tmp_path / "data" / "a.wav")
+    write_text(audio.with_suffix(".txt"), "x")
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    for out, expected in (("../m.jsonl", "data/a.wav"), ("m.jsonl", str(audio)), ("../data/m.jsonl", "a.wav")):
+        assert ds2("manifest", "../data", "--out", out).code == 0
+        assert lines_of(Path(out))[0]["audio_filepath"] == expected
+        assert read_manifest(Path(out))[0].path.resolve() == audio
+
+
+def test_a_name_that_is_no_text_reads_back_as_the_same_file(make: Make, tmp_path: Path) -> None:
+    name = b"caf\xe9.wav".decode("utf-8", "surrogateescape")
+    try:
+        audio = write_audio(tmp_path / "a.wav").rename(tmp_path / name)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    write_text(audio.with_suffix(".txt"), "x")
+    assert make(tmp_path)[0] == 0
+    assert read_manifest(tmp_path / "m.jsonl")[0].path == audio
+
+
+def test_any_number_of_workers_gives_the_same_file(ds2: Ds2, tmp_path: Path) -> None:
+    for i in range(40):
+        write_text(write_audio(tmp_path / "in" / f"{i}.wav", 4000 * (1 + i % 7)).with_suffix(".txt"), f"number {i}")
+    for workers in (1, 5):
+        assert ds2("manifest", tmp_path / "in", "--out", tmp_path / f"{workers}.jsonl", "--workers", workers).code == 0
+    assert (tmp_path / "1.jsonl").read_text() == (tmp_path / "5.jsonl").read_text()
+
+
+def test_whole_speakers_are_split_off() -> None:
+    rng = np.random.default_rng(3)
+    told = [Utterance(f"/{i}.wav", float(rng.uniform(1, 5)), "x", f"s{rng.integers(30)}") for i in range(400)]
+    total_s = sum(u.duration_s for u in told)
+    splits = set()
+    for seed in range(5):
+        train, valid = split_off(told, 0.1, seed)
+        assert sorted(train + valid) == sorted(told)
+        assert train == [u for u in told if u in set(train)]  # in order
+        assert not {u.speaker for u in train} & {u.speaker for u in valid}
+        assert 0.05 * total_s < sum(u.duration_s for u in valid) <= 0.1 * total_s
+        assert split_off(told, 0.1, seed) == (train, valid)
+        splits.add(tuple(valid))
+    assert len(splits) == 5
+    unknown = [Utterance(f"/{i}.wav", 1.0, "x", "") for i in range(10)]
+    assert [len(part) for part in split_off(unknown, 0.2, 0)] == [8, 2]
+    large, small = [Utterance("/a", 9.0, "x", "a")], [Utterance("/b", 8.0, "x", "b")]
+    assert split_off(large + small, 0.01, 0) == (large, small)
+
+
+def test_a_second_manifest_for_validation(ds2: Ds2, tmp_path: Path) -> None:
+    source = librispeech(tmp_path)
+    outs = ["--out", tmp_path / "t.jsonl", "--valid-out", tmp_path / "v.jsonl"]
+    outcome = ds2("manifest", source, *outs, "--valid-share", 0.3)
+    assert outcome.code == 0
+    assert outcome.out.count("Wrote") == 2
+    assert [entry["speaker"] for entry in lines_of(tmp_path / "t.jsonl")] == ["1088", "1088"]
+    assert [entry["speaker"] for entry in lines_of(tmp_path / "v.jsonl")] == ["84"]
+    assert ds2("manifest", source, *outs).code == 2
+    alone = ds2("manifest", source / "dev-clean", *outs, "--valid-share", 0.3, "--overwrite")
+    assert (alone.code, "cannot split what one speaker says" in alone.err) == (1, True)
+
+
+def test_the_format_can_be_forced_and_every_format_is_offered(make: Make, ds2: Ds2, tmp_path: Path) -> None:
+    choices = get_type_hints(manifest)["format_name"]
+    assert set(get_args(get_args(choices)[0])) == FORMATS.keys()
+    source = librispeech(tmp_path)
+    code, lines, report = make(source / "dev-clean", "--format", "folder")
+    assert (code, lines, dropped(report)[0]) == (1, [], ("84-121123-0000.flac", Reason.NO_TRANSCRIPT))
+    refused = ds2("manifest", source, "--format", "folder", "--split", "x", "--out", tmp_path / "n.jsonl")
+    assert (refused.code, "it has no splits" in " ".join(refused.err.split())) == (2, True)
+
+
+def test_no_torch_is_needed(tmp_path: Path) -> None:
+    assert not {"torch", "onnxruntime"} & loaded_by("import training.corpora.build, training.corpora.formats")
+    write_text(write_audio(tmp_path / "a.wav").with_suffix(".txt"), "x")
+    code = "import sys; sys.modules['torch'] = None; from ds2_deploy.cli import main; main()"
+    command = [sys.executable, "-c", code, "manifest", str(tmp_path), "--out", str(tmp_path / "m.jsonl")]
+    outcome = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (0, "")
+
+
+def by_file(lines: list[dict[str, Any]]) -> dict[str, tuple[float, str, str]]:
+    return {
+        Path(entry["audio_filepath"]).name: (entry["duration"], entry["text"].lower(), entry["speaker"])
+        for entry in lines
+    }
+
+
+def test_an4_is_what_its_manifests_say(make: Make, ds2_data: Path) -> None:
+    root = ds2_data / "an4"
+    for split, names in (("train", ["train", "valid"]), ("test", ["test"])):
+        code, lines, report = make(root, "--split", split)
+        truth = by_file([entry for name in names for entry in lines_of(root / f"{name}.jsonl")])
+        assert (code, report["dropped"], len(lines)) == (0, [], len(truth))
+        assert by_file(lines) == truth
+
+
+def test_librispeech_is_what_its_manifest_says(make: Make, ds2_data: Path, tmp_path: Path) -> None:
+    """Its transcripts as published, from the manifest of a speaker, beside links to the recordings."""
+    root = ds2_data / "librispeech-mini"
+    truth = [entry for entry in lines_of(root / "train.jsonl") if entry["speaker"] == "1088"][::4]
+    for entry in truth:
+        path = root / entry["audio_filepath"]
+        chapter = tmp_path / "train-clean-5" / path.parent.parent.name / path.parent.name
+        chapter.mkdir(parents=True, exist_ok=True)
+        (chapter / path.name).symlink_to(path)
+        with (chapter / f"{path.stem.rpartition('-')[0]}.trans.txt").open("a") as file:
+            file.write(f"{path.stem} {entry['text'].upper()}\n")
+    code, lines, report = make(tmp_path)
+    assert (code, report["dropped"], len(lines)) == (0, [], len(truth))
+    assert by_file(lines) == {
+        name: (pytest.approx(duration, abs=1e-3), text, speaker)
+        for name, (duration, text, speaker) in by_file(truth).items()
+    }

@@ -1,0 +1,1 @@
+"""From published corpora, cut sets and folders to manifests. No torch."""

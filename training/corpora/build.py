@@ -1,0 +1,122 @@
+"""From a corpus to manifests, with an account of what was left out."""
+
+import json
+import os
+import random
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import track
+
+from ds2_deploy.errors import ConfigError, ManifestError
+from ds2_deploy.files import atomic_path
+from training.corpora.check import Limits, Utterance, checked, distinct
+from training.corpora.entry import Dropped, Entry
+from training.corpora.formats import read, recognised
+
+
+class Survey(NamedTuple):
+    """What a corpus holds, in its own order."""
+
+    format_name: str
+    kept: list[Utterance]
+    dropped: list[Dropped]
+
+    @property
+    def failed(self) -> bool:
+        """Whether the corpus promises something that it does not hold."""
+        return any(item.reason.is_failure for item in self.dropped)
+
+    def summary(self) -> Iterator[str]:
+        """A line per reason: how many, and the first of them."""
+        counts = Counter(item.reason for item in self.dropped)
+        for reason, count in counts.most_common():
+            first = next(item for item in self.dropped if item.reason == reason)
+            detail = f" ({first.detail.rstrip('.')})" if first.detail else ""
+            yield f"{count} dropped: {reason}, first {first.item}{detail}"
+
+
+def survey(
+    source: Path,
+    *,
+    format_name: str | None,
+    split: str | None,
+    limits: Limits,
+    decode: bool,
+    audio_dir: Path | None,
+    workers: int,
+) -> Survey:
+    """Read the corpus and check every recording, under a progress bar where stderr is a terminal."""
+    format_name = format_name or recognised(source)
+    entries: list[Entry] = []
+    dropped: list[Dropped] = []
+    for item in distinct(read(source, format_name, split)):
+        entries.append(item) if isinstance(item, Entry) else dropped.append(item)
+    if audio_dir is None and any(entry.part for entry in entries):
+        raise ConfigError(f"{source} cuts recordings into parts: --audio-dir says where to write these as files.")
+    console = Console(stderr=True)
+    results = checked(entries, limits, decode=decode, audio_dir=audio_dir, workers=workers)
+    kept: list[Utterance] = []
+    silent = not console.is_terminal
+    for result in track(results, "checking", len(entries), console=console, transient=True, disable=silent):
+        kept.append(result) if isinstance(result, Utterance) else dropped.append(result)
+    return Survey(format_name, kept, dropped)
+
+
+def split_off(utterances: list[Utterance], share: float, seed: int) -> tuple[list[Utterance], list[Utterance]]:
+    """Two lists, the second of at most `share` of the seconds, by whole speakers where speakers are known.
+
+    Speakers are drawn in random order and taken where they still fit; if none does, the one who says least is.
+    """
+    groups: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        groups[f"speaker {utterance.speaker}" if utterance.speaker else utterance.audio].append(utterance)
+    if len(groups) < 2:
+        raise ManifestError("--valid-share cannot split what one speaker says: give a corpus of several.")
+    seconds = {name: sum(utterance.duration_s for utterance in group) for name, group in groups.items()}
+    left_s, taken = share * sum(seconds.values()), set()
+    for name in random.Random(seed).sample(sorted(groups), len(groups)):
+        if seconds[name] <= left_s:
+            taken.add(name)
+            left_s -= seconds[name]
+    taken = taken or {min(groups, key=lambda name: (seconds[name], name))}
+    valid = {utterance for name in taken for utterance in groups[name]}
+    return [u for u in utterances if u not in valid], [u for u in utterances if u in valid]
+
+
+def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+    """JSON lines; paths relative to the manifest where the recording lies below its folder, so that both can move."""
+    folder = Path(os.path.abspath(path)).parent  # noqa: PTH100  # without `..`, as recordings have it
+    # A name that is no UTF-8 becomes the JSON escape of its surrogates, which reads back as the same bytes.
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        for utterance in utterances:
+            file.write(_line(utterance, folder))
+
+
+def _line(utterance: Utterance, folder: Path) -> str:
+    audio = Path(utterance.audio)
+    fields = {
+        "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
+        "duration": utterance.duration_s,
+        "text": utterance.text,
+    }
+    if utterance.speaker:
+        fields["speaker"] = utterance.speaker
+    return json.dumps(fields, ensure_ascii=False) + "\n"
+
+
+def write_report(path: Path, found: Survey) -> None:
+    """Everything that was dropped and why, as JSON."""
+    counts = Counter(item.reason for item in found.dropped)
+    facts = {
+        "format": found.format_name,
+        "kept": len(found.kept),
+        "kept_s": round(sum(utterance.duration_s for utterance in found.kept), 3),
+        "counts": dict(counts.most_common()),
+        "dropped": [item._asdict() for item in found.dropped],
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(facts, ensure_ascii=False, indent=1) + "\n", "utf-8", "backslashreplace")

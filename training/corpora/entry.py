@@ -1,0 +1,98 @@
+"""What a corpus says, before anything is checked: entries, and what had to be dropped and why."""
+
+import csv
+import gzip
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from ds2_deploy.audio.find import find_recordings
+from ds2_deploy.errors import ManifestError
+
+
+class Part(NamedTuple):
+    """A stretch of a longer recording, which becomes a file of its own: manifests know whole files alone."""
+
+    name: str
+    """Name of that file, without suffix."""
+    start_s: float
+    duration_s: float
+    channel: int | None = None
+    """Take this channel alone, 0 being the first; None keeps all."""
+
+
+class Entry(NamedTuple):
+    """One utterance of a corpus. Paths are strings: a million Path objects weigh a gigabyte."""
+
+    audio: str
+    text: str
+    speaker: str = ""
+    part: Part | None = None
+
+
+class Dropped(NamedTuple):
+    """Something that is not in the manifest."""
+
+    item: str
+    """The audio file; where there is none, the file and line that name it."""
+    reason: "Reason"
+    detail: str = ""
+
+
+Items = Iterator[Entry | Dropped]
+
+
+class Reason(StrEnum):
+    """Why something is not in the manifest."""
+
+    UNREADABLE = "audio cannot be read"
+    NO_AUDIO = "audio is not there"
+    MALFORMED = "line cannot be understood"
+    NO_TRANSCRIPT = "audio without transcript"
+    UNUSED_TRANSCRIPT = "transcript without audio"
+    EMPTY_TEXT = "text is empty"
+    TOO_SHORT = "too short"
+    TOO_LONG = "too long"
+    TOO_FAST = "too much text for its duration"
+    TOO_SLOW = "too little text for its duration"
+    DUPLICATE = "a second time"
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the corpus promises what it does not hold; the rest is the limits' or the corpus's choice."""
+        return self in (Reason.UNREADABLE, Reason.NO_AUDIO, Reason.MALFORMED)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """What goes wrong while the text file `path` is read becomes one sentence."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"Cannot read {path}: it is not UTF-8 text; convert it first.") from error
+    except (OSError, EOFError, zlib.error, csv.Error) as error:
+        raise ManifestError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def lines_of(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbers and content of the lines of a UTF-8 text file, gzipped or not, that are not blank."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    with readable(path), opened(path, "rt", encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield number, line.rstrip("\r\n")
+
+
+def audio_files(folder: Path, *, recursive: bool = True) -> list[Path]:
+    """The recordings of a folder by name; none where it holds none."""
+    recordings, _ = find_recordings([str(folder)], recursive=recursive)
+    return [Path(str(recording.source)) for recording in recordings]
+
+
+def audio_by_stem(folder: Path, *, recursive: bool = True) -> dict[str, Path]:
+    """The recording of each name without suffix; where there are several formats, WAV or FLAC."""
+    files = audio_files(folder, recursive=recursive)
+    return {path.stem: path for path in sorted(files, key=lambda path: path.suffix.lower() in (".flac", ".wav"))}

@@ -1,0 +1,62 @@
+"""Cut sets of lhotse (https://lhotse.readthedocs.io, "Cuts"), read without lhotse."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.corpora.entry import Dropped, Entry, Items, Part, Reason, lines_of
+from training.corpora.plain import first_object
+
+SAME_S = 1e-3
+"""A cut that differs from its recording by less is the whole of it."""
+
+
+def is_lhotse(source: Path) -> bool:
+    return str(first_object(source).get("type", "")).endswith("Cut")
+
+
+def read_lhotse(source: Path) -> Items:
+    """JSON lines of MonoCuts: recording, start, duration and supervisions, whose times count from the cut's start.
+
+    A supervision is the text of its cut; where there are several, each is an utterance of its own.
+    """
+    for number, line in lines_of(source):
+        where = f"{source}, line {number}"
+        try:
+            cut = json.loads(line)
+            if cut["type"] != "MonoCut":
+                yield Dropped(where, Reason.MALFORMED, f"it is a {cut['type']}, and only MonoCuts are read")
+            elif not cut["supervisions"]:
+                yield Dropped(where, Reason.NO_TRANSCRIPT, f"cut {cut['id']}")
+            else:
+                yield from list(_entries(cut, source.parent, number))
+        except (AttributeError, KeyError, OSError, StopIteration, TypeError, ValueError) as error:
+            yield Dropped(where, Reason.MALFORMED, f"{type(error).__name__}: {error}")
+
+
+def _entries(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Entry]:
+    audio, channel = _audio_of(cut, folder)
+    supervisions = cut["supervisions"]
+    for supervision in supervisions:
+        start_s, duration_s = float(cut["start"]), float(cut["duration"])
+        if len(supervisions) > 1:
+            start_s, duration_s = start_s + float(supervision["start"]), float(supervision["duration"])
+        whole = start_s < SAME_S and abs(duration_s - cut["recording"]["duration"]) < SAME_S and channel is None
+        name = f"{number:06d}-{str(supervision['id']).replace('/', '_')}"
+        part = None if whole else Part(name, start_s, duration_s, channel)
+        yield Entry(str(audio), str(supervision["text"]), str(supervision.get("speaker") or ""), part)
+
+
+def _audio_of(cut: dict[str, Any], folder: Path) -> tuple[Path, int | None]:
+    """The file of a cut, beside the cut set or from the current folder as lhotse has it; its channel, of several."""
+    recording = cut["recording"]
+    if recording.get("transforms"):
+        raise ValueError(f"recording {recording['id']} is transformed, so its file holds other audio")
+    source = next(source for source in recording["sources"] if cut["channel"] in source["channels"])
+    if source["type"] != "file":
+        raise ValueError(f"recording {recording['id']} is a {source['type']}, not a file")
+    path = Path(source["source"])
+    channels = source["channels"]
+    channel = channels.index(cut["channel"]) if len(channels) > 1 else None
+    return folder / path if (folder / path).exists() else path, channel

@@ -1,0 +1,32 @@
+"""Stretches of longer recordings, written as files of their own."""
+
+import os
+from pathlib import Path
+
+import soundfile
+
+from ds2_deploy.audio.load import audio_duration_s
+from ds2_deploy.errors import AudioError
+from ds2_deploy.files import atomic_path
+from training.corpora.entry import Part
+
+
+def write_part(source: str, part: Part, folder: Path) -> Path:
+    """The stretch as 16-bit FLAC at the recording's own rate."""
+    recording_s = audio_duration_s(source)  # says in a sentence what cannot be opened
+    if not 0 <= part.start_s <= part.start_s + part.duration_s <= recording_s + 1e-3:
+        end_s = part.start_s + part.duration_s
+        raise AudioError(f"{source} lasts {recording_s:.3f} s: no cut from {part.start_s:.3f} to {end_s:.3f} s.")
+    path = folder / f"{part.name}.flac"
+    try:
+        with soundfile.SoundFile(os.fsencode(source)) as file:
+            file.seek(round(part.start_s * file.samplerate))
+            samples = file.read(round(part.duration_s * file.samplerate), dtype="int16", always_2d=True)  # (S, C)
+            rate = file.samplerate
+    except soundfile.SoundFileError as error:
+        raise AudioError(f"Cannot decode {source} up to {part.name}: it is damaged or cut off.") from error
+    if part.channel is not None:
+        samples = samples[:, part.channel]
+    with atomic_path(path) as temporary:
+        soundfile.write(temporary, samples, rate, format="FLAC", subtype="PCM_16")
+    return path

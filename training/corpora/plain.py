@@ -1,0 +1,135 @@
+"""Folders of recordings with transcripts beside them, and manifests that are to be checked again."""
+
+import csv
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.corpora.entry import Dropped, Entry, Items, Part, Reason, audio_files, lines_of, readable
+
+TRANSCRIPT_SUFFIXES = (".txt", ".lab")
+TABLES = ("transcripts.txt", "transcripts.tsv", "transcripts.csv", "metadata.csv", "metadata.tsv")
+HEADERS = {"audio", "file", "file_name", "filename", "id", "name", "path", "wav_filename"}
+"""What the first column of a table is called, where its first line is a header."""
+
+
+def is_folder(source: Path) -> bool:
+    if source.is_file():
+        return source.suffix in (".csv", ".tsv", ".txt")
+    return bool(audio_files(source))
+
+
+def read_folder(source: Path) -> Items:
+    """One table of names and texts, or a transcript beside every recording."""
+    tables = [source] if source.is_file() else [source / name for name in TABLES if (source / name).is_file()]
+    return _from_table(tables[0]) if tables else _from_pairs(source)
+
+
+def _from_pairs(folder: Path) -> Items:
+    """NAME.wav, of any format, and NAME.txt or NAME.lab, in the folder and below it."""
+    seen: set[Path] = set()
+    for path in audio_files(folder):
+        transcript = next(filter(Path.is_file, map(path.with_suffix, TRANSCRIPT_SUFFIXES)), None)
+        if transcript is None:
+            yield Dropped(str(path), Reason.NO_TRANSCRIPT)
+        elif transcript in seen:
+            yield Dropped(str(path), Reason.DUPLICATE, f"{transcript.name} went with another format of it")
+        else:
+            seen.add(transcript)
+            yield _with_text_of(path, transcript)
+    texts = (path for path in folder.rglob("[!.]*") if path.suffix in TRANSCRIPT_SUFFIXES)
+    for transcript in sorted(set(texts) - seen):
+        yield Dropped(str(transcript), Reason.UNUSED_TRANSCRIPT)
+
+
+def _with_text_of(path: Path, transcript: Path) -> Entry | Dropped:
+    try:
+        return Entry(str(path), transcript.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        return Dropped(str(path), Reason.MALFORMED, f"{transcript.name} is not UTF-8 text: {error}")
+
+
+def _from_table(table: Path) -> Items:
+    """Lines "NAME<tab>TEXT", or with | or commas: the first field names a recording, the last one is its text.
+
+    A name is a path from the table's folder, or what a recording below it is called, with or without its suffix; so
+    LJSpeech's `LJ001-0001|raw text|normalised text` is understood, and so are tables with a header.
+    """
+    audio = audio_files(table.parent)
+    by_name: dict[str, list[Path]] = defaultdict(list)
+    for path in audio:
+        by_name[path.stem].append(path)
+        by_name[path.name].append(path)
+    used: set[Path] = set()
+    for item in _listed(table, by_name):
+        if isinstance(item, Entry):
+            used.add(Path(item.audio))
+        yield item
+    for path in audio:
+        if path not in used:
+            yield Dropped(str(path), Reason.NO_TRANSCRIPT, f"{table.name} does not name it")
+
+
+def _listed(table: Path, by_name: dict[str, list[Path]]) -> Items:
+    columns = 0
+    for number, fields in _rows(table):
+        where, columns = f"{table}, line {number}", columns or len(fields)
+        path = table.parent / fields[0]
+        is_path = os.path.isfile(path)  # noqa: PTH113  # pathlib's raises where a sentence is too long for a name
+        found = [path] if is_path else by_name.get(fields[0], [])
+        if len(fields) < 2 or len(fields) != columns:
+            yield Dropped(where, Reason.MALFORMED, f"{len(fields)} of {max(columns, 2)} columns (tab, | or comma)")
+        elif len(found) > 1:
+            yield Dropped(where, Reason.MALFORMED, f"{fields[0]} may be {found[0]} or {found[1]}: name its path")
+        elif not found:
+            yield Dropped(where, Reason.NO_AUDIO, f"no recording {fields[0]} in {table.parent}")
+        else:
+            yield Entry(str(found[0]), fields[-1])
+
+
+def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line numbers and fields, without the header; only commas come with quoting."""
+    _, first = next(lines_of(table), (0, ""))
+    delimiter = next((mark for mark in "\t|" if mark in first), ",")
+    with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(
+            file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+        )
+        for fields in reader:
+            if fields and not (reader.line_num == 1 and fields[0].lower() in HEADERS):
+                yield reader.line_num, fields
+
+
+def is_manifest(source: Path) -> bool:
+    return "audio_filepath" in first_object(source)
+
+
+def read_manifest_again(source: Path) -> Items:
+    """JSON lines of audio_filepath and text; NeMo's `offset` makes an utterance a part of its recording."""
+    for number, line in lines_of(source):
+        try:
+            yield _entry_of(json.loads(line), source.parent, number)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            yield Dropped(f"{source}, line {number}", Reason.MALFORMED, f"{type(error).__name__}: {error}")
+
+
+def _entry_of(fields: dict[str, Any], folder: Path, number: int) -> Entry:
+    path, text, speaker = folder / fields["audio_filepath"], fields["text"], str(fields.get("speaker", ""))
+    offset_s = float(fields.get("offset") or 0)
+    part = Part(f"{number:06d}-{path.stem}", offset_s, float(fields["duration"])) if offset_s else None
+    return Entry(str(path), text.strip(), speaker, part)
+
+
+def first_object(source: Path) -> dict[str, Any]:
+    """The object in the first line of a .jsonl or .jsonl.gz file; empty where there is none."""
+    if not source.name.endswith((".jsonl", ".jsonl.gz")):
+        return {}
+    _, line = next(lines_of(source), (0, ""))
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
