@@ -29,6 +29,10 @@ class AlphabetError(DS2Error, ValueError):
     """Text and alphabet do not fit."""
 
 
+class PronunciationError(AlphabetError):
+    """A text holds words whose phonemes nobody wrote down."""
+
+
 class ManifestError(DS2Error, ValueError):
     """A manifest cannot be read, or names what is not there."""
 

@@ -1,4 +1,4 @@
-"""Word and character error rates."""
+"""Error rates of words, characters and phonemes, from Levenshtein distances."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -7,17 +7,32 @@ import numpy as np
 
 
 def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
-    """Levenshtein distance: fewest substitutions, deletions and insertions."""
-    row = list(range(len(hypothesis) + 1))
-    for i, expected in enumerate(reference, 1):
-        diagonal, row[0] = row[0], i
-        for j, got in enumerate(hypothesis, 1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (expected != got))
-    return row[-1]
+    """Levenshtein distance: fewest substitutions, deletions and insertions.
+
+    A column of the table at a time, in the bits of integers as wide as the reference is long: `up` and `down` tell
+    where the value rises and falls from row to row (Hyyrö 2003, "A bit-vector algorithm for computing Levenshtein and
+    Damerau edit distances", figure 3).
+    """
+    if not reference:
+        return len(hypothesis)
+    where: dict[str, int] = {}
+    for i, token in enumerate(reference):
+        where[token] = where.get(token, 0) | 1 << i
+    last = len(reference) - 1
+    every = (2 << last) - 1
+    up, down, distance = every, 0, len(reference)
+    for token in hypothesis:
+        equal = where.get(token, 0)
+        diagonal = (((equal & up) + up) ^ up) | equal | down  # set where a step down the diagonal costs nothing
+        right, left = (down | ~(diagonal | up)) & every, up & diagonal  # where a step to this column costs, where gains
+        distance += (right >> last) - (left >> last & 1)
+        right, left = right << 1 | 1, left << 1
+        up, down = (left | ~(diagonal | right)) & every, right & diagonal & every
+    return distance
 
 
 class Errors(NamedTuple):
-    """Counts over one or several utterances."""
+    """Counts over one or several utterances. Phonemes, which spaces separate, are words here."""
 
     word_errors: int = 0
     words: int = 0
@@ -46,12 +61,16 @@ class Errors(NamedTuple):
         """Character error rate as a fraction, spaces included."""
         return self.character_errors / max(self.characters, 1)
 
+    def mean_distance(self, utterances: int, separator: str) -> float:
+        """Mean Levenshtein distance of an utterance, in labels of an alphabet with this separator."""
+        return (self.word_errors if separator else self.character_errors) / utterances
 
-def bootstrap_wer(errors: Sequence[Errors], *, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
-    """95% interval of the WER when utterances are drawn anew with replacement (Bisani and Ney 2004)."""
-    counts = np.array([(e.word_errors, e.words) for e in errors])  # (N, 2)
+
+def bootstrap_interval(counts: Sequence[tuple[int, int]], *, draws: int = 10_000, seed: int = 0) -> tuple[float, float]:
+    """95% interval of errors / units over utterances drawn anew with replacement (Bisani and Ney 2004)."""
+    table = np.array(counts)  # (N, 2)
     generator = np.random.default_rng(seed)
-    picks = (generator.integers(len(counts), size=len(counts)) for _ in range(draws))  # (N,) each: little memory
-    sums = np.array([counts[pick].sum(axis=0) for pick in picks])  # (draws, 2)
+    picks = (generator.integers(len(table), size=len(table)) for _ in range(draws))  # (N,) each: little memory
+    sums = np.array([table[pick].sum(axis=0) for pick in picks])  # (draws, 2)
     low, high = np.quantile(sums[:, 0] / np.maximum(sums[:, 1], 1), (0.025, 0.975))
     return float(low), float(high)

@@ -182,8 +182,8 @@ class Recognizer:
         try:
             pieces = enumerate(self._pieces(sources, channel, readers))
             batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
-            space = " " if " " in self.metadata.alphabet.labels else ""
-            yield from assembled(_in_order(self._results(batches, channel, readers, runners)), space=space)
+            between = self.metadata.alphabet.word_end + self.metadata.alphabet.separator
+            yield from assembled(_in_order(self._results(batches, channel, readers, runners)), between=between)
         finally:  # also when the caller stops early: what has not begun never does
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -302,10 +302,10 @@ class Recognizer:
         return [self.decoder.decode(row[:length]) for row, length in zip(log_probs, lengths, strict=True)]
 
 
-def assembled(results: Iterable[PieceResult], *, space: str = " ") -> Iterator[Result]:
+def assembled(results: Iterable[PieceResult], *, between: str = " ") -> Iterator[Result]:
     """Pieces in order to one result per source; the first error of a long recording is its result.
 
-    `space` goes between the passages of a long recording.
+    `between` goes between the passages of a long recording.
     """
     passages: list[Passage] = []
     score = 0.0
@@ -321,7 +321,7 @@ def assembled(results: Iterable[PieceResult], *, space: str = " ") -> Iterator[R
             score += heard.score
             passages.append(Passage(piece.start_s, piece.start_s + duration_s, heard.text))
         if piece.is_last:
-            text = Hypothesis(space.join(passage.text for passage in passages), score)
+            text = Hypothesis(between.join(passage.text for passage in passages), score)
             yield Result(piece.source, None if error else text, piece.start_s, error, tuple(passages))
             passages, score, error = [], 0.0, None
 

@@ -4,7 +4,11 @@ import pytest
 
 from ds2_deploy.errors import AlphabetError, ConfigError
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
-from ds2_deploy.text.languages import normalize
+from ds2_deploy.text.languages import LANGUAGES, normalize
+
+PHONEMES = Alphabet.of(LANGUAGES["en-phonemes"].labels)
+REPORT = Alphabet.of(" abcdefghijklmnopqrstuvwxyz0123456789")
+MANDARIN = Alphabet.of("上北京海")
 
 
 def test_english_is_the_papers_29_labels_with_the_blank_first() -> None:
@@ -42,6 +46,50 @@ def test_the_blank_is_not_a_letter_of_any_text() -> None:
         Alphabet(labels=("_", "a"), blank=0).encode("a_a")
 
 
+def test_the_reports_alphabets_have_41_and_38_labels() -> None:
+    assert len(PHONEMES) == 41
+    assert PHONEMES.labels[:3] == ("<blank>", "SIL", "AA")
+    assert len(REPORT) == 38
+    assert REPORT.decode(REPORT.encode("track 29 b")) == "track 29 b"
+
+
+@pytest.mark.parametrize("text", ["", "AA", "HH AH L OW SIL W ER L D", "T T SIL SIL"])
+def test_phonemes_are_labels_between_spaces(text: str) -> None:
+    indices = PHONEMES.encode(text)
+    assert [PHONEMES.labels[index] for index in indices] == text.split()
+    assert PHONEMES.decode(indices) == text
+    assert PHONEMES.decode([0, *indices, 0]) == text
+    with pytest.raises(AlphabetError, match="'Q' 'oo'"):
+        PHONEMES.encode(f"{text} oo Q")
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "separator", "boundary", "word_end"),
+    [
+        (ENGLISH, "", 1, " "),
+        (MANDARIN, "", None, ""),
+        (PHONEMES, " ", 1, " SIL"),
+        (Alphabet.of(["ka", "ki"]), " ", None, ""),
+        (Alphabet(labels=("b", "__", "a"), blank=1), "", None, ""),  # a long blank is never written
+    ],
+)
+def test_what_stands_between_labels_and_words(
+    alphabet: Alphabet, separator: str, boundary: int | None, word_end: str
+) -> None:
+    assert (alphabet.separator, alphabet.boundary, alphabet.word_end) == (separator, boundary, word_end)
+
+
+@pytest.mark.parametrize("label", [" ", "A B", ""])
+def test_labels_that_a_space_would_tear_are_refused(label: str) -> None:
+    with pytest.raises(ValueError, match="longer labels stand between spaces"):
+        Alphabet.of(["AA", label])
+
+
+@pytest.mark.parametrize("alphabet", [PHONEMES, MANDARIN], ids=["phonemes", "mandarin"])
+def test_tokens_file_of_other_alphabets(alphabet: Alphabet) -> None:
+    assert alphabet.to_lines().splitlines() == list(alphabet.labels)
+
+
 @pytest.mark.parametrize("blank", [-1, 2, 29])
 def test_a_blank_outside_the_labels_is_refused(blank: int) -> None:
     with pytest.raises(ValueError, match=f"alphabet.blank is {blank}"):
@@ -74,6 +122,21 @@ def test_tokens_file_has_a_line_per_label_and_spells_the_space() -> None:
 def test_english_normalisation(raw: str, normal: str) -> None:
     assert normalize(raw, "en") == normal
     assert normalize(normal, "en") == normal
+
+
+@pytest.mark.parametrize(
+    ("raw", "normal"),
+    [
+        ("", ""),
+        ("设定三十二度", "设定三十二度"),
+        (" 老 洋房，花园饭店。\n", "老洋房花园饭店"),
+        ("Ｔ恤 K歌！（Ａ）", "t恤k歌a"),  # full-width letters and marks
+        ("㊤海\u3000“3”", "上海3"),
+    ],
+)
+def test_mandarin_normalisation(raw: str, normal: str) -> None:
+    assert normalize(raw, "zh") == normal
+    assert normalize(normal, "zh") == normal
 
 
 def test_an_unknown_language_is_named_with_the_choices() -> None:

@@ -50,6 +50,13 @@ def test_lines_are_of_complete_utterances_alone() -> None:
     assert out.getvalue() == "the cat sat\ngrößer\n"
 
 
+def test_wide_characters_fill_two_columns_of_the_line_each() -> None:
+    out = Terminal()
+    TerminalCaptions(out).partial(growing("a一二三四五六七八九十", ""))  # 21 columns, of which 19 are to be used
+    assert "一" not in out.getvalue()
+    assert "二三四五六七八九十" in out.getvalue()
+
+
 def test_each_line_is_seen_at_once() -> None:
     for writer_class in (LineCaptions, JsonCaptions, TerminalCaptions):
         out = Terminal()

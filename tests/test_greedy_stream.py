@@ -86,6 +86,26 @@ def test_what_is_stable_is_the_whole_words_so_far(alphabet: Alphabet, seed: int)
         assert " " not in alphabet.labels or not stable or final[len(stable) : len(stable) + 1] in ("", " ")
 
 
+def test_phonemes_are_heard_as_the_characters_of_words_are() -> None:
+    """The same path with a label for each character: SIL for the space."""
+    characters, phonemes = Alphabet.of(" ab"), Alphabet.of(["SIL", "AA", "B"])
+    spelled = dict(zip(" ab", ("SIL", "AA", "B"), strict=True))
+    longest = 0
+    for seed in range(30):
+        labels = random_labels(characters, seed)
+        as_characters, as_phonemes = GreedyDecoder(characters).start(), GreedyDecoder(phonemes).start()
+        for piece in cut(emissions(labels, characters), seed):
+            as_characters.accept(piece)
+            as_phonemes.accept(piece)
+            expected = as_characters.stable()
+            assert as_phonemes.stable() == " ".join(map(spelled.__getitem__, expected))
+        text, score = as_characters.hypothesis()
+        assert as_phonemes.hypothesis() == (" ".join(map(spelled.__getitem__, text)), score)
+        assert as_phonemes.spoken == as_characters.spoken
+        longest = max(longest, len(text))
+    assert longest > 20
+
+
 def test_a_run_across_a_cut_is_one_letter_and_a_blank_makes_two() -> None:
     a = ENGLISH.labels.index("a")
     for labels, text in (([a, a], "a"), ([a, 0, a], "aa")):

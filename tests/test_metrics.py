@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ds2_deploy.metrics import Errors, bootstrap_wer, edit_distance
+from ds2_deploy.metrics import Errors, bootstrap_interval, edit_distance
 
 
 @cache
@@ -26,6 +26,24 @@ def test_edit_distance_equals_the_recursive_definition() -> None:
     for _ in range(300):
         a, b = ("".join(draw.choices("abc", k=draw.randrange(8))) for _ in range(2))
         assert edit_distance(a, b) == recursive_distance(a, b), (a, b)
+
+
+def table_distance(a: str, b: str) -> int:
+    """The textbook's table, row by row (Wagner and Fischer 1974)."""
+    row = list(range(len(b) + 1))
+    for i, x in enumerate(a, 1):
+        above, row[0] = row[0], i
+        for j, y in enumerate(b, 1):
+            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (x != y))
+    return row[-1]
+
+
+@pytest.mark.parametrize("size", [63, 64, 65, 200])  # around a machine word, and beyond
+def test_edit_distance_of_long_texts_equals_the_table(size: int) -> None:
+    draw = random.Random(size)
+    for letters in ("ab", "abcdefghij "):
+        a, b = ("".join(draw.choices(letters, k=size + draw.randrange(-1, 2))) for _ in range(2))
+        assert edit_distance(a, b) == edit_distance(b, a) == table_distance(a, b)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +75,14 @@ def test_rates_of_known_pairs(reference: str, hypothesis: str, wer: float, cer: 
     assert errors.cer == pytest.approx(cer)
 
 
+def test_the_mean_distance_counts_labels() -> None:
+    pairs = [("HH AH L OW", "HH EH L OW W"), ("SIL", "SIL"), ("K AE T", "")]  # 2, 0 and 3 phonemes
+    total = Errors.total(Errors.between(*pair) for pair in pairs)
+    assert total.mean_distance(3, separator=" ") == 5 / 3
+    assert total.wer == 5 / 8
+    assert Errors.between("北京市", "北市区").mean_distance(1, separator="") == 2
+
+
 def test_the_total_weighs_utterances_by_their_words() -> None:
     pairs = [("a b c d", "a b c x"), ("z", "y"), ("", "q")]
     total = Errors.total(Errors.between(*pair) for pair in pairs)
@@ -67,14 +93,13 @@ def test_the_total_weighs_utterances_by_their_words() -> None:
 
 
 def test_bootstrap_of_equal_utterances_is_a_point() -> None:
-    assert bootstrap_wer([Errors(1, 4, 0, 0)] * 7, draws=50) == (0.25, 0.25)
+    assert bootstrap_interval([(1, 4)] * 7, draws=50) == (0.25, 0.25)
 
 
 def test_bootstrap_interval_agrees_with_the_binomial() -> None:
     """One-word utterances make the WER a binomial share: its 95% interval is mean ± 1.96 deviations."""
     wrong, count = 80, 400
-    errors = [Errors(int(i < wrong), 1, 0, 0) for i in range(count)]
-    low, high = bootstrap_wer(errors, draws=2000, seed=1)
+    low, high = bootstrap_interval([(int(i < wrong), 1) for i in range(count)], draws=2000, seed=1)
     share = wrong / count
     half = 1.96 * np.sqrt(share * (1 - share) / count)
     assert low == pytest.approx(share - half, abs=0.005)
@@ -82,6 +107,6 @@ def test_bootstrap_interval_agrees_with_the_binomial() -> None:
 
 
 def test_bootstrap_repeats_for_a_seed_and_differs_between_seeds() -> None:
-    errors = [Errors(i % 3, 3 + i % 5, 0, 0) for i in range(30)]
-    assert bootstrap_wer(errors, draws=200, seed=3) == bootstrap_wer(errors, draws=200, seed=3)
-    assert bootstrap_wer(errors, draws=200, seed=3) != bootstrap_wer(errors, draws=200, seed=4)
+    counts = [(i % 3, 3 + i % 5) for i in range(30)]
+    assert bootstrap_interval(counts, draws=200, seed=3) == bootstrap_interval(counts, draws=200, seed=3)
+    assert bootstrap_interval(counts, draws=200, seed=3) != bootstrap_interval(counts, draws=200, seed=4)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import AlphabetError, ManifestError
 from ds2_deploy.model.config import ModelConfig
-from ds2_deploy.text.alphabet import Alphabet
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from ds2_deploy.text.languages import normalize
 
 
@@ -53,9 +53,9 @@ def _parse(line: str, manifest: Path, number: int) -> Utterance:
 def normalized(utterances: list[Utterance], language: str, alphabet: Alphabet) -> list[Utterance]:
     """With every text in the language's spelling; AlphabetError counts what the alphabet cannot write."""
     result = [u._replace(text=normalize(u.text, language)) for u in utterances]
-    faults = Counter(character for u in result for character in set(u.text) - set(alphabet.labels))
+    faults = Counter(token for u in result for token in alphabet.missing(u.text))
     if faults:
-        listed = ", ".join(f"{character!r} in {count}" for character, count in faults.most_common(8))
+        listed = ", ".join(f"{token!r} in {count}" for token, count in faults.most_common(8))
         raise AlphabetError(
             f"The alphabet does not cover the transcripts: no label for {listed} of {len(result)} utterances. "
             "Add the characters to the recipe's alphabet, or clean the texts."
@@ -63,9 +63,9 @@ def normalized(utterances: list[Utterance], language: str, alphabet: Alphabet) -
     return result
 
 
-def fits_ctc(utterance: Utterance, feature: FeatureConfig, model: ModelConfig) -> bool:
+def fits_ctc(utterance: Utterance, feature: FeatureConfig, model: ModelConfig, alphabet: Alphabet = ENGLISH) -> bool:
     """Whether CTC can align the text: a frame per label and one more between equal neighbours."""
-    text = utterance.text
-    needed = len(text) + sum(a == b for a, b in itertools.pairwise(text))
+    labels = alphabet.tokens(utterance.text)
+    needed = len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
     frames = model.output_frames(feature.frames(round(utterance.duration_s * feature.sample_rate)))
     return frames >= max(needed, 1)

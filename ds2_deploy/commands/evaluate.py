@@ -20,7 +20,7 @@ def evaluate(
     decoder: Annotated[str, typer.Option(metavar="greedy")] = "greedy",
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Word and character error rates with a bootstrap interval, and speed; a checkpoint runs in PyTorch."""
+    """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""
     from ds2_deploy.commands.common import print_failure, usage_errors
     from ds2_deploy.decoding import decoder_class
     from ds2_deploy.evaluation import evaluate as run

@@ -110,7 +110,7 @@ def _rows(
         ("delay", _delay(metadata)),
         ("streaming", "; ".join(("no", *metadata.streaming_obstacles)) if metadata.streaming_obstacles else "yes"),
         ("trained", f"{made.epochs} epochs, {made.audio_hours:.2f} h of audio, recipe {made.recipe or '(none)'}, "
-            f"seed {made.seed}, validation WER {wer}"),
+            f"seed {made.seed}, validation {'PER' if metadata.alphabet.separator else 'WER'} {wer}"),
         *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
     ]  # fmt: skip
 

@@ -12,9 +12,11 @@ class GreedyDecoder:
 
     def __init__(self, alphabet: Alphabet) -> None:
         self.alphabet = alphabet
-        silent = (alphabet.blank, *(i for i, label in enumerate(alphabet.labels) if label.isspace()))
+        self.separator, self.boundary, self.word_end = alphabet.separator, alphabet.boundary, alphabet.word_end
         self.is_letter = np.ones(len(alphabet), dtype=bool)  # (V,)
-        self.is_letter[list(silent)] = False
+        self.is_letter[alphabet.blank] = False
+        if self.boundary is not None:
+            self.is_letter[self.boundary] = False
 
     def decode(self, log_probs: npt.NDArray[np.float32]) -> Hypothesis:
         """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""
@@ -34,7 +36,8 @@ class GreedyStream:
         self.frames = 0
         self.spoken: tuple[int, int] | None = None
         self._decoder = decoder
-        self._pieces: list[str] = []
+        self._labels: list[str] = []
+        self._between_words = True  # or before the first: a boundary here would be one too many
         self._last = -1
         self._score = 0.0
 
@@ -50,20 +53,30 @@ class GreedyStream:
             self.spoken = (begin, self.frames + int(letters[-1]) + 1)
         before = np.empty_like(best)
         before[0], before[1:] = self._last, best[:-1]
-        if text := self._decoder.alphabet.decode(best[best != before].tolist()):
-            self._pieces.append(text)
+        self._write(best[best != before].tolist())
         self._last = int(best[-1])
         self.frames += len(best)
 
+    def _write(self, indices: list[int]) -> None:
+        """Labels without blanks, and with one boundary between words however many were heard."""
+        alphabet, boundary = self._decoder.alphabet, self._decoder.boundary
+        for index in indices:
+            if index == alphabet.blank or (index == boundary and self._between_words):
+                continue
+            self._between_words = index == boundary
+            self._labels.append(alphabet.labels[index])
+
     def hypothesis(self) -> Hypothesis:
         """The reading of all frames so far; ln of the best path's probability."""
-        return Hypothesis(" ".join("".join(self._pieces).split()), self._score)
+        return Hypothesis(self._text().removesuffix(self._decoder.word_end), self._score)
 
     def stable(self) -> str:
-        """All but the word that may still grow; all where the language puts no spaces."""
-        text = "".join(self._pieces)
-        whole = text[: text.rfind(" ") + 1] if " " in self._decoder.alphabet.labels else text
-        return " ".join(whole.split())
+        """All but the word that may still grow; all where the language parts no words."""
+        end = self._decoder.word_end
+        return self._text().rpartition(end)[0] if end else self._text()
+
+    def _text(self) -> str:
+        return self._decoder.separator.join(self._labels)
 
     def next(self) -> "GreedyStream":
         """For the utterance that follows on the next frame: a label that goes on is not a second one."""

@@ -4,6 +4,8 @@ import json
 import shutil
 from typing import TextIO
 
+from rich.cells import cell_len
+
 from ds2_deploy.output.progress import ERASE_LINE
 from ds2_deploy.streaming.stream import StreamResult
 
@@ -29,7 +31,9 @@ class TerminalCaptions(LineCaptions):
     """The utterance in progress in the terminal's last line, its unfinished word dimmed; complete ones stay above."""
 
     def partial(self, result: StreamResult) -> None:
-        shown = result.text[-(shutil.get_terminal_size().columns - 1) :]  # its end, where it outgrows the line
+        shown, width = result.text, shutil.get_terminal_size().columns - 1
+        while (excess := cell_len(shown) - width) > 0:  # its end, where it outgrows the line
+            shown = shown[(excess + 1) // 2 :]  # a character has at most two cells
         growing = len(result.text) - len(result.stable)
         cut = max(len(shown) - growing, 0)
         self.out.write(f"{ERASE_LINE}{shown[:cut]}{DIM}{shown[cut:]}{PLAIN}")

@@ -1,26 +1,56 @@
-"""Text normalisation per language: what a transcript becomes before it meets the alphabet or a metric.
+"""Languages: what a transcript becomes before it meets the alphabet or a metric, and how errors are counted.
 
-A new language is one function and one line in NORMALIZERS.
+A new language is one function and one line in LANGUAGES.
 """
 
 import unicodedata
 from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 from ds2_deploy.errors import ConfigError
+from ds2_deploy.text import phonemes
 
 
 def _english(text: str) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).replace("’", "'").lower().split())
 
 
-NORMALIZERS: dict[str, Callable[[str], str]] = {"en": _english}
+def _english_phonemes(text: str) -> str:
+    """Capitals that all are labels are phonemes already, so that normalising twice is the same as once."""
+    tokens = text.split()
+    return " ".join(tokens) if set(tokens) <= set(phonemes.LABELS) else phonemes.phonemes(_english(text))
+
+
+def _mandarin(text: str) -> str:
+    """Letters, marks and digits alone, without spaces between them; Latin letters small."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c)[0] in "LMN")
+
+
+class Language(NamedTuple):
+    """How models of a language spell."""
+
+    normalize: Callable[[str], str]
+    """Applied twice, it changes nothing more."""
+    labels: tuple[str, ...] = ()
+    """The language's own; without them, an alphabet is made of the characters of transcripts."""
+    metric: Literal["WER", "CER", "PER"] = "WER"
+    """The error rate to look at: of words, of characters where no spaces part words, or of phonemes."""
+
+
+LANGUAGES: dict[str, Language] = {
+    "en": Language(_english),
+    "en-phonemes": Language(_english_phonemes, phonemes.LABELS, metric="PER"),
+    "zh": Language(_mandarin, metric="CER"),
+}
+
+
+def language_named(name: str) -> Language:
+    """ConfigError where there is none of that name."""
+    if name not in LANGUAGES:
+        raise ConfigError(f"The language {name!r} has no text normalisation: choose one of {', '.join(LANGUAGES)}.")
+    return LANGUAGES[name]
 
 
 def normalize(text: str, language: str) -> str:
     """`text` in the spelling that models of `language` are trained on."""
-    try:
-        return NORMALIZERS[language](text)
-    except KeyError:
-        raise ConfigError(
-            f"The language {language!r} has no text normalisation: choose one of {', '.join(NORMALIZERS)}."
-        ) from None
+    return language_named(language).normalize(text)

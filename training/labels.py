@@ -1,0 +1,50 @@
+"""Which labels a training has, and what a network keeps when they change. No torch of its own."""
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from ds2_deploy.errors import AlphabetError
+from ds2_deploy.text.alphabet import Alphabet
+from ds2_deploy.text.languages import language_named
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+OUTPUT = ("encoder.output.weight", "encoder.output.bias")
+"""The parameters with a row per label, in a network's state dict."""
+
+
+def training_alphabet(recipe_alphabet: str, language: str, texts: Iterable[str]) -> Alphabet:
+    """The recipe's labels; where it names none, the language's own, or the characters of `texts` by code point.
+
+    `texts` are the training transcripts, normalised or not; they are read in the last case alone.
+    """
+    if recipe_alphabet:
+        return Alphabet.of(recipe_alphabet)
+    if labels := language_named(language).labels:
+        return Alphabet.of(labels)
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(language_named(language).normalize(text))
+    if not characters:
+        raise AlphabetError(
+            "The training transcripts hold no character to make a label of: name the recipe's alphabet."
+        )
+    return Alphabet.of(sorted(characters))
+
+
+def transfer_output(
+    old: Alphabet, new: Alphabet, weights: Mapping[str, "Tensor"], fresh: Mapping[str, "Tensor"]
+) -> dict[str, "Tensor"]:
+    """A network's `weights` for other labels: what both alphabets have stays, the rest is as in `fresh`.
+
+    `fresh` is the state dict of a newly initialised network with the labels `new`. Blank goes to blank.
+    """
+    known = {label: row for row, label in enumerate(old.labels) if row != old.blank}
+    pairs = [(row, known[label]) for row, label in enumerate(new.labels) if label in known and row != new.blank]
+    to, source = zip((new.blank, old.blank), *pairs, strict=True)
+    result = dict(weights)
+    for name in OUTPUT:
+        result[name] = fresh[name].clone()  # (V, H) or (V,)
+        result[name][list(to)] = weights[name][list(source)].to(fresh[name])
+    return result
