@@ -21,6 +21,7 @@ from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
+from ds2_deploy.model.initialize import initialize
 from ds2_deploy.text.alphabet import Alphabet
 from training.data import BatchSampler, Speech, checked, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
@@ -99,7 +100,9 @@ def _train(
 
     # --- what learns --------------------------------------------------------------------------------------------
     torch.manual_seed(recipe.seed)
-    model = DeepSpeech2(metadata).to(processes.device)
+    model = DeepSpeech2(metadata)
+    initialize(model, recipe.initialization)
+    model.to(processes.device)
     step = TrainingStep(model, recipe.precision)
     learner: nn.Module = step
     if processes.count > 1:  # buffers are constants, or statistics that are equal everywhere
