@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
+from ds2_deploy.model.cells import ClippedRNN
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.fold import fold_batch_norm
 from ds2_deploy.model.layers import RecurrentLayer
@@ -35,6 +36,7 @@ Hidden = Tensor | tuple[Tensor, ...]
 # ONNX operator and, per ONNX gate, its place among PyTorch's stacked gates
 ONNX_CELLS: dict[type[nn.RNNBase], tuple[str, tuple[int, ...]]] = {
     nn.RNN: ("RNN", (0,)),
+    ClippedRNN: ("RNN", (0,)),
     nn.GRU: ("GRU", (1, 0, 2)),  # z, r, h  from  r, z, n
     nn.LSTM: ("LSTM", (0, 3, 1, 2)),  # i, o, f, c  from  i, f, g, o
 }
@@ -47,6 +49,11 @@ class OnnxRNN(nn.Module):
         super().__init__()
         self.operator, gates = ONNX_CELLS[type(rnn)]
         self.hidden_size = rnn.hidden_size
+        self.attributes: dict[str, Any] = {"hidden_size": rnn.hidden_size}
+        if isinstance(rnn, nn.GRU):
+            self.attributes["linear_before_reset"] = 1  # PyTorch's GRU; 0 is silently another network
+        elif isinstance(rnn, ClippedRNN):  # ONNX clips before the activation, at -clip, too: a ReLU does not mind
+            self.attributes |= {"activations": ["Relu"], "clip": rnn.clip}
         weights = {name: parameter.detach() for name, parameter in rnn.named_parameters()}
 
         def reordered(name: str) -> Tensor:
@@ -59,16 +66,13 @@ class OnnxRNN(nn.Module):
 
     def forward(self, x: Tensor, hidden: Hidden | None = None) -> tuple[Tensor, Hidden]:
         frames, batch, _ = x.shape
-        attributes: dict[str, Any] = {"hidden_size": self.hidden_size}
-        if self.operator == "GRU":
-            attributes["linear_before_reset"] = 1  # PyTorch's GRU; 0 is silently another network
         before = () if hidden is None else (None, *(hidden if isinstance(hidden, tuple) else (hidden,)))
         state = (1, batch, self.hidden_size)
         states = (state, state) if self.operator == "LSTM" else (state,)
         outputs = torch.onnx.ops.symbolic_multi_out(
             self.operator,
             (x, self.w, self.r, self.b, *before),  # None: all rows have all frames
-            attrs=attributes,
+            attrs=self.attributes,
             dtypes=(x.dtype,) * (1 + len(states)),
             shapes=((frames, 1, batch, self.hidden_size), *states),
             version=OPSET,

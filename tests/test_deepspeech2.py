@@ -7,7 +7,9 @@ from torch import nn
 
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from ds2_deploy.model.layers import Lookahead, RecurrentLayer, SequenceBatchNorm, TimeReversal, time_mask
+from ds2_deploy.model.initialize import initialize
+from ds2_deploy.model.layers import Lookahead, RecurrentLayer, TimeReversal, time_mask
+from ds2_deploy.model.norm import SequenceBatchNorm
 from tests.tiny import FEATURES, MODELS, tiny_metadata, tiny_model
 
 LENGTHS = (16000, 9001, 4000, 700, 321, 320, 319, 1, 0)
@@ -84,7 +86,7 @@ def test_time_reversal():
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 @torch.no_grad()
 def test_two_directions_equal_a_packed_bidirectional_rnn(cell):
-    layer = RecurrentLayer(cell, 5, 6, bidirectional=True, batch_norm=False, dropout=0.0).eval()
+    layer = RecurrentLayer(5, ModelConfig(cell=cell, rnn_size=6, batch_norm=False)).eval()
     packed_rnn = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}[cell](5, 6, bidirectional=True)
     for name, parameter in packed_rnn.named_parameters():
         source = layer.backward_rnn if name.endswith("_reverse") else layer.forward_rnn
@@ -129,6 +131,7 @@ def test_lookahead_models_see_no_further_than_their_context():
 
 def test_initial_recurrent_weights_are_orthogonal_and_forget_gates_open():
     model = DeepSpeech2(tiny_metadata(MODELS["lstm, lookahead, 1d, fc"]))
+    initialize(model, "orthogonal")
     rnn = model.encoder.rnn[0].forward_rnn
     for gate in rnn.weight_hh_l0.split(rnn.hidden_size):
         assert torch.allclose(gate @ gate.T, torch.eye(rnn.hidden_size), atol=1e-5)

@@ -6,6 +6,7 @@ from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.model.initialize import initialize
 
 CONV_2D = (
     ConvLayer(channels=3, kernel=(11, 5), stride=(3, 2)),
@@ -53,6 +54,7 @@ def tiny_model(metadata: ModelMetadata, *, seed: int = 0) -> DeepSpeech2:
     """
     torch.manual_seed(seed)
     model = DeepSpeech2(metadata).train()
+    initialize(model, "orthogonal")
     if model.encoder.lookahead is not None:
         torch.nn.init.normal_(model.encoder.lookahead.conv.weight)
     rate = metadata.feature.sample_rate

@@ -1,5 +1,6 @@
 """ds2 info: what a model says about itself."""
 
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,9 @@ from ds2_deploy.commands.common import print_rows
 
 if TYPE_CHECKING:
     from ds2_deploy.metadata import ModelMetadata
+    from ds2_deploy.model.config import ModelConfig
+
+NORMS = {"vertical": "on the input", "step": "at every time step"}
 
 
 def info(
@@ -52,12 +56,13 @@ def _describe(model: str) -> "tuple[Path, ModelMetadata, dict[str, int], int | N
 
         checkpoint = load_checkpoint(path)
         shapes = {name: tuple(tensor.shape) for name, tensor in checkpoint.weights.items()}
-        return path, checkpoint.metadata, {path.name: path.stat().st_size}, _count(shapes)
+        return path, checkpoint.metadata, {path.name: path.stat().st_size}, _count(shapes, checkpoint.metadata)
     folder = open_model(model)
     below = sorted(file for file in folder.path.rglob("*") if file.is_file())
     files = {str(file.relative_to(folder.path)): file.stat().st_size for file in below}
     weights = folder.path / WEIGHTS_FILE
-    return folder.path, folder.metadata, files, _count(_shapes(weights)) if weights.is_file() else None
+    parameters = _count(_shapes(weights), folder.metadata) if weights.is_file() else None
+    return folder.path, folder.metadata, files, parameters
 
 
 def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
@@ -74,11 +79,12 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
         raise ModelError(f"Cannot read the weights {weights}: export the model again.") from error
 
 
-def _count(shapes: dict[str, tuple[int, ...]]) -> int:
-    """Trained numbers: the statistics of batch normalisation are not among them."""
+def _count(shapes: dict[str, tuple[int, ...]], metadata: "ModelMetadata") -> int:
+    """Trained numbers: the statistics of batch normalisation are not among them, shared weights are once."""
     import math
 
-    return sum(math.prod(shape) for name, shape in shapes.items() if ".running_" not in name)
+    not_counted = ["*.running_*", *(["*.backward_rnn.*_ih_l0"] if metadata.model.shared_input_weights else [])]
+    return sum(math.prod(shape) for name, shape in shapes.items() if not any(fnmatch(name, p) for p in not_counted))
 
 
 def _rows(
@@ -90,9 +96,9 @@ def _rows(
     bands = f"{feature.mel_bands} mel bands" if feature.spectrum == "log_mel" else f"{feature.bins} bins"
     convolutions = "; ".join(
         f"{layer.channels} channels, kernel {_times(layer.kernel)}, stride {_times(layer.stride)}"
+        + (", residual" if layer.residual else "")
         for layer in model.conv
     )
-    direction = "bidirectional" if model.bidirectional else "unidirectional"
     wer = "unknown" if made.valid_wer is None else f"{made.valid_wer:.2%}"
     return [
         ("path", path),
@@ -101,8 +107,9 @@ def _rows(
         ("audio", f"mono, {feature.sample_rate} Hz"),
         ("front end", f"{feature.spectrum}, {bands}, {feature.window} {feature.window_ms:g} ms every "
             f"{feature.hop_ms:g} ms, normalised: {feature.normalization}"),
-        (f"convolutions ({model.conv_dims}D)", convolutions),
-        ("recurrent", f"{model.rnn_layers} x {direction} {model.cell.upper()} of {model.rnn_size}"),
+        (f"convolutions ({model.conv_dims}D)", convolutions or "none"),
+        ("recurrent", _recurrent(model)),
+        ("batch norm", f"yes, {NORMS[model.recurrent_norm]} of recurrent layers" if model.batch_norm else "none"),
         ("lookahead", f"{model.lookahead} frames" if model.lookahead else "none"),
         ("fully connected", f"{model.fc_layers} x {model.fc_size}" if model.fc_layers else "none"),
         ("labels", f"{len(metadata.alphabet)}, blank {metadata.alphabet.blank}"),
@@ -113,6 +120,15 @@ def _rows(
             f"seed {made.seed}, validation {'PER' if metadata.alphabet.separator else 'WER'} {wer}"),
         *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
     ]  # fmt: skip
+
+
+def _recurrent(model: "ModelConfig") -> str:
+    direction = "bidirectional" if model.bidirectional else "unidirectional"
+    cell = "RNN with clipped ReLU" if model.cell == "rnn_relu" else model.cell.upper()
+    special = (", input weights shared" if model.shared_input_weights else "") + (
+        ", directions concatenated" if model.directions == "concat" else ""
+    )
+    return f"{model.rnn_layers} x {direction} {cell} of {model.rnn_size}{special}"
 
 
 def _delay(metadata: "ModelMetadata") -> str:

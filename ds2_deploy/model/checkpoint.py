@@ -66,9 +66,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def save_weights(model: DeepSpeech2, path: Path) -> None:
-    """model.safetensors: the network's weights in float32."""
+    """model.safetensors: the network's weights in float32, those that two layers share twice."""
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, path)
+        save_file(
+            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}, path
+        )
     except SafetensorError as error:  # how it reports a full disk
         raise OSError(errno.ENOSPC, f"no space left or the write failed ({error})") from error
     path.chmod(0o644)  # safetensors writes files that only their owner can read

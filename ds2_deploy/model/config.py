@@ -5,7 +5,7 @@ from typing import Literal
 
 import msgspec
 
-Cell = Literal["rnn", "gru", "lstm"]
+Cell = Literal["rnn", "rnn_relu", "gru", "lstm"]
 
 
 class ConvLayer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,10 +16,14 @@ class ConvLayer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """(frequency, time)."""
     stride: tuple[int, int] = (1, 1)
     """(frequency, time)."""
+    residual: bool = False
+    """The input is added to the output, through a 1 x 1 projection where channels or stride differ (He et al. 2016)."""
 
     def __post_init__(self) -> None:
         if self.channels < 1 or min(self.kernel) < 1 or min(self.stride) < 1:
             raise ValueError(f"a convolution of {self.channels} channels, kernel {self.kernel}, stride {self.stride}")
+        if self.residual and not all(size % 2 for size in self.kernel):
+            raise ValueError(f"a residual convolution of kernel {self.kernel}: its middle needs odd sizes")
 
     @property
     def padding(self) -> tuple[int, int]:
@@ -49,13 +53,18 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         ConvLayer(channels=32, kernel=(41, 11), stride=(2, 2)),
         ConvLayer(channels=32, kernel=(21, 11), stride=(2, 1)),
     )
-    """One to three convolutions, each followed by batch normalisation and the clipped ReLU."""
+    """Up to three convolutions, each followed by batch normalisation and the clipped ReLU. With none, the recurrent
+    layers read the features."""
     cell: Cell = "gru"
-    """`rnn` is the Elman cell with tanh."""
+    """`rnn` is the Elman cell with tanh, `rnn_relu` the paper's with the clipped ReLU (section 3.1)."""
     rnn_layers: int = 5
     rnn_size: int = 800
     bidirectional: bool = True
-    """Both directions run over the whole utterance and are summed. False: forward only, can stream."""
+    """Both directions run over the whole utterance. False: forward only, can stream."""
+    directions: Literal["sum", "concat"] = "sum"
+    """What a bidirectional layer gives: the sum of its directions (section 3.1), or both side by side."""
+    shared_input_weights: bool = False
+    """Both directions have the same input weights and biases; each has recurrent ones of its own."""
     lookahead: int = 0
     """Frames a lookahead (row) convolution spans above a unidirectional stack, the present one
     included (section 3.7 of the paper); 0: none."""
@@ -63,16 +72,21 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Hidden fully connected layers with the clipped ReLU, before the output layer."""
     fc_size: int = 800
     batch_norm: bool = True
-    """Sequence-wise batch normalisation (section 3.2) after convolutions, before recurrent layers and in
-    hidden fully connected ones."""
+    """Sequence-wise batch normalisation (section 3.2) after convolutions, in recurrent layers and in hidden fully
+    connected ones."""
+    recurrent_norm: Literal["vertical", "step"] = "vertical"
+    """Where recurrent layers have theirs. `vertical`: on their input alone, over all frames. `step`: on what enters
+    every non-linearity, over the utterances at each time step by itself."""
     dropout: float = 0.0
     """Share of values dropped after each recurrent and hidden fully connected layer, in training."""
+    locked_dropout: bool = False
+    """An utterance's frames all lose the same values (Gal and Ghahramani 2016)."""
     relu_clip: float = 20.0
     """The clipped ReLU is min(max(x, 0), relu_clip)."""
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.conv) <= 3:
-            raise ValueError(f"model.conv has {len(self.conv)} layers: DeepSpeech2 has 1 to 3")
+        if len(self.conv) > 3:
+            raise ValueError(f"model.conv has {len(self.conv)} layers: DeepSpeech2 has 3 at most")
         if self.conv_dims == 1 and any(c.kernel[0] != 1 or c.stride[0] != 1 for c in self.conv):
             raise ValueError("model.conv_dims is 1: every convolution's kernel and stride must be 1 in frequency")
         for name in ("rnn_layers", "rnn_size", "fc_size"):
@@ -83,6 +97,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must not be negative")
         if self.bidirectional and self.lookahead:
             raise ValueError(f"model.lookahead is {self.lookahead}: a bidirectional model sees the future already")
+        if not self.bidirectional and (self.shared_input_weights or self.directions == "concat"):
+            name = "shared_input_weights" if self.shared_input_weights else "directions"
+            raise ValueError(f"model.{name} is {getattr(self, name)!r}: a unidirectional model has one direction")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout is {self.dropout}: it must be in [0, 1)")
         if not 0 < self.relu_clip < math.inf:
@@ -108,4 +125,9 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             bins = layer.output_bins(bins) if self.conv_dims == 2 else 1
         if bins < 1:
             raise ValueError("model.conv leaves no frequency bin: use smaller strides")
-        return self.conv[-1].channels * bins
+        return bins * (self.conv[-1].channels if self.conv else 1)
+
+    @property
+    def rnn_output_size(self) -> int:
+        """Values per frame that a recurrent layer gives."""
+        return self.rnn_size * (2 if self.directions == "concat" else 1)

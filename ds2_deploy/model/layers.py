@@ -7,12 +7,11 @@ Recurrent layers are time-major, (T, B, H): ONNX and TensorRT support nothing el
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from ds2_deploy.model.config import Cell, ConvLayer
-
-RNN: dict[Cell, type[nn.RNN] | type[nn.GRU] | type[nn.LSTM]] = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+from ds2_deploy.model.cells import StepNorm, new_rnn
+from ds2_deploy.model.config import ConvLayer, ModelConfig
+from ds2_deploy.model.norm import SequenceBatchNorm
 
 
 def time_mask(lengths: Tensor, frames: int) -> Tensor:
@@ -37,81 +36,15 @@ class ClippedReLU(nn.Module):
         return x.clamp(0.0, self.clip)
 
 
-class SequenceBatchNorm(nn.Module):
-    """Batch normalisation over the valid frames of a batch (section 3.2), across all processes.
+class MaskedConv(nn.Module):
+    """Convolution, batch normalisation, clipped ReLU, shortcut and mask: (B, C, F, T) or, one-dimensional, (B, C, T).
 
-    `channel_dim` is the axis that keeps its own statistics; `mask` must broadcast against x and be true for valid
-    frames. In evaluation it is one multiplication and one addition with the running statistics.
+    The kernel's sizes being odd, the shortcut of a residual convolution adds the input at the kernel's middle.
     """
 
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, channel_dim: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int, layer: ConvLayer, config: ModelConfig) -> None:
         super().__init__()
-        self.channel_dim, self.momentum, self.eps = channel_dim, momentum, eps
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        if self.training:
-            mean, variance = self._batch_statistics(x, mask)
-        else:
-            mean, variance = self.running_mean, self.running_var
-        scale = self.weight * (variance + self.eps).rsqrt()  # (C,)
-        shift = self.bias - mean * scale
-        shape = [1] * x.dim()
-        shape[self.channel_dim] = -1
-        # in float32 also under AMP: in half precision the sum would cancel
-        return (x.to(scale.dtype) * scale.view(shape) + shift.view(shape)).to(x.dtype)
-
-    def _batch_statistics(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        channels = self.channel_dim % x.dim()
-        axes = [d for d in range(x.dim()) if d != channels]
-        x = x.float() if x.dtype != torch.float64 else x
-        per_frame = x.numel() // (x.shape[channels] * mask.numel())  # values of one channel under one mask entry
-        count = all_reduce_sum((mask.sum() * per_frame).to(x.dtype)).clamp(min=1)
-        mean = all_reduce_sum(torch.where(mask, x, 0.0).sum(axes)) / count
-        shape = [1] * x.dim()
-        shape[channels] = -1
-        centred = torch.where(mask, x - mean.view(shape), 0.0)
-        variance = all_reduce_sum(centred.square().sum(axes)) / count
-        with torch.no_grad():
-            unbiased = variance * count / (count - 1).clamp(min=1)
-            for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
-                finite = torch.where(new.isfinite(), new.to(running.dtype), running)  # one overflow is not for ever
-                running.lerp_(finite, self.momentum)
-        return mean, variance
-
-
-class _AllReduceSum(torch.autograd.Function):
-    """Every process's output depends on every process's input, so the gradients are summed over processes, too."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        x = x.clone()
-        dist.all_reduce(x)
-        return x
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return _AllReduceSum.forward(ctx, gradient)
-
-
-def all_reduce_sum(x: Tensor) -> Tensor:
-    """Sum over all processes, with its gradient (a plain all_reduce has none); x itself in a single process."""
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return x
-    return _AllReduceSum.apply(x)  # type: ignore[no-any-return, no-untyped-call]
-
-
-class MaskedConv(nn.Module):
-    """Convolution, batch normalisation, clipped ReLU and mask: (B, C, F, T) or, one-dimensional, (B, C, T)."""
-
-    def __init__(self, channels: int, layer: ConvLayer, dims: int, *, batch_norm: bool, clip: float) -> None:
-        super().__init__()
+        dims, batch_norm = config.conv_dims, config.batch_norm
         self.time_kernel, self.time_stride = layer.kernel[1], layer.stride[1]
         axes = slice(2 - dims, 2)  # (frequency, time) or time alone
         convolution = {1: nn.Conv1d, 2: nn.Conv2d}[dims]
@@ -124,16 +57,23 @@ class MaskedConv(nn.Module):
             bias=not batch_norm,
         )
         self.norm = SequenceBatchNorm(layer.channels, channel_dim=1) if batch_norm else None
-        self.activation = ClippedReLU(clip)
+        self.activation = ClippedReLU(config.relu_clip)
+        self.shortcut: nn.Module | None = None
+        if layer.residual and channels == layer.channels and layer.stride == (1, 1):
+            self.shortcut = nn.Identity()
+        elif layer.residual:
+            self.shortcut = convolution(channels, layer.channels, 1, layer.stride[axes], bias=False)
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        shortcut = None if self.shortcut is None else self.shortcut(x)
         x = self.conv(x)
         lengths = conv_lengths(lengths, self.time_kernel, self.time_stride)
         mask = time_mask(lengths, x.shape[-1])  # (B, T)
         mask = mask[:, None, None, :] if x.dim() == 4 else mask[:, None, :]
         if self.norm is not None:
             x = self.norm(x, mask)
-        return self.activation(x).masked_fill(~mask, 0.0), lengths
+        x = self.activation(x)
+        return (x if shortcut is None else x + shortcut).masked_fill(~mask, 0.0), lengths
 
 
 class TimeReversal(nn.Module):
@@ -145,27 +85,62 @@ class TimeReversal(nn.Module):
         return x.gather(0, source[:, :, None].expand_as(x))
 
 
+class LockedDropout(nn.Dropout):
+    """Dropout with one mask per utterance for all frames of (T, B, H) (Gal and Ghahramani 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * super().forward(torch.ones_like(x[:1])) if self.training else x
+
+
+def new_dropout(config: ModelConfig) -> nn.Dropout:
+    return (LockedDropout if config.locked_dropout else nn.Dropout)(config.dropout)
+
+
+def set_dropout(model: nn.Module, share: float) -> None:
+    """Drop another share of values from now on, in every layer of `model` that drops any."""
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = share
+
+
 class RecurrentLayer(nn.Module):
-    """Batch normalisation, then one or two directions summed, then dropout: (T, B, D) -> (T, B, H).
+    """One or two directions with batch normalisation, then dropout: (T, B, D) -> (T, B, H), concatenated (T, B, 2 H).
 
     The backward direction reads each utterance from its own last frame, never from the padding.
     """
 
-    def __init__(self, cell: Cell, size: int, hidden: int, *, bidirectional: bool, batch_norm: bool, dropout: float):
+    def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.norm = SequenceBatchNorm(size, channel_dim=2) if batch_norm else None
-        self.forward_rnn: nn.Module = RNN[cell](size, hidden)
-        self.backward_rnn: nn.Module | None = RNN[cell](size, hidden) if bidirectional else None
+        cell = config.cell, size, config.rnn_size, config.relu_clip
+        step = config.batch_norm and config.recurrent_norm == "step"
+        self.norm = SequenceBatchNorm(size, channel_dim=2) if config.batch_norm and not step else None
+        self.forward_rnn: nn.Module = new_rnn(*cell)
+        self.backward_rnn: nn.Module | None = new_rnn(*cell) if config.bidirectional else None
+        if config.shared_input_weights:
+            for name in ("weight_ih_l0", "bias_ih_l0"):
+                setattr(self.backward_rnn, name, getattr(self.forward_rnn, name))
+        self.step_norm = StepNorm(self.directions) if step else None
         self.reversal: nn.Module = TimeReversal()
-        self.dropout = nn.Dropout(dropout)
+        self.concatenated = config.directions == "concat"
+        self.dropout = new_dropout(config)
+
+    @property
+    def directions(self) -> list[Any]:
+        """An nn.RNNBase each, or what an export puts in its place."""
+        return [self.forward_rnn] if self.backward_rnn is None else [self.forward_rnn, self.backward_rnn]
 
     def forward(self, x: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         if self.norm is not None:
             x = self.norm(x, mask)
-        y: Tensor = self.forward_rnn(x)[0]
+        inputs = [x] if self.backward_rnn is None else [x, self.reversal(x, lengths)]
+        if self.step_norm is None:
+            outputs = [rnn(x)[0] for rnn, x in zip(self.directions, inputs, strict=True)]
+        else:
+            outputs = self.step_norm(self.directions, inputs, mask)
+        y: Tensor = outputs[0]
         if self.backward_rnn is not None:
-            backward = self.backward_rnn(self.reversal(x, lengths))[0]
-            y = y + self.reversal(backward, lengths)
+            backward = self.reversal(outputs[1], lengths)
+            y = torch.cat([y, backward], dim=-1) if self.concatenated else y + backward
         return self.dropout(y)  # type: ignore[no-any-return]
 
 
@@ -192,12 +167,12 @@ class Lookahead(nn.Module):
 class FullyConnected(nn.Module):
     """Hidden layer: linear, batch normalisation, clipped ReLU, dropout: (T, B, D) -> (T, B, H)."""
 
-    def __init__(self, size: int, hidden: int, *, batch_norm: bool, clip: float, dropout: float) -> None:
+    def __init__(self, size: int, config: ModelConfig) -> None:
         super().__init__()
-        self.linear = nn.Linear(size, hidden, bias=not batch_norm)
-        self.norm = SequenceBatchNorm(hidden, channel_dim=2) if batch_norm else None
-        self.activation = ClippedReLU(clip)
-        self.dropout = nn.Dropout(dropout)
+        self.linear = nn.Linear(size, config.fc_size, bias=not config.batch_norm)
+        self.norm = SequenceBatchNorm(config.fc_size, channel_dim=2) if config.batch_norm else None
+        self.activation = ClippedReLU(config.relu_clip)
+        self.dropout = new_dropout(config)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         x = self.linear(x)

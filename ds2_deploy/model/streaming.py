@@ -26,10 +26,11 @@ from torch import Tensor, nn
 
 from ds2_deploy.errors import ModelError
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model.config import Cell
+from ds2_deploy.model.cells import new_rnn
+from ds2_deploy.model.config import Cell, ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
 from ds2_deploy.model.fold import fold_batch_norm
-from ds2_deploy.model.layers import RNN, MaskedConv, RecurrentLayer
+from ds2_deploy.model.layers import MaskedConv, RecurrentLayer
 
 SHUT = 100.0
 """Drives a gate to 0 or 1 to the last bit of float32, and is still a number in half precision."""
@@ -139,7 +140,7 @@ class StreamingDeepSpeech2(nn.Module):
         for layer in self.encoder.rnn:
             assert isinstance(layer, RecurrentLayer)
             assert isinstance(layer.forward_rnn, nn.RNNBase)
-            layer.forward_rnn = with_absence(layer.forward_rnn, metadata.model.cell)
+            layer.forward_rnn = with_absence(layer.forward_rnn, metadata.model)
         self.slides = slides(metadata)
         self.shapes = state_shapes(metadata, self.slides)
         self.sizes = [math.prod(shape) for shape in self.shapes]
@@ -231,7 +232,7 @@ def state_shapes(metadata: ModelMetadata, by: list[Slide]) -> list[tuple[int, ..
     model = metadata.model
     window, *convolutions = by[: 1 + len(model.conv)]
     hidden = [(model.rnn_size,)] * (model.rnn_layers * (2 if model.cell == "lstm" else 1))
-    inputs = _conv_inputs(metadata)
+    inputs = _conv_inputs(metadata) if model.conv else []
     shapes: list[tuple[int, ...]] = [(2,)]
     shapes += [(window.context,)] if window.context > 0 else []
     shapes += [(*size, s.context) for size, s in zip(inputs, convolutions, strict=True) if s.context > 0]
@@ -252,13 +253,17 @@ def _conv_inputs(metadata: ModelMetadata) -> list[tuple[int, ...]]:
 def _convolve(layer: MaskedConv, x: Tensor, extent: Extent) -> Tensor:
     """MaskedConv without padding in time, masked by the recording's extent."""
     conv = layer.conv
+    y: Tensor
     if isinstance(conv, nn.Conv2d):
-        x = nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, padding=(int(conv.padding[0]), 0))
+        y = nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, padding=(int(conv.padding[0]), 0))
     else:
-        x = nn.functional.conv1d(x, conv.weight, conv.bias, conv.stride)
-    mask = extent.mask(x.shape[-1])
-    x = layer.activation(x)
-    return x.masked_fill(~(mask[:, None, None] if x.dim() == 4 else mask[:, None]), 0.0)
+        y = nn.functional.conv1d(x, conv.weight, conv.bias, conv.stride)
+    y = layer.activation(y)
+    if layer.shortcut is not None:
+        edge = int(conv.padding[-1])  # to the kernel's middle
+        y = y + layer.shortcut(x[..., edge : x.shape[-1] - edge])
+    mask = extent.mask(y.shape[-1])
+    return y.masked_fill(~(mask[:, None, None] if y.dim() == 4 else mask[:, None]), 0.0)
 
 
 def _align(x: Tensor, extent: Extent) -> tuple[Tensor, Tensor]:
@@ -271,18 +276,19 @@ def _align(x: Tensor, extent: Extent) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def with_absence(rnn: nn.RNNBase, cell: Cell) -> nn.RNNBase:
+def with_absence(rnn: nn.RNNBase, config: ModelConfig) -> nn.RNNBase:
     """The layer with one more input, which where it is 1 holds a hidden state of zero at zero.
 
     A GRU keeps its state where the update gate is open, an LSTM's cell stays empty where the input gate is shut, and
-    an Elman cell stays at tanh(0) where the biases are taken back; the other inputs are zero there.
+    an Elman cell stays at tanh(0) where the biases are taken back, or below the clipped ReLU's zero; the other inputs
+    are zero there.
     """
     weights: dict[str, Tensor] = dict(rnn.named_parameters())
     bias = torch.split(weights["bias_ih_l0"] + weights["bias_hh_l0"], rnn.hidden_size)
-    gate, wanted = _HOLDING[cell]
+    gate, wanted = _HOLDING[config.cell]
     column = torch.zeros_like(weights["bias_ih_l0"])
     torch.split(column, rnn.hidden_size)[gate].copy_(wanted - bias[gate])
-    wider = RNN[cell](rnn.input_size + 1, rnn.hidden_size)
+    wider = new_rnn(config.cell, rnn.input_size + 1, rnn.hidden_size, config.relu_clip)
     weights["weight_ih_l0"] = torch.cat([weights["weight_ih_l0"], column[:, None]], dim=1)
     wider.load_state_dict(weights)
     return wider
@@ -292,5 +298,6 @@ _HOLDING: dict[Cell, tuple[int, float]] = {
     "gru": (1, SHUT),  # of r, z, n: h = (1 - z) n + z h
     "lstm": (0, -SHUT),  # of i, f, g, o: c = f c + i g
     "rnn": (0, 0.0),  # h = tanh(0)
+    "rnn_relu": (0, -SHUT),  # h = max(-SHUT, 0)
 }
 """Which of PyTorch's stacked gates holds the state, and the value before its activation that does it."""

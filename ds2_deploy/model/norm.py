@@ -1,0 +1,107 @@
+"""Batch normalisation blind to padding, with statistics over all processes (arXiv 1512.02595, section 3.2)."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+class BatchNorm(nn.Module):
+    """What every batch norm learns: a scale and a shift per channel, and running statistics for evaluation."""
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.momentum, self.eps = momentum, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
+
+    @torch.no_grad()
+    def learn(self, mean: Tensor, variance: Tensor, count: Tensor) -> None:
+        """Move the running statistics towards those of a batch (C,), found over `count` values."""
+        unbiased = variance * count / (count - 1).clamp(min=1)
+        for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
+            finite = torch.where(new.isfinite(), new.to(running.dtype), running)  # one overflow is not for ever
+            running.lerp_(finite, self.momentum)
+
+    def affine(self) -> tuple[Tensor, Tensor]:
+        """Scale and shift (C,) in evaluation, in float64."""
+        scale = self.weight.double() * (self.running_var.double() + self.eps).rsqrt()
+        return scale, self.bias.double() - self.running_mean.double() * scale
+
+
+class SequenceBatchNorm(BatchNorm):
+    """Batch normalisation over the valid frames of a batch (section 3.2), across all processes.
+
+    `channel_dim` is the axis that keeps its own statistics; `mask` must broadcast against x and be true for valid
+    frames. In evaluation it is one multiplication and one addition with the running statistics.
+    """
+
+    def __init__(self, channels: int, channel_dim: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+        super().__init__(channels, momentum=momentum, eps=eps)
+        self.channel_dim = channel_dim
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if self.training:
+            mean, variance = self._batch_statistics(x, mask)
+        else:
+            mean, variance = self.running_mean, self.running_var
+        scale = self.weight * (variance + self.eps).rsqrt()  # (C,)
+        shift = self.bias - mean * scale
+        shape = [1] * x.dim()
+        shape[self.channel_dim] = -1
+        # in float32 also under AMP: in half precision the sum would cancel
+        return (x.to(scale.dtype) * scale.view(shape) + shift.view(shape)).to(x.dtype)
+
+    def _batch_statistics(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        channels = self.channel_dim % x.dim()
+        axes = [d for d in range(x.dim()) if d != channels]
+        x = x.float() if x.dtype != torch.float64 else x
+        per_frame = x.numel() // (x.shape[channels] * mask.numel())  # values of one channel under one mask entry
+        count = all_reduce_sum((mask.sum() * per_frame).to(x.dtype)).clamp(min=1)
+        mean = all_reduce_sum(torch.where(mask, x, 0.0).sum(axes)) / count
+        shape = [1] * x.dim()
+        shape[channels] = -1
+        centred = torch.where(mask, x - mean.view(shape), 0.0)
+        variance = all_reduce_sum(centred.square().sum(axes)) / count
+        self.learn(mean, variance, count)
+        return mean, variance
+
+
+class _AllReduceSum(torch.autograd.Function):
+    """Every process's output depends on every process's input, so the gradients are summed over processes, too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _AllReduceSum.forward(ctx, gradient)
+
+
+def several_processes() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def all_reduce_sum(x: Tensor) -> Tensor:
+    """Sum over all processes, with its gradient (a plain all_reduce has none); x itself in a single process."""
+    if not several_processes():
+        return x
+    return _AllReduceSum.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def all_reduce_max(number: int, device: torch.device) -> int:
+    """The largest over all processes; the number itself in a single process."""
+    if not several_processes():
+        return number
+    largest = torch.tensor(number, device=device)
+    dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+    return int(largest)
