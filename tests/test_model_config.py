@@ -55,7 +55,6 @@ def test_convolutions_that_leave_no_bin_are_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"conv": ()}, r"model\.conv has 0 layers"),
         ({"conv": (ConvLayer(channels=1, kernel=(1, 1)),) * 4}, r"model\.conv has 4 layers"),
         ({"conv_dims": 1}, r"model\.conv_dims is 1"),  # the default kernels span 41 bins
         ({"rnn_layers": 0}, r"model\.rnn_layers is 0"),

@@ -217,3 +217,35 @@ def test_checkpoints_hold_plain_values_alone(corpus, tmp_path):
     content = torch.load(tmp_path / "run/last.pt", weights_only=True)
     assert set(content) == {"ds2", "weights", "training"}
     assert set(content["training"]) == {"learner", "position", "recipe"}
+
+
+def test_other_labels_keep_the_network_and_what_both_alphabets_have(corpus, tmp_path):
+    train(recipe(tmp_path), [corpus], [corpus], tmp_path / "first")
+    other = recipe(tmp_path, "alphabet='cxab '", "optimizer.learning_rate=1e-30", epochs=1)  # it must not move
+    train(other, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    old, new = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
+    assert new.metadata.alphabet.labels == ("<blank>", "c", "x", "a", "b", " ")
+    for name in ("weight", "bias"):
+        was, now = (checkpoint.weights[f"encoder.output.{name}"] for checkpoint in (old, new))
+        torch.testing.assert_close(now[[0, 5, 3, 4, 1]], was, rtol=0, atol=0)  # blank, space, a, b, c
+    learnt = "encoder.rnn.0.forward_rnn.weight_hh_l0"
+    torch.testing.assert_close(new.weights[learnt], old.weights[learnt], rtol=0, atol=0)
+    with pytest.raises(ModelError, match="trained with another alphabet"):
+        train(recipe(tmp_path, "alphabet='abcx '"), [corpus], [corpus], tmp_path / "first", resume=True)
+
+
+def test_phonemes_from_words_and_what_no_dictionary_has(corpus, tmp_path, capsys):
+    lines = [json.loads(line) for line in corpus.read_text().split("\n")]
+    for line, text in zip(lines, ["a b", "qzxk", *["b"] * len(lines)], strict=False):
+        line["text"] = text
+    (corpus.parent / "words.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = corpus.parent / "words.jsonl"
+    phonemes = recipe(tmp_path, "language=en-phonemes", "alphabet=''", "feature.hop_ms=5", epochs=1)
+    train(phonemes, [words], [words], tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "Left out 1 of 18 utterances; the first: " in said
+    assert "'qzxk'" in said
+    assert "PER" in said
+    assert "WER" not in said
+    assert len(load_checkpoint(tmp_path / "run/last.pt").metadata.alphabet) == 41
+    assert read_log(tmp_path / "run")[0]["valid_distance"] > 0

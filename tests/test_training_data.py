@@ -12,7 +12,7 @@ from ds2_deploy.text.alphabet import ENGLISH
 from tests.tiny import MODELS, tiny_metadata
 from training.data import BatchSampler, Speech, change_speed, draw_masks
 from training.distributed import Processes
-from training.manifest import Utterance, fits_ctc, normalized, read_manifest
+from training.manifest import Utterance, check_labels, fits_ctc, read_manifest, spelled
 from training.recipe import AugmentConfig, Recipe, load_recipe
 from training.step import hide
 
@@ -134,7 +134,7 @@ def test_hidden_frames_and_bins_are_zero_and_others_stay():
 def test_ctc_needs_a_frame_per_label_and_one_between_equal_ones(text, needed):
     metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
     durations = [s / 16000 for s in range(0, 32000, 80) if metadata.output_frames(s) in (needed - 1, needed)]
-    got = {d: fits_ctc(Utterance("x", d, text), metadata.feature, metadata.model) for d in durations}
+    got = {d: fits_ctc(Utterance("x", d, text), metadata.feature, metadata.model, metadata.alphabet) for d in durations}
     assert got == {d: metadata.output_frames(round(d * 16000)) >= needed for d in durations}
     assert set(got.values()) == {True, False}
 
@@ -143,7 +143,8 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
     (tmp_path / "m.jsonl").write_text(
         json.dumps({"audio_filepath": "a/b.wav", "duration": 1.5, "text": "Hello  WORLD", "speaker": "x"}) + "\n\n"
     )
-    (utterance,) = normalized(read_manifest(tmp_path / "m.jsonl"), "en", ENGLISH)
+    (utterance,), failures = spelled(read_manifest(tmp_path / "m.jsonl"), "en")
+    assert not failures
     assert utterance == Utterance(tmp_path / "a/b.wav", 1.5, "hello world", "x")
 
 
@@ -177,7 +178,7 @@ def test_missing_and_binary_manifests(tmp_path):
 def test_alphabet_that_does_not_cover_the_transcripts():
     texts = [Utterance("x", 1.0, text) for text in ("señor", "año 7", "fine")]
     with pytest.raises(AlphabetError, match="'ñ' in 2, '7' in 1 of 3 utterances"):
-        normalized(texts, "en", ENGLISH)
+        check_labels(texts, ENGLISH)
 
 
 def test_bundled_recipe_and_overrides():

@@ -30,12 +30,6 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
     return adaptive(groups, lr=config.learning_rate)
 
 
-def set_dropout(model: nn.Module, share: float) -> None:
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = share
-
-
 class Learner:
     """Takes optimizer steps; the same on every process, since gradients are averaged before each."""
 

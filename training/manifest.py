@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2_deploy.audio.features import FeatureConfig
-from ds2_deploy.errors import AlphabetError, ManifestError
+from ds2_deploy.errors import AlphabetError, ManifestError, PronunciationError
 from ds2_deploy.model.config import ModelConfig
-from ds2_deploy.text.alphabet import ENGLISH, Alphabet
+from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import normalize
 
 
@@ -50,20 +50,32 @@ def _parse(line: str, manifest: Path, number: int) -> Utterance:
     return Utterance((manifest.parent / path).absolute(), duration_s, text, str(entry.get("speaker", "")))
 
 
-def normalized(utterances: list[Utterance], language: str, alphabet: Alphabet) -> list[Utterance]:
-    """With every text in the language's spelling; AlphabetError counts what the alphabet cannot write."""
-    result = [u._replace(text=normalize(u.text, language)) for u in utterances]
-    faults = Counter(token for u in result for token in alphabet.missing(u.text))
+def spelled(utterances: list[Utterance], language: str) -> tuple[list[Utterance], list[PronunciationError]]:
+    """With every text in the language's spelling, without those that have none; apart, an error for each of these."""
+    result: list[Utterance] = []
+    failures: list[PronunciationError] = []
+    for utterance in utterances:
+        try:
+            result.append(utterance._replace(text=normalize(utterance.text, language)))
+        except PronunciationError as error:
+            failures.append(error)
+    if not result:
+        raise ManifestError(f"No transcript can be spelled in {language!r}; the first: {failures[0]}")
+    return result, failures
+
+
+def check_labels(utterances: list[Utterance], alphabet: Alphabet) -> None:
+    """AlphabetError counts what the alphabet cannot write."""
+    faults = Counter(token for u in utterances for token in alphabet.missing(u.text))
     if faults:
         listed = ", ".join(f"{token!r} in {count}" for token, count in faults.most_common(8))
         raise AlphabetError(
-            f"The alphabet does not cover the transcripts: no label for {listed} of {len(result)} utterances. "
+            f"The alphabet does not cover the transcripts: no label for {listed} of {len(utterances)} utterances. "
             "Add the characters to the recipe's alphabet, or clean the texts."
         )
-    return result
 
 
-def fits_ctc(utterance: Utterance, feature: FeatureConfig, model: ModelConfig, alphabet: Alphabet = ENGLISH) -> bool:
+def fits_ctc(utterance: Utterance, feature: FeatureConfig, model: ModelConfig, alphabet: Alphabet) -> bool:
     """Whether CTC can align the text: a frame per label and one more between equal neighbours."""
     labels = alphabet.tokens(utterance.text)
     needed = len(labels) + sum(a == b for a, b in itertools.pairwise(labels))

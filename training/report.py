@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ds2_deploy.extras import require
+from ds2_deploy.text.languages import language_named
 from training.data import Batch, checked
 from training.distributed import Processes
 from training.recipe import Recipe
@@ -24,6 +25,7 @@ class Reporter:
 
     def __init__(self, folder: RunFolder, main: bool, tensorboard: bool) -> None:
         self.main, self.folder = main, folder
+        self.metric = "WER"
         self.console = Console(stderr=True, highlight=False, markup=False)
         self.tensorboard = _Tensorboard(folder) if main and tensorboard else None
         self.waited_s = 0.0
@@ -63,6 +65,8 @@ class Reporter:
         """Make the folder and say what begins: only now, so that a wrong call leaves nothing behind."""
         if self.main:
             self.folder.create()
+        if language_named(recipe.language).metric == "PER":  # what are words elsewhere are phonemes there
+            self.metric = "PER"
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         self.say(
             f"{recipe.name}: {millions:.2f} M parameters, {train} utterances ({hours:.2f} h) to learn from, {valid} to "
@@ -94,7 +98,8 @@ class Reporter:
             return
         self.say(
             f"epoch {facts['epoch']:>3}/{epochs}  loss {facts['loss']:6.2f}  valid {facts['valid_loss']:6.2f}  "
-            f"WER {facts['valid_wer']:6.1%}  CER {facts['valid_cer']:6.1%}  blank {facts['blank_rate']:4.0%}  "
+            f"{self.metric} {facts['valid_wer']:6.1%}  CER {facts['valid_cer']:6.1%}  "
+            f"blank {facts['blank_rate']:4.0%}  "
             f"length {facts['output_length']:4.1f}  lr {facts['learning_rate']:.1e}  "
             f"{facts['audio_hours_per_hour']:.0f} h/h  wait {facts['data_wait']:.0%}  {facts['seconds']:.0f} s"
             f"  {_hours(left_s)} left{'  best' if facts['best'] else ''}"

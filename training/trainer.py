@@ -17,11 +17,14 @@ from ds2_deploy.errors import ConfigError, ManifestError, ModelError, TrainingEr
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.model.initialize import initialize
+from ds2_deploy.model.layers import set_dropout
 from ds2_deploy.text.alphabet import Alphabet
 from training.data import Batch, BatchSampler, Speech, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
-from training.learner import Learner, set_dropout
-from training.manifest import Utterance, fits_ctc, normalized, read_manifest
+from training.labels import training_alphabet, transfer_output
+from training.learner import Learner
+from training.manifest import Utterance, check_labels, fits_ctc, read_manifest, spelled
 from training.recipe import Recipe
 from training.report import Reporter
 from training.run_folder import RunFolder
@@ -97,22 +100,28 @@ class Training:
         self.position = Position()
 
         # --- what to learn from ---------------------------------------------------------------------------------
-        self.train_set = alignable(load_utterances(train_manifests, recipe), recipe, reporter)
-        self.valid_set = load_utterances(valid_manifests, recipe)
+        self.train_set = load_utterances(train_manifests, recipe.language, reporter)
+        self.valid_set = load_utterances(valid_manifests, recipe.language, reporter)
+        alphabet = training_alphabet(recipe.alphabet, recipe.language, (u.text for u in self.train_set))
+        check_labels(self.train_set, alphabet)
+        check_labels(self.valid_set, alphabet)
+        self.train_set = alignable(self.train_set, recipe, alphabet, reporter)
         self.sampler = BatchSampler([u.duration_s for u in self.train_set], recipe, processes)
         share = len(self.train_set) // len(self.sampler)
         if share < processes.count:
             raise ConfigError(f"A batch of {share} utterances cannot be shared by {processes.count} processes.")
         checkpoint = load_checkpoint(folder.last) if resume else load_checkpoint(init_from) if init_from else None
-        self.metadata = _metadata(recipe, train_manifests, self.train_set, checkpoint)
+        self.metadata = _metadata(recipe, alphabet, train_manifests, self.train_set, checkpoint)
 
         # --- what learns ----------------------------------------------------------------------------------------
         torch.manual_seed(recipe.seed)
-        self.model = DeepSpeech2(self.metadata).to(processes.device)
+        self.model = DeepSpeech2(self.metadata)
+        initialize(self.model, recipe.initialization)
+        self.model.to(processes.device)
         epoch_steps = -(-len(self.sampler) // recipe.accumulate)
         self.learner = Learner(self.model, recipe, epoch_steps, processes)
         if checkpoint:
-            _load_weights(self.model, checkpoint, folder.last if resume else init_from)
+            _load_weights(self.model, checkpoint, folder.last if resume else init_from, resume)
         if checkpoint and resume:
             _check_recipe(recipe, checkpoint.training["recipe"], folder.path)
             self.learner.load_state_dict(checkpoint.training["learner"])
@@ -250,6 +259,7 @@ class Training:
             "valid_loss": result.loss,
             "valid_wer": result.errors.wer,
             "valid_cer": result.errors.cer,
+            "valid_distance": result.distance,
             "blank_rate": result.blank_rate,
             "output_length": result.output_length,
             "learning_rate": rate,
@@ -297,18 +307,24 @@ class Training:
             self.checkpoint(result.errors.wer).without_training().save(self.folder.average)
 
 
-def load_utterances(manifests: list[Path], recipe: Recipe) -> list[Utterance]:
-    """All utterances, their texts normalised; every recording must be there."""
+def load_utterances(manifests: list[Path], language: str, reporter: Reporter) -> list[Utterance]:
+    """All utterances, their texts in the language's spelling; every recording must be there.
+
+    Those with a word that cannot be put into the language's phonemes are left out and counted.
+    """
     utterances = [u for manifest in manifests for u in read_manifest(manifest)]
     missing = [u.path for u in utterances if not u.path.is_file()]
     if missing:
         raise ManifestError(f"{len(missing)} of {len(utterances)} recordings do not exist, the first is {missing[0]}.")
-    return normalized(utterances, recipe.language, Alphabet.of(recipe.alphabet))
+    result, failures = spelled(utterances, language)
+    if failures:
+        reporter.say(f"Left out {len(failures)} of {len(utterances)} utterances; the first: {failures[0]}")
+    return result
 
 
-def alignable(utterances: list[Utterance], recipe: Recipe, reporter: Reporter) -> list[Utterance]:
+def alignable(utterances: list[Utterance], recipe: Recipe, alphabet: Alphabet, reporter: Reporter) -> list[Utterance]:
     """Those whose text CTC can align; the others teach nothing, are left out and counted."""
-    usable = [u for u in utterances if fits_ctc(u, recipe.feature, recipe.model)]
+    usable = [u for u in utterances if fits_ctc(u, recipe.feature, recipe.model, alphabet)]
     if not usable:
         raise ManifestError("No utterance of the training set is long enough for its text.")
     if len(usable) < len(utterances):
@@ -320,7 +336,11 @@ def alignable(utterances: list[Utterance], recipe: Recipe, reporter: Reporter) -
 
 
 def _metadata(
-    recipe: Recipe, manifests: list[Path], utterances: list[Utterance], checkpoint: Checkpoint | None
+    recipe: Recipe,
+    alphabet: Alphabet,
+    manifests: list[Path],
+    utterances: list[Utterance],
+    checkpoint: Checkpoint | None,
 ) -> ModelMetadata:
     """What the model will say about itself; a checkpoint's statistics go on, new ones are computed where needed."""
     statistics = None
@@ -332,7 +352,7 @@ def _metadata(
         language=recipe.language,
         feature=recipe.feature,
         statistics=statistics,
-        alphabet=Alphabet.of(recipe.alphabet),
+        alphabet=alphabet,
         model=recipe.model,
         provenance=Provenance(
             ds2_version=ds2_deploy.__version__,
@@ -344,14 +364,17 @@ def _metadata(
     )
 
 
-def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None) -> None:
-    old, new = checkpoint.metadata, model.metadata
-    for name in ("model", "feature", "alphabet"):
+def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:
+    """Another architecture is an error; other labels, too, where a training is resumed, else they start afresh."""
+    old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
+    for name in ("model", "feature", *(("alphabet",) if resume else ())):
         if getattr(old, name) != getattr(new, name):
             raise ModelError(
                 f"{path} was trained with another {name} than the recipe's: {_difference(old, new, name)}."
             )
-    model.load_state_dict(checkpoint.weights)
+    if old.alphabet != new.alphabet:
+        weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
+    model.load_state_dict(weights)
 
 
 def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
