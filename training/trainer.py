@@ -259,7 +259,7 @@ class Training:
             "valid_loss": result.loss,
             "valid_wer": result.errors.wer,
             "valid_cer": result.errors.cer,
-            "valid_distance": result.distance,
+            "valid_distance": result.errors.mean_distance(len(self.valid_set), self.metadata.alphabet.separator),
             "blank_rate": result.blank_rate,
             "output_length": result.output_length,
             "learning_rate": rate,

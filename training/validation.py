@@ -26,8 +26,6 @@ class Validation:
     loss: float
     """Per utterance, in nats."""
     errors: Errors
-    distance: float
-    """Mean Levenshtein distance of an utterance, in labels."""
     blank_rate: float
     """Share of frames whose most probable label is the blank; near 1 in the first epochs, and on a collapse."""
     output_length: float
@@ -69,11 +67,9 @@ def validate(
             if index < SAMPLES:
                 samples[index] = (reference, text)
     total = processes.sum(torch.from_numpy(counts).to(processes.device)).tolist()
-    errors = Errors(*map(int, total[:4]))
     return Validation(
         loss=total[4] / len(utterances),
-        errors=errors,
-        distance=errors.mean_distance(len(utterances), decoder.alphabet.separator),
+        errors=Errors(*map(int, total[:4])),
         blank_rate=total[5] / max(total[6], 1),
         output_length=total[7] / len(utterances),
         samples=tuple(samples[index] for index in sorted(samples)),
