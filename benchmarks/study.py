@@ -181,7 +181,7 @@ def main(
         wanted = read_study(study)
         runs = planned(wanted, study, work)
         runner = Runner(wanted, work, threads)
-        distinct = list({run.folder: run for run in runs}.values())
+        distinct = list({run.folder: run for run in reversed(runs)}.values())[::-1]
         print(f"{len(runs)} variants and seeds, {len(distinct)} trainings", flush=True)
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(runner.run, distinct))

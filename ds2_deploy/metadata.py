@@ -95,9 +95,13 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def streaming_obstacles(self) -> tuple[str, ...]:
         """Why this model cannot transcribe live, each as half a sentence; empty where it can."""
-        obstacles = []
-        if self.feature.normalization == "utterance":
-            obstacles.append("feature.normalization is 'utterance', which needs the whole recording")
+        obstacles, normalization = [], self.feature.normalization
+        if normalization in ("utterance", "utterance_bins"):
+            obstacles.append(f"feature.normalization is {normalization!r}, which needs the whole recording")
+        if self.feature.power_normalize:
+            obstacles.append("feature.power_normalize is true, which needs the whole recording")
+        if self.feature.deltas:
+            obstacles.append(f"feature.deltas is {self.feature.deltas}: differences look ahead")
         if self.model.bidirectional:
             obstacles.append("model.bidirectional is true: the backward direction starts at the end")
         return tuple(obstacles)

@@ -124,7 +124,7 @@ def test_hidden_frames_and_bins_are_zero_and_others_stay():
     features = torch.rand(2, 6, 9) + 1
     time = torch.tensor([[[2, 4], [3, 6]], [[0, 0], [8, 9]]])
     bins = torch.tensor([[[0, 1]], [[5, 6]]])
-    hidden = hide(features, time, bins, -3.0)
+    hidden = hide(features, time, bins, torch.tensor([[-3.0]]))
     expected = features.clone()
     expected[0, :, 2:6] = expected[0, 0] = expected[1, :, 8] = expected[1, 5] = -3.0
     assert torch.equal(hidden, expected)

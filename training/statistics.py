@@ -1,27 +1,64 @@
-"""Mean and deviation of every feature bin over a training set, for `global` normalisation."""
+"""What a training set says about every feature bin: mean and deviation for `global` normalisation, or covariances."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import msgspec
 import torch
+from torch import Tensor
 
 from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
 from ds2_deploy.audio.load import load_audio
-from ds2_deploy.model.frontend import DEVIATION_FLOOR, Frontend
+from ds2_deploy.model.frontend import Frontend, deviation_floor
 from training.manifest import Utterance
+
+FLATTEST = 1e-3
+"""Directions of less than this share of the mean variance are not made louder than it would be."""
+TINY = 1e-20
+"""Variance of a training set that is all silence."""
 
 
 @torch.no_grad()
-def feature_statistics(utterances: list[Utterance], feature: FeatureConfig) -> FeatureStatistics:
+def feature_statistics(utterances: Iterable[Utterance], feature: FeatureConfig) -> FeatureStatistics:
     """One pass over the recordings; the sums are in float64."""
-    frontend = Frontend(msgspec.structs.replace(feature, normalization="none"))
     count, sums, squares = 0, torch.zeros(feature.bins).double(), torch.zeros(feature.bins).double()
-    for utterance in utterances:
-        audio = torch.from_numpy(load_audio(utterance.path, feature.sample_rate))[None]  # (1, S)
-        if feature.frames(audio.shape[1]) == 0:
-            continue
-        features = frontend.spectrogram(audio, torch.tensor([audio.shape[1]]))[0].double()  # (F, T)
+    for features in _features(utterances, feature):
         count += features.shape[1]
         sums += features.sum(1)
         squares += features.square().sum(1)
     mean = sums / max(count, 1)
-    deviation = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt() + DEVIATION_FLOOR
+    deviation = (squares / max(count, 1) - mean.square()).clamp(min=0).sqrt() + deviation_floor(feature, mean)
     return FeatureStatistics(mean=tuple(mean.tolist()), deviation=tuple(deviation.tolist()))
+
+
+class Whitening(NamedTuple):
+    """What makes features of the training set uncorrelated and of variance 1, in float64."""
+
+    center: Tensor
+    """(F, 1) their mean."""
+    matrix: Tensor
+    """(F, F) symmetric (ZCA), so that every output still is mostly its own bin and convolutions over frequency fit."""
+
+
+@torch.no_grad()
+def whitening(utterances: Iterable[Utterance], feature: FeatureConfig) -> Whitening:
+    """The inverse square root of the covariance (Bell and Sejnowski 1997), its flattest directions held back."""
+    size = feature.bins
+    count, sums, products = 0, torch.zeros(size, 1).double(), torch.zeros(size, size).double()
+    for features in _features(utterances, feature):
+        count += features.shape[1]
+        sums += features.sum(1, keepdim=True)
+        products += features @ features.T
+    center = sums / max(count, 1)
+    variances, directions = torch.linalg.eigh(products / max(count, 1) - center @ center.T)
+    floor = max(FLATTEST * float(variances.mean()), TINY)
+    return Whitening(center, directions / variances.clamp(min=floor).sqrt() @ directions.T)
+
+
+def _features(utterances: Iterable[Utterance], feature: FeatureConfig) -> Iterator[Tensor]:
+    """(F, T) float64 of each recording, not normalised."""
+    frontend = Frontend(msgspec.structs.replace(feature, normalization="none"))
+    for utterance in utterances:
+        audio = torch.from_numpy(load_audio(utterance.path, feature.sample_rate))[None]  # (1, S)
+        if feature.frames(audio.shape[1]):
+            yield frontend.spectrogram(audio, torch.tensor([audio.shape[1]]))[0].double()

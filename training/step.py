@@ -1,7 +1,5 @@
 """One forward pass with its loss: the module that DistributedDataParallel wraps."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 
@@ -18,13 +16,12 @@ class TrainingStep(nn.Module):
         super().__init__()
         self.model = model
         self.dtype = AUTOCAST[precision]
-        feature = model.metadata.feature
-        self.hidden = math.log(feature.floor) if feature.normalization == "none" else 0.0
-        """What masked features become: the mean, or silence where features are not normalised."""
 
     def forward(self, batch: Batch) -> Tensor:
         features, frames = self.model.frontend(batch.audio, batch.lengths)
-        features = hide(features, batch.time_masks, batch.frequency_masks, self.hidden)
+        normalized = self.model.metadata.feature.normalization != "none"
+        hidden = features.new_zeros(1, 1) if normalized else self.model.frontend.silence  # the mean, or silence
+        features = hide(features, batch.time_masks, batch.frequency_masks, hidden)
         with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits, lengths = self.model.encoder(features, frames)
         return ctc_losses(log_softmax(logits), lengths, batch, self.model.metadata.alphabet.blank)
@@ -46,12 +43,12 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> 
     )
 
 
-def hide(features: Tensor, time_masks: Tensor, frequency_masks: Tensor, value: float) -> Tensor:
-    """SpecAugment: set the masked frames and bins of (B, F, T) to `value`."""
+def hide(features: Tensor, time_masks: Tensor, frequency_masks: Tensor, value: Tensor) -> Tensor:
+    """SpecAugment: set the masked frames and bins of (B, F, T) to `value` (F, 1) or (1, 1)."""
     if time_masks.shape[1]:
-        features = features.masked_fill(_covered(time_masks, features.shape[2])[:, None, :], value)
+        features = torch.where(_covered(time_masks, features.shape[2])[:, None, :], value, features)
     if frequency_masks.shape[1]:
-        features = features.masked_fill(_covered(frequency_masks, features.shape[1])[:, :, None], value)
+        features = torch.where(_covered(frequency_masks, features.shape[1])[:, :, None], value, features)
     return features
 
 

@@ -28,11 +28,13 @@ from training.manifest import Utterance, check_labels, fits_ctc, read_manifest, 
 from training.recipe import Recipe
 from training.report import Reporter
 from training.run_folder import RunFolder
-from training.statistics import feature_statistics
+from training.statistics import feature_statistics, whitening
 from training.validation import Validation, validate
 
 COLLAPSED = 0.999
-"""A share of blanks above this, once there was output, is a collapse."""
+"""A share of blanks above this, once something was recognised, is a collapse."""
+SPOKEN = 0.9
+"""A character error rate below this: a network's first random labels do not count as recognition."""
 CLOCK_STEPS = 10
 """Optimizer steps between looks at the clock, which all processes must agree on."""
 
@@ -57,7 +59,7 @@ class Position:
     stale: int = 0
     """Epochs since the best one."""
     spoke: bool = False
-    """Whether any epoch's validation gave output other than blanks."""
+    """Whether any epoch's validation recognised something."""
 
 
 def train(
@@ -117,6 +119,8 @@ class Training:
         torch.manual_seed(recipe.seed)
         self.model = DeepSpeech2(self.metadata)
         initialize(self.model, recipe.initialization)
+        if recipe.feature.normalization == "whitening" and checkpoint is None:  # else it comes with the weights
+            self.model.frontend.whiten(*whitening(self.train_set, recipe.feature))
         self.model.to(processes.device)
         epoch_steps = -(-len(self.sampler) // recipe.accumulate)
         self.learner = Learner(self.model, recipe, epoch_steps, processes)
@@ -239,10 +243,10 @@ class Training:
         self.reporter.epoch_done(facts, epochs=recipe.epochs, left_s=left_s)
         if result.blank_rate > COLLAPSED and position.spoke:
             self.reporter.say(
-                "The output has collapsed to blanks after there was some: lower optimizer.learning_rate, or resume "
-                "from an earlier checkpoint with --init-from."
+                "The output has collapsed to blanks after something had been recognised: lower "
+                "optimizer.learning_rate, or go on from an earlier checkpoint with --init-from."
             )
-        position.spoke = position.spoke or result.blank_rate <= COLLAPSED
+        position.spoke = position.spoke or result.errors.cer < SPOKEN
         position.epoch, position.batch, position.loss_sum, position.loss_count, position.seconds = (
             facts["epoch"], 0, 0.0, 0, 0.0
         )  # fmt: skip

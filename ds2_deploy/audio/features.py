@@ -5,18 +5,23 @@ from typing import Literal
 
 import msgspec
 
-Spectrum = Literal["log_power", "log_mel"]
+Spectrum = Literal["amplitude", "power", "log_power", "mel_amplitude", "mel_power", "log_mel", "mfcc"]
 Window = Literal["hann", "hamming"]
-Normalization = Literal["utterance", "global", "none"]
+Normalization = Literal["utterance", "utterance_bins", "global", "whitening", "none"]
+
+DELTA_FRAMES = 4
+"""Neighbours on either side that a difference is taken over."""
 
 
 class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """From samples in [-1, 1] to a (F, T) matrix of logarithmic energies."""
+    """From samples in [-1, 1] to a (F, T) matrix of energies or of what describes them."""
 
     sample_rate: int = 16000
     """Samples per second the model was trained at; audio of another rate is resampled to it."""
     spectrum: Spectrum = "log_power"
-    """`log_power`: ln max(|X|^2, floor) of every bin; `log_mel`: the same after a mel filter bank."""
+    """`amplitude`, `power`: |X| and |X|^2 of every bin; `log_power`: ln max(|X|^2, floor); `mel_amplitude`,
+    `mel_power`, `log_mel`: the same after a mel filter bank; `mfcc`: mel-frequency cepstral coefficients, the
+    orthonormal cosine transform (DCT-II) of `log_mel`."""
     window: Window = "hann"
     """Periodic analysis window of `window_ms`."""
     window_ms: float = 20.0
@@ -24,14 +29,23 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fft_size: int | None = None
     """Points of the DFT, at least the window (which is then zero-padded); None is the window itself."""
     mel_bands: int = 80
-    """Bands of `log_mel`: triangles with a peak of one on the HTK mel scale, 0 Hz to Nyquist (torchaudio's default)."""
+    """Triangles with a peak of one, equally spaced on the HTK mel scale from 0 Hz to Nyquist (torchaudio's default)."""
+    cepstra: int = 13
+    """Coefficients of `mfcc`, the zeroth, which is the level, included."""
+    deltas: Literal[0, 1, 2] = 0
+    """1 appends the first differences over time, 2 the second ones, too: regression over four frames on either side,
+    an utterance's first and last frame repeated beyond its ends (as HTK and librosa's `nearest` do)."""
     floor: float = 1e-6
-    """Smallest power: with 1e-10 two correct float32 spectrograms of real audio differ by 8e-3."""
+    """Smallest power that a logarithm is taken of; with 1e-10 two correct spectrograms in float32 differ by 8e-3."""
     center: bool = False
     """Pad half a window of zeros at both ends, so that frame t is centred on sample t * hop."""
+    power_normalize: bool = False
+    """Bring each recording to one root mean square level first (cannot stream): the paper's "power normalized" clips,
+    section 3."""
     normalization: Normalization = "utterance"
-    """`utterance`: one mean and deviation per recording (cannot stream); `global`: per bin, from the
-    training set, kept in the metadata; `none`."""
+    """`utterance`: one mean and deviation per recording, `utterance_bins`: one per bin of each recording, which is
+    cepstral mean and variance normalisation (neither can stream); `global`: per bin, from the training set, kept in
+    the metadata; `whitening`: from the training set, bins decorrelated, kept with the weights; `none`."""
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "window_ms", "hop_ms", "mel_bands", "floor"):
@@ -42,6 +56,12 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             samples = self.sample_rate * getattr(self, name) / 1000
             if samples != round(samples):
                 raise ValueError(f"feature.{name} is {samples} samples: it must be a whole number of them")
+        if self.spectrum == "mfcc" and not 1 <= self.cepstra <= self.mel_bands:
+            raise ValueError(
+                f"feature.cepstra is {self.cepstra}: it must be between 1 and feature.mel_bands, {self.mel_bands}"
+            )
+        if self.deltas and not self.is_log:
+            raise ValueError(f"feature.deltas is {self.deltas}: {self.spectrum} has none, choose log_mel or mfcc")
         if self.fft_size is not None and self.fft_size < self.window_samples:
             raise ValueError(
                 f"feature.fft_size is {self.fft_size}: it must be at least the window, {self.window_samples} samples"
@@ -67,7 +87,29 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def bins(self) -> int:
         """F, the height of the feature matrix."""
-        return self.mel_bands if self.spectrum == "log_mel" else self.dft_points // 2 + 1
+        return self.static_bins * (1 + self.deltas)
+
+    @property
+    def static_bins(self) -> int:
+        """Rows without differences over time."""
+        if self.spectrum == "mfcc":
+            return self.cepstra
+        return self.mel_bands if self.has_mel else self.dft_points // 2 + 1
+
+    @property
+    def has_mel(self) -> bool:
+        """Whether there is a mel filter bank."""
+        return self.spectrum == "mfcc" or "mel" in self.spectrum
+
+    @property
+    def is_log(self) -> bool:
+        """Whether energies are logarithmic, in nats."""
+        return self.spectrum in ("log_power", "log_mel", "mfcc")
+
+    @property
+    def smallest(self) -> float:
+        """What silence is in every bin of the spectrum (for `mfcc`, of the mel bands)."""
+        return math.log(self.floor) if self.is_log else 0.0
 
     def frames(self, samples: int) -> int:
         """Feature frames of a recording of `samples` samples: only whole windows count."""

@@ -9,6 +9,7 @@ import typer
 from ds2_deploy.commands.common import print_rows
 
 if TYPE_CHECKING:
+    from ds2_deploy.audio.features import FeatureConfig
     from ds2_deploy.metadata import ModelMetadata
     from ds2_deploy.model.config import ModelConfig
 
@@ -93,7 +94,6 @@ def _rows(
     from rich import filesize
 
     feature, model, made = metadata.feature, metadata.model, metadata.provenance
-    bands = f"{feature.mel_bands} mel bands" if feature.spectrum == "log_mel" else f"{feature.bins} bins"
     convolutions = "; ".join(
         f"{layer.channels} channels, kernel {_times(layer.kernel)}, stride {_times(layer.stride)}"
         + (", residual" if layer.residual else "")
@@ -105,8 +105,9 @@ def _rows(
         ("name", f"{metadata.name or '(none)'}, language {metadata.language}, format {metadata.format_version}"),
         ("parameters", "unknown: no weights" if parameters is None else f"{parameters:,}"),
         ("audio", f"mono, {feature.sample_rate} Hz"),
-        ("front end", f"{feature.spectrum}, {bands}, {feature.window} {feature.window_ms:g} ms every "
-            f"{feature.hop_ms:g} ms, normalised: {feature.normalization}"),
+        ("front end", f"{feature.spectrum}, {_bands(feature)}, {feature.window} {feature.window_ms:g} ms every "
+            f"{feature.hop_ms:g} ms, {'one level, ' if feature.power_normalize else ''}"
+            f"normalised: {feature.normalization}"),
         (f"convolutions ({model.conv_dims}D)", convolutions or "none"),
         ("recurrent", _recurrent(model)),
         ("batch norm", f"yes, {NORMS[model.recurrent_norm]} of recurrent layers" if model.batch_norm else "none"),
@@ -120,6 +121,12 @@ def _rows(
             f"seed {made.seed}, validation {'PER' if metadata.alphabet.separator else 'WER'} {wer}"),
         *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
     ]  # fmt: skip
+
+
+def _bands(feature: "FeatureConfig") -> str:
+    bands = f"{feature.mel_bands} mel bands" if feature.has_mel else f"{feature.static_bins} bins"
+    cepstra = f"{feature.cepstra} cepstra of " if feature.spectrum == "mfcc" else ""
+    return cepstra + bands + ("", " with differences", " with first and second differences")[feature.deltas]
 
 
 def _recurrent(model: "ModelConfig") -> str:

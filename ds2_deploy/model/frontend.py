@@ -1,4 +1,4 @@
-"""The front end: samples in, normalised log spectrogram out. One module for training and for the exported graph.
+"""The front end: samples in, normalised spectrogram or cepstra out. One module for training and for the exported graph.
 
 The short-time Fourier transform is a strided convolution with the windowed DFT basis as its weights, because that is
 what every runtime has a kernel for:
@@ -19,11 +19,23 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
+from ds2_deploy.audio.features import DELTA_FRAMES, FeatureConfig, FeatureStatistics
 from ds2_deploy.model.layers import time_mask
 
 DEVIATION_FLOOR = 1e-2
-"""Added (squared) to an utterance's variance, in nats; digital silence would otherwise amplify rounding errors."""
+"""Added (squared) to an utterance's variance, in nats; digital silence would otherwise amplify rounding errors. A
+linear spectrum changes by this share of its mean where its logarithm changes by this many nats."""
+LEVEL = 0.1
+"""Root mean square that power normalisation aims at, 20 dB below full scale."""
+QUIETEST = 1e-4
+"""Root mean square below which a recording counts as silence, and is not made louder for being quieter still."""
+
+
+def deviation_floor(config: FeatureConfig, mean: Tensor) -> Tensor | float:
+    """The smallest deviation that counts, of features with this `mean`, in their unit."""
+    if config.is_log:
+        return DEVIATION_FLOOR
+    return DEVIATION_FLOOR * mean + (config.floor**0.5 if "amplitude" in config.spectrum else config.floor)
 
 
 def dft_basis(config: FeatureConfig) -> npt.NDArray[np.float64]:
@@ -49,21 +61,49 @@ def mel_filters(config: FeatureConfig) -> npt.NDArray[np.float64]:
     return filters
 
 
+def cosine_transform(rows: int, bands: int) -> npt.NDArray[np.float64]:
+    """(rows, bands): the first rows of the orthonormal DCT-II."""
+    k, n = np.arange(rows)[:, None], np.arange(bands)
+    matrix: npt.NDArray[np.float64] = np.sqrt(2 / bands) * np.cos(math.pi * k * (2 * n + 1) / (2 * bands))
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
 class Frontend(nn.Module):
     """`forward(audio (B, S), lengths (B,)) -> features (B, F, T), frames (B,)`; frames beyond a row's end are zero."""
 
     basis: Tensor
     mel: Tensor | None
+    cosines: Tensor | None
+    silence: Tensor
+    """(F, 1) features of digital silence, before normalisation."""
     mean: Tensor | None
     scale: Tensor | None
+    center: Tensor
+    """(F, 1) and, for `whitening`, stored with the weights as is the matrix."""
+    whitening: Tensor
+    """(F, F)"""
 
     def __init__(self, config: FeatureConfig, statistics: FeatureStatistics | None = None) -> None:
         super().__init__()
         self.config = config
         self._constant("basis", dft_basis(config)[:, None, :])
-        self._constant("mel", mel_filters(config) if config.spectrum == "log_mel" else None)
+        self._constant("mel", mel_filters(config) if config.has_mel else None)
+        cosines = cosine_transform(config.cepstra, config.mel_bands) if config.spectrum == "mfcc" else None
+        self._constant("cosines", cosines)
+        self._constant("silence", self._silence(cosines))
         self._constant("mean", np.array(statistics.mean)[:, None] if statistics else None)
         self._constant("scale", 1 / np.array(statistics.deviation)[:, None] if statistics else None)
+        if config.normalization == "whitening":
+            self.register_buffer("center", torch.zeros(config.bins, 1))
+            self.register_buffer("whitening", torch.eye(config.bins))
+
+    def _silence(self, cosines: npt.NDArray[np.float64] | None) -> npt.NDArray[np.float64]:
+        config = self.config
+        value = np.zeros((config.bins, 1))  # differences are zero
+        energies = np.full(config.mel_bands if config.has_mel else config.static_bins, config.smallest)
+        value[: config.static_bins, 0] = energies if cosines is None else cosines @ energies
+        return value
 
     def _constant(self, name: str, value: npt.NDArray[np.float64] | None) -> None:
         tensor = None if value is None else torch.from_numpy(value).float()
@@ -75,6 +115,11 @@ class Frontend(nn.Module):
         valid = time_mask(frames, features.shape[-1])[:, None, :]  # (B, 1, T)
         return self.normalize(features, frames, valid).masked_fill(~valid, 0.0), frames
 
+    def whiten(self, center: Tensor, matrix: Tensor) -> None:
+        """What `whitening` does from now on: features (F, T) become `matrix` (F, F) times them less `center` (F, 1)."""
+        self.center.copy_(center)
+        self.whitening.copy_(matrix)
+
     def frames(self, lengths: Tensor) -> Tensor:
         """Feature frames (B,) of recordings of `lengths` samples (B,): FeatureConfig.frames, vectorised."""
         config = self.config
@@ -83,13 +128,24 @@ class Frontend(nn.Module):
         return frames * (lengths > 0) if config.center else frames
 
     def spectrogram(self, audio: Tensor, lengths: Tensor) -> Tensor:
-        """Logarithmic energies (B, F, T) before normalisation."""
+        """Features (B, F, T) before normalisation."""
+        if self.config.power_normalize:
+            audio = self.level(audio, lengths)
         if self.config.center:  # what lies beyond the end would otherwise enter the last windows
             audio = audio.masked_fill(~time_mask(lengths, audio.shape[-1]), 0.0)
-        return self.energies(audio, padding=self.config.padding_samples)
+        features = [self.energies(audio, padding=self.config.padding_samples)]
+        for _ in range(self.config.deltas):
+            features.append(differences(features[-1], self.frames(lengths)))
+        return torch.cat(features, dim=1) if self.config.deltas else features[0]
+
+    def level(self, audio: Tensor, lengths: Tensor) -> Tensor:
+        """Recordings (B, S) at a root mean square of LEVEL; silence stays silence."""
+        valid = audio.masked_fill(~time_mask(lengths, audio.shape[-1]), 0.0)
+        mean_square = valid.square().sum(dim=1, keepdim=True) / lengths.clamp(min=1)[:, None]
+        return valid * (LEVEL / mean_square.clamp(min=QUIETEST**2).sqrt())
 
     def energies(self, audio: Tensor, *, padding: int) -> Tensor:
-        """Logarithmic energies (B, F, T) of all whole windows in (B, S) with `padding` zeros at both ends."""
+        """Energies or cepstra (B, F, T) of all whole windows in (B, S) with `padding` zeros at both ends."""
         config = self.config
         audio = audio.to(self.basis.dtype)
         with _full_precision(audio):
@@ -99,23 +155,55 @@ class Frontend(nn.Module):
             power = spectrum.square()
             bins = config.dft_points // 2 + 1
             power = power[:, :bins] + power[:, bins:]  # (B, F, T)
+            if "amplitude" in config.spectrum:
+                power = power.sqrt()
             if self.mel is not None:
                 power = self.mel @ power
-        return power.clamp(min=config.floor).log()
+            if not config.is_log:
+                return power
+            log = power.clamp(min=config.floor).log()
+            if self.cosines is None:
+                return log
+            return self.cosines @ (log - config.smallest) + self.silence[: config.cepstra]  # silence without rounding
 
     def normalize(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
+        """`features` (B, F, T) of `frames` (B,), where `valid` (B, 1, T); what is not valid becomes anything."""
         if self.config.normalization == "none":
             return features
         if self.mean is not None and self.scale is not None:
             return (features - self.mean) * self.scale
+        if self.config.normalization == "whitening":
+            with _full_precision(features):
+                return self.whitening @ (features - self.center)
+        return self._normalize_utterances(features, frames, valid)
+
+    def _normalize_utterances(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
+        """To mean 0 and deviation 1 of each utterance, over all its bins or in each of them."""
+        over = (2,) if self.config.normalization == "utterance_bins" else (1, 2)
+        bins = 1 if self.config.normalization == "utterance_bins" else features.shape[1]
         # Counted from the floor, so that the sums are small and silence is exactly zero: its mean would otherwise
         # be off by a rounding error, which its tiny deviation blows up.
-        features = features - math.log(self.config.floor)
-        count = (frames.clamp(min=1) * features.shape[1]).to(features.dtype)[:, None, None]
-        mean = features.masked_fill(~valid, 0.0).sum(dim=(1, 2), keepdim=True) / count
+        features = features - self.silence
+        count = (frames.clamp(min=1) * bins).to(features.dtype)[:, None, None]
+        mean = features.masked_fill(~valid, 0.0).sum(dim=over, keepdim=True) / count
         centred = (features - mean).masked_fill(~valid, 0.0)
-        variance = centred.square().sum(dim=(1, 2), keepdim=True) / count
-        return centred / (variance + DEVIATION_FLOOR**2).sqrt()
+        variance = centred.square().sum(dim=over, keepdim=True) / count
+        return centred / (variance + deviation_floor(self.config, mean) ** 2).sqrt()
+
+
+def differences(features: Tensor, frames: Tensor) -> Tensor:
+    """Regression slopes over time of (B, F, T), the ends of each row's `frames` (B,) repeated: HTK book, 5.9.
+
+    d[t] = sum over n = 1..4 of n (c[t + n] - c[t - n]) / (2 sum of n^2)
+    """
+    width, length = DELTA_FRAMES, features.shape[2]
+    source = torch.arange(-width, length + width, device=features.device).clamp(min=0)  # (T + 8,)
+    source = torch.minimum(source, (frames - 1).clamp(min=0)[:, None])  # (B, T + 8)
+    padded = features.gather(2, source[:, None, :].expand(-1, features.shape[1], -1))
+    slopes = torch.zeros_like(features)
+    for n in range(1, width + 1):
+        slopes = slopes + n * (padded[..., width + n :][..., :length] - padded[..., width - n :][..., :length])
+    return slopes / (2 * sum(n * n for n in range(1, width + 1)))
 
 
 def _full_precision(audio: Tensor) -> AbstractContextManager[None]:

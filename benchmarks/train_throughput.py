@@ -1,0 +1,109 @@
+"""How many hours of audio a training reads in an hour, and how long it waits for them, beside a plain PyTorch loop.
+
+    python benchmarks/train_throughput.py [NAME ...] [--utterances 212] [--save]
+
+Every recipe with the data and sizes of benchmarks/trials.toml, below DS2_DATA. One epoch of each side in turn, three
+times; medians. Ours varies the audio as its recipe says and buckets by length; the loop (benchmarks/plain_loop.py)
+does neither. OMP_NUM_THREADS limits both. --save writes benchmarks/results/train_throughput.json.
+"""
+
+import json
+import os
+import statistics
+import tempfile
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import torch
+import typer
+from machine import machine, save_result
+from plain_loop import plain_epoch
+from recipes import TRIALS, Trial
+
+from ds2_deploy.model.checkpoint import load_checkpoint
+from training.manifest import read_manifest, spelled
+from training.recipe import load_recipe
+from training.run_folder import LAST, read_log
+from training.trainer import train
+
+
+class Throughput(msgspec.Struct, frozen=True, kw_only=True):
+    """One recipe; audio hours per hour of training."""
+
+    recipe: str
+    ours: float
+    plain: float
+    ratio: float
+    """Median of the ratios of neighbouring epochs."""
+    data_wait: float
+    """Share of our epochs spent waiting for a batch."""
+
+
+def measured(name: str, trial: Trial, data: Path, utterances: int, rounds: int) -> Throughput:
+    """`rounds` of two epochs of ours, of which the second counts, and one of the plain loop's."""
+    recipe = load_recipe(name, [*trial.set, "epochs=2", "schedule.name=constant"])
+    ours, plain, waits = [], [], []
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            manifest = part(data / trial.train, utterances, Path(folder))
+            train(recipe, [manifest], [one_of(manifest)], Path(folder) / "run", device="cpu")
+            entry = read_log(Path(folder) / "run")[-1]
+            metadata = load_checkpoint(Path(folder) / "run" / LAST).metadata
+            plain_set = spelled(read_manifest(manifest), recipe.language)[0]
+            seconds = plain_epoch(recipe, metadata, plain_set)
+        ours.append(entry["audio_hours_per_hour"])
+        waits.append(entry["data_wait"])
+        plain.append(metadata.provenance.audio_hours / (seconds / 3600))
+    return Throughput(
+        recipe=name,
+        ours=round(statistics.median(ours), 1),
+        plain=round(statistics.median(plain), 1),
+        ratio=round(statistics.median(a / b for a, b in zip(ours, plain, strict=True)), 3),
+        data_wait=round(statistics.median(waits), 4),
+    )
+
+
+def part(manifest: Path, utterances: int, folder: Path) -> Path:
+    """A manifest of some utterances, evenly spread over the given one's."""
+    chosen = read_manifest(manifest)
+    chosen = [chosen[i * len(chosen) // utterances] for i in range(min(utterances, len(chosen)))]
+    path = folder / "train.jsonl"
+    lines = [json.dumps({"audio_filepath": str(u.path), "duration": u.duration_s, "text": u.text}) for u in chosen]
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
+def one_of(manifest: Path) -> Path:
+    """The first line of `manifest`, to validate on: validation is not measured."""
+    path = manifest.with_name("valid.jsonl")
+    path.write_text(manifest.read_text(encoding="utf-8").split("\n")[0], encoding="utf-8")
+    return path
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help="Recipes; all where none is named.")] = None,
+    utterances: int = 212,
+    rounds: int = 3,
+    save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/train_throughput.json.")] = False,
+) -> None:
+    """Measure, print a row per recipe."""
+    trials = msgspec.convert(tomllib.loads(TRIALS.read_text(encoding="utf-8")), dict[str, Trial])
+    data = Path(os.environ["DS2_DATA"]).absolute()
+    print("| recipe | ours, h/h | plain loop, h/h | ratio | waiting for data |\n|---|---:|---:|---:|---:|")
+    rows = []
+    for name in names or trials:
+        row = measured(name, trials[name], data, utterances, rounds)
+        rows.append(row)
+        print(
+            f"| `{name}` | {row.ours:.0f} | {row.plain:.0f} | {row.ratio:.2f} | {row.data_wait:.1%} |",
+            flush=True,
+        )
+    if save:
+        threads = torch.get_num_threads()
+        save_result("train_throughput", {"machine": machine(), "threads": threads, "rows": rows})
+
+
+if __name__ == "__main__":
+    typer.run(main)
