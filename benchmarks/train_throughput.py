@@ -23,7 +23,8 @@ from plain_loop import plain_epoch
 from recipes import TRIALS, Trial
 
 from ds2_deploy.model.checkpoint import load_checkpoint
-from training.manifest import read_manifest, spelled
+from training.corpus import survey
+from training.manifest import read_manifest
 from training.recipe import load_recipe
 from training.run_folder import LAST, read_log
 from training.trainer import train
@@ -51,7 +52,7 @@ def measured(name: str, trial: Trial, data: Path, utterances: int, rounds: int) 
             train(recipe, [manifest], [one_of(manifest)], Path(folder) / "run", device="cpu")
             entry = read_log(Path(folder) / "run")[-1]
             metadata = load_checkpoint(Path(folder) / "run" / LAST).metadata
-            plain_set = spelled(read_manifest(manifest), recipe.language)[0]
+            plain_set = survey([manifest], recipe.language, metadata.alphabet).corpus
             seconds = plain_epoch(recipe, metadata, plain_set)
         ours.append(entry["audio_hours_per_hour"])
         waits.append(entry["data_wait"])

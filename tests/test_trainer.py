@@ -197,7 +197,14 @@ def test_ctc_loss_against_all_paths():
     masks = torch.zeros(2, 0, 2, dtype=torch.int64)
     flat = torch.tensor([0, 0, 2])
     batch = Batch(
-        torch.from_numpy(audio), torch.from_numpy(samples), flat, torch.tensor([2, 1]), masks, masks, torch.arange(2)
+        torch.from_numpy(audio),
+        torch.from_numpy(samples),
+        flat,
+        torch.tensor([2, 1]),
+        masks,
+        masks,
+        torch.zeros(2),
+        torch.arange(2),
     )
     assert ctc_losses(log_probs, torch.tensor(lengths), batch, blank=1).tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -249,3 +256,22 @@ def test_phonemes_from_words_and_what_no_dictionary_has(corpus, tmp_path, capsys
     assert "WER" not in said
     assert len(load_checkpoint(tmp_path / "run/last.pt").metadata.alphabet) == 41
     assert read_log(tmp_path / "run")[0]["valid_distance"] > 0
+
+
+def test_durations_that_lie_are_reported_once(corpus, tmp_path, capsys):
+    lines = [json.loads(line) for line in corpus.read_text().split("\n")]
+    lines[3]["duration"] = 9.0
+    (corpus.parent / "lying.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    train(recipe(tmp_path), [corpus.parent / "lying.jsonl"], [corpus], tmp_path / "run")
+    said = capsys.readouterr().err
+    assert said.count("1 recordings do not last as long as their manifest says") == 1
+    assert "3.wav (9.0 s there)" in said
+
+
+def test_batches_by_seconds_and_every_variation_train(corpus, tmp_path):
+    noise = ["augment.noise_probability=1", f"augment.noise={corpus.parent}", "augment.reverb_probability=0.5"]
+    features = ["augment.feature_noise=gumbel", "augment.time_masks=1", "batch_seconds=2.0", "workers=2"]
+    settings = recipe(tmp_path, *noise, *features, epochs=8)
+    train(settings, [corpus], [corpus], tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert log[-1]["loss"] < 0.6 * log[0]["loss"]

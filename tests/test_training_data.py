@@ -1,6 +1,7 @@
-"""Batches: every utterance once, SortaGrad, sharding, augmentation that depends on nothing but its key."""
+"""Manifests, corpora, recipes, and batches that depend on nothing but their keys."""
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -10,71 +11,33 @@ import torch
 from ds2_deploy.errors import AlphabetError, ConfigError, ManifestError
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.tiny import MODELS, tiny_metadata
-from training.data import BatchSampler, Speech, change_speed, draw_masks
+from training.corpus import Corpus, check_labels, ctc_fits, survey
+from training.data import Speech, train_loader
 from training.distributed import Processes
-from training.manifest import Utterance, check_labels, fits_ctc, read_manifest, spelled
+from training.manifest import Utterance, read_manifest
 from training.recipe import AugmentConfig, Recipe, load_recipe
+from training.sampler import BatchSampler
 from training.step import hide
-
-DURATIONS = np.random.default_rng(3).uniform(0.5, 9, 101)
-
-
-def recipe(**fields):
-    return Recipe(name="test", batch_size=8, **fields)
-
-
-@pytest.mark.parametrize("epoch", [1, 2, 3])
-@pytest.mark.parametrize("count", [1, 2, 3])
-def test_every_utterance_comes_once_over_all_processes(epoch, count):
-    samplers = [BatchSampler(DURATIONS, recipe(), Processes(rank=r, count=count)) for r in range(count)]
-    for sampler in samplers:
-        sampler.epoch = epoch
-    shares = [list(sampler) for sampler in samplers]
-    assert len({len(share) for share in shares}) == 1  # as many steps everywhere
-    for step in zip(*shares, strict=True):
-        sizes = [len(batch) for batch in step]
-        assert min(sizes) > 0
-        assert max(sizes) - min(sizes) <= 1
-        assert sum(sizes) <= 8
-    seen = sorted(index for share in shares for batch in share for _, index in batch)
-    assert seen == list(range(101))
-    assert {e for share in shares for batch in share for e, _ in batch} == {epoch}
-
-
-def test_sorta_grad_goes_from_short_to_long_once():
-    sampler = BatchSampler(DURATIONS, recipe(), Processes())
-    longest = [max(DURATIONS[index] for _, index in batch) for batch in sampler]
-    assert longest == sorted(longest)
-    sampler.epoch = 2
-    longest = [max(DURATIONS[index] for _, index in batch) for batch in sampler]
-    assert longest != sorted(longest)
-
-
-def test_without_sorta_grad_the_first_epoch_is_shuffled():
-    sampler = BatchSampler(DURATIONS, recipe(sorta_grad=False), Processes())
-    longest = [max(DURATIONS[index] for _, index in batch) for batch in sampler]
-    assert longest != sorted(longest)
-
-
-def test_later_epochs_differ_and_stay_bucketed():
-    sampler = BatchSampler(DURATIONS, recipe(), Processes())
-    epochs = []
-    for epoch in (2, 3):
-        sampler.epoch = epoch
-        epochs.append([frozenset(index for _, index in batch) for batch in sampler])
-    assert set(epochs[0]) != set(epochs[1])  # other neighbours, not the same batches in another order
-    padded = sum(len(batch) * max(DURATIONS[list(batch)]) for batch in epochs[0])
-    assert padded < 1.25 * DURATIONS.sum()
 
 
 @pytest.fixture
-def utterances(tmp_path):
+def manifest(tmp_path):
     rng = np.random.default_rng(0)
-    made = []
-    for i, text in enumerate(["one two", "three", "four five six"]):
+    lines = []
+    for i, text in enumerate(["one two", "Three", "four  five six"]):
         soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.standard_normal(16000 + 3000 * i), 16000)
-        made.append(Utterance(tmp_path / f"{i}.wav", 1.0 + 3000 * i / 16000, text))
-    return made
+        lines.append({"audio_filepath": f"{i}.wav", "duration": 1.0 + 3000 * i / 16000, "text": text})
+    return write(tmp_path / "three.jsonl", lines)
+
+
+@pytest.fixture
+def utterances(manifest):
+    return survey([manifest], "en", ENGLISH).corpus
+
+
+def write(path, lines):
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    return path
 
 
 def test_examples_depend_on_seed_epoch_and_utterance_alone(utterances):
@@ -101,25 +64,6 @@ def test_validation_is_never_augmented(utterances):
     assert batch.target_lengths.tolist() == [7, 13]
 
 
-def test_speed_changes_length_and_pitch():
-    rate, factor = 16000, 1.25
-    tone = np.sin(2 * np.pi * 400 * np.arange(rate) / rate).astype(np.float32)
-    fast = change_speed(tone, factor)
-    assert abs(len(fast) - rate / factor) <= 1
-    peak = np.abs(np.fft.rfft(fast * np.hanning(len(fast)))).argmax() * rate / len(fast)
-    assert abs(peak - 400 * factor) < 2
-
-
-@pytest.mark.parametrize("size", [0, 1, 5, 100])
-def test_masks_stay_inside(size):
-    rng = np.random.default_rng(1)
-    masks = np.concatenate([draw_masks(rng, 3, size, 7) for _ in range(200)])
-    widths = masks[:, 1] - masks[:, 0]
-    assert masks.min() >= 0
-    assert masks.max() <= size
-    assert set(widths) == set(range(min(7, size) + 1))
-
-
 def test_hidden_frames_and_bins_are_zero_and_others_stay():
     features = torch.rand(2, 6, 9) + 1
     time = torch.tensor([[[2, 4], [3, 6]], [[0, 0], [8, 9]]])
@@ -134,7 +78,8 @@ def test_hidden_frames_and_bins_are_zero_and_others_stay():
 def test_ctc_needs_a_frame_per_label_and_one_between_equal_ones(text, needed):
     metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
     durations = [s / 16000 for s in range(0, 32000, 80) if metadata.output_frames(s) in (needed - 1, needed)]
-    got = {d: fits_ctc(Utterance("x", d, text), metadata.feature, metadata.model, metadata.alphabet) for d in durations}
+    fits = ctc_fits(metadata.feature, metadata.model)
+    got = {d: fits(d, list(text)) for d in durations}
     assert got == {d: metadata.output_frames(round(d * 16000)) >= needed for d in durations}
     assert set(got.values()) == {True, False}
 
@@ -143,9 +88,8 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
     (tmp_path / "m.jsonl").write_text(
         json.dumps({"audio_filepath": "a/b.wav", "duration": 1.5, "text": "Hello  WORLD", "speaker": "x"}) + "\n\n"
     )
-    (utterance,), failures = spelled(read_manifest(tmp_path / "m.jsonl"), "en")
-    assert not failures
-    assert utterance == Utterance(tmp_path / "a/b.wav", 1.5, "hello world", "x")
+    (utterance,) = read_manifest(tmp_path / "m.jsonl")
+    assert utterance == Utterance(tmp_path / "a/b.wav", 1.5, "Hello  WORLD", "x")
 
 
 @pytest.mark.parametrize(
@@ -175,10 +119,80 @@ def test_missing_and_binary_manifests(tmp_path):
         read_manifest(tmp_path / "m.jsonl")
 
 
-def test_alphabet_that_does_not_cover_the_transcripts():
-    texts = [Utterance("x", 1.0, text) for text in ("señor", "año 7", "fine")]
+def test_alphabet_that_does_not_cover_the_transcripts(manifest):
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    for line, text in zip(lines, ("señor", "año 7", "fine"), strict=True):
+        line["text"] = text
     with pytest.raises(AlphabetError, match="'ñ' in 2, '7' in 1 of 3 utterances"):
-        check_labels(texts, ENGLISH)
+        check_labels(survey([write(manifest, lines)], "en", ENGLISH), ENGLISH)
+
+
+def test_a_corpus_is_its_manifests_one_after_the_other(manifest, tmp_path):
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    (tmp_path / "below").mkdir()
+    moved = [{**line, "audio_filepath": f"../{line['audio_filepath']}", "text": "çà\n"} for line in lines[:1]]
+    other = write(tmp_path / "below/other.jsonl", moved)
+    other.write_text("\n  \n" + other.read_text(encoding="utf-8"), encoding="utf-8")  # blank lines are nothing
+    corpus = survey([manifest, other, manifest], "en", None).corpus
+    expected = [*read_manifest(manifest), *read_manifest(other), *read_manifest(manifest)]
+    texts = ["one two", "three", "four five six", "çà", "one two", "three", "four five six"]
+    assert [(u.path.resolve(), u.duration_s, u.text) for u in corpus] == [
+        (u.path.resolve(), u.duration_s, text) for u, text in zip(expected, texts, strict=True)
+    ]
+    assert corpus[-1] == corpus[6]
+    assert corpus[2:4] == [corpus[2], corpus[3]]
+    with pytest.raises(IndexError):
+        corpus[7]
+    assert corpus.hours == pytest.approx(sum(u.duration_s for u in expected) / 3600)
+
+
+def test_a_corpus_travels_to_workers_as_numbers(manifest, tmp_path):
+    lines = [json.loads(line) | {"text": "word " * 200} for line in manifest.read_text().splitlines()]
+    long = write(tmp_path / "long.jsonl", lines * 300)
+    corpus = survey([long], "en", ENGLISH).corpus
+    sent = pickle.dumps(corpus)
+    assert len(sent) < 20 * len(corpus) < long.stat().st_size / 40
+    copy = pickle.loads(sent)
+    assert isinstance(copy, Corpus)
+    assert copy[899] == corpus[899]
+
+
+def test_what_teaches_nothing_is_left_out_and_counted(manifest):
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines[0]["duration"] = 0.1
+    found = survey([write(manifest, lines)], "en", ENGLISH, lambda seconds, labels: seconds > 0.5)
+    assert (len(found.corpus), found.short, found.unspoken) == (2, 1, 0)
+    assert found.corpus[0].text == "three"
+    assert found.tokens == set("three four five six")
+    with pytest.raises(ManifestError, match="No utterance of the training set is long enough"):
+        survey([manifest], "en", ENGLISH, lambda *_: False)
+
+
+def test_recordings_that_are_not_there(manifest, tmp_path):
+    (tmp_path / "1.wav").unlink()
+    with pytest.raises(ManifestError, match=r"1 of 3 recordings do not exist, the first is .*1\.wav"):
+        survey([manifest], "en", ENGLISH)
+
+
+def test_a_manifest_that_changes_under_a_training_is_named(utterances, manifest):
+    manifest.write_text("\n" * 1000)
+    with pytest.raises(ManifestError, match=r"three\.jsonl was changed during the training"):
+        utterances[1]
+
+
+@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+def test_workers_give_the_batches_of_none_however_they_start(utterances, start_method):
+    metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
+    augment = AugmentConfig(speeds=(0.9, 1.1), time_masks=1, gain_db=(-6.0, 6.0), reverb_probability=0.7)
+    dataset = Speech(utterances, metadata, augment, seed=4)
+    settings = Recipe(name="test", batch_size=2, sorta_grad=False)
+    alone, workers = (
+        list(train_loader(dataset, BatchSampler(utterances.durations_s, settings, Processes()), count, method))
+        for count, method in ((0, None), (2, start_method))
+    )
+    assert len(alone) == len(workers) == 2
+    for one, other in zip(alone, workers, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
 
 
 def test_bundled_recipe_and_overrides():
@@ -204,6 +218,12 @@ def test_bundled_recipe_and_overrides():
         ("feature.fft_size=100", "feature.fft_size is 100"),
         ("augment.speeds=[inf]", "augment.speeds is"),
         ("augment.time_masks=-1", "augment.time_masks is -1"),
+        ("augment.noise_probability=0.5", "augment.noise is empty"),
+        ("augment.reverb_probability=1.5", "augment.reverb_probability is 1.5"),
+        ("augment.snr_db=[20, 10]", r"augment.snr_db is \(20.0, 10.0\)"),
+        ("augment.reverb_s=[0, 1]", r"augment.reverb_s is \(0.0, 1.0\)"),
+        ("augment.feature_noise=pink", "Invalid enum value 'pink'"),
+        ("augment.feature_noise_deviation=-1", "feature_noise_deviation is -1"),
         ("optimizer.learning_rate=inf", "optimizer.learning_rate is inf"),
         ("optimizer.weight_decay=nan", "optimizer.weight_decay is nan"),
         ("seed=-1", "seed is -1"),

@@ -16,6 +16,7 @@ from ds2_deploy.model.checkpoint import load_checkpoint
 from tests.test_frontend import reference
 from tests.tiny import MODELS, tiny_metadata, tiny_model
 from tests.tones import RECIPE
+from training.corpus import survey
 from training.data import Speech, valid_loader
 from training.distributed import Processes
 from training.manifest import Utterance, read_manifest
@@ -36,7 +37,7 @@ def recipe(tmp_path, *overrides, epochs=1):
 def speech(corpus, *, model="gru, two directions, 2d", feature=None, **augment):
     """A small network and the tones as it reads them."""
     metadata = tiny_metadata(MODELS[model], feature)
-    return tiny_model(metadata), Speech(read_manifest(corpus), metadata, AugmentConfig(**augment), seed=7)
+    return tiny_model(metadata), Speech(survey([corpus], "en", None).corpus, metadata, AugmentConfig(**augment), seed=7)
 
 
 class Steps:
@@ -127,7 +128,7 @@ def test_validation_is_the_plain_model_in_evaluation_mode(corpus):
     for _ in range(2):
         model.train()
         loader = valid_loader(dataset, 5, 0, Processes())
-        results.append(validate(model, loader, dataset.utterances, Processes(), "fp32"))
+        results.append(validate(model, loader, dataset.corpus, Processes(), "fp32"))
     assert results[0] == results[1]
     assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
     model.eval()
@@ -162,7 +163,7 @@ def test_the_step_hides_what_the_masks_say(corpus, normalization, hidden):
         features[:, :, start:end] = hidden
     for start, end in masked.frequency_masks[0].tolist():
         features[:, start:end] = hidden
-    step = TrainingStep(model, "fp32")
+    step = TrainingStep(model, "fp32", AugmentConfig())
     expected = float(negative_log_likelihood(model, masked, features))
     assert float(step(masked)) == pytest.approx(expected, rel=1e-5)
     assert float(step(plain)) == pytest.approx(float(negative_log_likelihood(model, plain)), rel=1e-5)
@@ -228,7 +229,10 @@ def test_a_step_descends_the_mean_over_its_utterances(corpus, tmp_path, batches_
         plain = recipe(tmp_path, *settings)
         train(plain, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
     checkpoint = load_checkpoint(tmp_path / "first/last.pt")
-    model, dataset = checkpoint.model(), Speech(read_manifest(corpus), checkpoint.metadata, AugmentConfig(), seed=1)
+    model, dataset = (
+        checkpoint.model(),
+        Speech(survey([corpus], "en", None).corpus, checkpoint.metadata, AugmentConfig(), seed=1),
+    )
     sizes = set()
     for gradient, (keys, _) in zip(steps.gradients, batches_read[: len(steps.gradients)], strict=True):
         sizes.add(len(keys))
@@ -275,8 +279,8 @@ def test_the_network_runs_in_half_precision_and_the_loss_in_float32(corpus, monk
         return original(log_probs, *arguments, **keywords)
 
     monkeypatch.setattr(torch.nn.functional, "ctc_loss", recorded)
-    TrainingStep(model, precision)(dataset[[(1, 0), (1, 1)]]).sum().backward()
-    validate(model, valid_loader(dataset, 18, 0, Processes()), dataset.utterances, Processes(), precision)
+    TrainingStep(model, precision, AugmentConfig())(dataset[[(1, 0), (1, 1)]]).sum().backward()
+    validate(model, valid_loader(dataset, 18, 0, Processes()), dataset.corpus, Processes(), precision)
     assert outputs == [dtype, dtype]
     assert [log_probs.dtype for log_probs in seen] == [torch.float32, torch.float32]
     for log_probs in seen:  # computed in float32, not rounded to half first

@@ -1,6 +1,6 @@
 """Which labels a training has, and what a network keeps when they change. No torch of its own."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ds2_deploy.errors import AlphabetError
@@ -14,18 +14,14 @@ OUTPUT = ("encoder.output.weight", "encoder.output.bias")
 """The parameters with a row per label, in a network's state dict."""
 
 
-def training_alphabet(recipe_alphabet: str, language: str, texts: Iterable[str]) -> Alphabet:
-    """The recipe's labels; where it names none, the language's own, or the characters of `texts` by code point.
+def known_alphabet(recipe_alphabet: str, language: str) -> Alphabet | None:
+    """The recipe's labels; where it names none, the language's own; None where the transcripts' characters are it."""
+    labels = recipe_alphabet or language_named(language).labels
+    return Alphabet.of(labels) if labels else None
 
-    `texts` are the training transcripts, normalised or not; they are read in the last case alone.
-    """
-    if recipe_alphabet:
-        return Alphabet.of(recipe_alphabet)
-    if labels := language_named(language).labels:
-        return Alphabet.of(labels)
-    characters: set[str] = set()
-    for text in texts:
-        characters.update(language_named(language).normalize(text))
+
+def characters_of(characters: Collection[str]) -> Alphabet:
+    """A label for each of these characters, by code point; AlphabetError where there is none."""
     if not characters:
         raise AlphabetError(
             "The training transcripts hold no character to make a label of: name the recipe's alphabet."

@@ -36,7 +36,7 @@ class Learner:
     def __init__(self, model: DeepSpeech2, recipe: Recipe, epoch_steps: int, processes: Processes) -> None:
         self.model, self.processes = model, processes
         self.clip_norm = recipe.optimizer.clip_norm
-        step = TrainingStep(model, recipe.precision)
+        step = TrainingStep(model, recipe.precision, recipe.augment)
         self.losses: nn.Module = step
         if processes.count > 1:  # buffers are constants, or statistics that are equal everywhere
             self.losses = DistributedDataParallel(step, broadcast_buffers=False)

@@ -30,8 +30,36 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A stretch is never longer than this share of the utterance."""
     frequency_masks: int = 0
     frequency_mask_bins: int = 12
+    noise: str = ""
+    """A folder of recordings, or a manifest of some, to take background noise from."""
+    noise_probability: float = 0.0
+    """Share of the utterances that get noise."""
+    snr_db: tuple[float, float] = (5.0, 25.0)
+    """Lowest and highest ratio of the powers of speech and noise."""
+    reverb: str = "simulated"
+    """Rooms: `simulated`, or a folder or a manifest of impulse responses."""
+    reverb_probability: float = 0.0
+    reverb_s: tuple[float, float] = (0.1, 0.5)
+    """Shortest and longest time in which a simulated room's sound falls by 60 dB."""
+    feature_noise: Literal["none", "gaussian", "gumbel"] = "none"
+    """Noise of mean zero on the normalised features of some utterances."""
+    feature_noise_probability: float = 0.5
+    feature_noise_deviation: float = 0.1
 
     def __post_init__(self) -> None:
+        for name in ("noise_probability", "reverb_probability", "feature_noise_probability"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"augment.{name} is {getattr(self, name)}: it must be between 0 and 1")
+        if self.noise_probability and not self.noise:
+            raise ValueError("augment.noise is empty: noise_probability needs a folder or a manifest of noise")
+        for name, least, most in (("snr_db", -50, 100), ("reverb_s", 0.01, 5)):
+            low, high = getattr(self, name)
+            if not least <= low <= high <= most:
+                raise ValueError(
+                    f"augment.{name} is {(low, high)}: it is the lowest and the highest, within {least} and {most}"
+                )
+        if not 0 <= self.feature_noise_deviation < math.inf:
+            raise ValueError(f"augment.feature_noise_deviation is {self.feature_noise_deviation}: it is negative")
         if not self.speeds or not all(0.25 <= speed <= 4 for speed in self.speeds):
             raise ValueError(f"augment.speeds is {self.speeds}: it needs at least one factor, each between 0.25 and 4")
         lowest, highest = self.gain_db

@@ -1,10 +1,14 @@
 """One forward pass with its loss: the module that DistributedDataParallel wraps."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
 from training.data import Batch
+from training.recipe import AugmentConfig
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -12,14 +16,15 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 class TrainingStep(nn.Module):
     """`forward(batch) -> losses (B,)`, one per utterance; front end and loss stay in float32."""
 
-    def __init__(self, model: DeepSpeech2, precision: str) -> None:
+    def __init__(self, model: DeepSpeech2, precision: str, augment: AugmentConfig) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.augment = model, augment
         self.dtype = AUTOCAST[precision]
 
     def forward(self, batch: Batch) -> Tensor:
         features, frames = self.model.frontend(batch.audio, batch.lengths)
         normalized = self.model.metadata.feature.normalization != "none"
+        features = noisy(features, frames, batch.noise_seeds, self.augment)
         hidden = features.new_zeros(1, 1) if normalized else self.model.frontend.silence  # the mean, or silence
         features = hide(features, batch.time_masks, batch.frequency_masks, hidden)
         with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
@@ -50,6 +55,29 @@ def hide(features: Tensor, time_masks: Tensor, frequency_masks: Tensor, value: T
     if frequency_masks.shape[1]:
         features = torch.where(_covered(frequency_masks, features.shape[1])[:, :, None], value, features)
     return features
+
+
+def noisy(features: Tensor, frames: Tensor, seeds: Tensor, augment: AugmentConfig) -> Tensor:
+    """Noise of mean zero on the `frames` (B,) of those rows of (B, F, T) whose seed (B,) is not 0.
+
+    Each draws from its own generator, on the CPU: the same noise in whichever batch and on whichever device.
+    """
+    if augment.feature_noise == "none" or not seeds.any():
+        return features
+    noise = torch.zeros(features.shape)
+    for row, (seed, count) in enumerate(zip(seeds.tolist(), frames.tolist(), strict=True)):
+        if seed:
+            generator = torch.Generator().manual_seed(seed)
+            noise[row, :, :count] = draw_noise(augment.feature_noise, (features.shape[1], count), generator)
+    return features + augment.feature_noise_deviation * noise.to(features)
+
+
+def draw_noise(name: str, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Of mean 0 and deviation 1: Gaussian, or Gumbel's skewed one, whose mean is Euler's constant otherwise."""
+    if name == "gaussian":
+        return torch.randn(shape, generator=generator)
+    uniform = torch.rand(shape, generator=generator).clamp(min=1e-7, max=1 - 1e-7)
+    return (-(-uniform.log()).log() - np.euler_gamma) * (math.sqrt(6) / math.pi)
 
 
 def _covered(masks: Tensor, size: int) -> Tensor:

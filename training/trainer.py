@@ -13,21 +13,22 @@ import torch
 from torch import Tensor
 
 import ds2_deploy
-from ds2_deploy.errors import ConfigError, ManifestError, ModelError, TrainingError
+from ds2_deploy.errors import ConfigError, ModelError, TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
 from ds2_deploy.text.alphabet import Alphabet
-from training.data import Batch, BatchSampler, Speech, train_loader, valid_loader
+from training.corpus import Corpus, Survey, check_labels, ctc_fits, survey
+from training.data import Batch, Speech, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
-from training.labels import training_alphabet, transfer_output
+from training.labels import characters_of, known_alphabet, transfer_output
 from training.learner import Learner
-from training.manifest import Utterance, check_labels, fits_ctc, read_manifest, spelled
 from training.recipe import Recipe
 from training.report import Reporter
 from training.run_folder import RunFolder
+from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
 from training.validation import Validation, validate
 
@@ -100,18 +101,12 @@ class Training:
     ) -> None:
         self.recipe, self.folder, self.processes, self.reporter = recipe, folder, processes, reporter
         self.position = Position()
+        self.lying: list[int] = []
+        """Utterances of the first epoch that are not as long as their manifest says."""
 
         # --- what to learn from ---------------------------------------------------------------------------------
-        self.train_set = load_utterances(train_manifests, recipe.language, reporter)
-        self.valid_set = load_utterances(valid_manifests, recipe.language, reporter)
-        alphabet = training_alphabet(recipe.alphabet, recipe.language, (u.text for u in self.train_set))
-        check_labels(self.train_set, alphabet)
-        check_labels(self.valid_set, alphabet)
-        self.train_set = alignable(self.train_set, recipe, alphabet, reporter)
-        self.sampler = BatchSampler([u.duration_s for u in self.train_set], recipe, processes)
-        share = len(self.train_set) // len(self.sampler)
-        if share < processes.count:
-            raise ConfigError(f"A batch of {share} utterances cannot be shared by {processes.count} processes.")
+        self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter)
+        self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
         checkpoint = load_checkpoint(folder.last) if resume else load_checkpoint(init_from) if init_from else None
         self.metadata = _metadata(recipe, alphabet, train_manifests, self.train_set, checkpoint)
 
@@ -122,7 +117,7 @@ class Training:
         if recipe.feature.normalization == "whitening" and checkpoint is None:  # else it comes with the weights
             self.model.frontend.whiten(*whitening(self.train_set, recipe.feature))
         self.model.to(processes.device)
-        epoch_steps = -(-len(self.sampler) // recipe.accumulate)
+        epoch_steps = -(-self.sampler.typical // recipe.accumulate)
         self.learner = Learner(self.model, recipe, epoch_steps, processes)
         if checkpoint:
             _load_weights(self.model, checkpoint, folder.last if resume else init_from, resume)
@@ -133,8 +128,7 @@ class Training:
 
         # --- how it is read -------------------------------------------------------------------------------------
         datasets = [
-            Speech(utterances, self.metadata, recipe.augment, recipe.seed)
-            for utterances in (self.train_set, self.valid_set)
+            Speech(corpus, self.metadata, recipe.augment, recipe.seed) for corpus in (self.train_set, self.valid_set)
         ]
         self.train_batches = train_loader(datasets[0], self.sampler, recipe.workers)
         self.valid_batches = valid_loader(datasets[1], recipe.batch_size, recipe.workers, processes)
@@ -184,11 +178,14 @@ class Training:
             steps, skipped, position.batch = steps + 1, skipped + (not taken), end
             position.skipped_steps += not taken
             self.reporter.step_done(len(group), step_losses)
+            if epoch == 1:
+                self.lying += [index for batch in group for index in self.lying_in(batch)]
             if steps % CLOCK_STEPS == 0 and self.time_to_save(saved):
                 self.note_losses(losses, time.perf_counter() - started)
                 self.save_inside_epoch()
                 saved = time.perf_counter()
         self.note_losses(losses, time.perf_counter() - started)
+        self.warn_of_durations()
         if steps and skipped == steps:
             raise TrainingError(
                 f"Epoch {epoch} had no finite gradient, so nothing was learnt: lower optimizer.learning_rate, or "
@@ -227,6 +224,23 @@ class Training:
                 f"Left out a step of epoch {self.position.epoch + 1}: the loss of {len(indices)} of {len(finite)} "
                 f"utterances is not finite ({paths}{', ...' if len(indices) > 3 else ''})."
             )
+
+    def lying_in(self, batch: Batch) -> list[int]:
+        """The utterances whose recording is much longer or shorter than the manifest says, whatever their speed."""
+        speeds, indices = self.recipe.augment.speeds, batch.indices.numpy()
+        seconds = batch.lengths.numpy() / self.recipe.feature.sample_rate
+        said = self.train_set.durations_s[indices]
+        wrong = (seconds < 0.9 * said / max(speeds) - 0.5) | (seconds > 1.1 * said / min(speeds) + 0.5)
+        return [int(index) for index in indices[wrong]]
+
+    def warn_of_durations(self) -> None:
+        if self.lying:
+            first = self.train_set[self.lying[0]]
+            self.reporter.warn(
+                f"{len(self.lying)} recordings do not last as long as their manifest says, such as {first.path} "
+                f"({first.duration_s:.1f} s there), so batches are uneven: make the manifest again with ds2 manifest."
+            )
+        self.lying = []
 
     # --- after an epoch -----------------------------------------------------------------------------------------
 
@@ -311,46 +325,44 @@ class Training:
             self.checkpoint(result.errors.wer).without_training().save(self.folder.average)
 
 
-def load_utterances(manifests: list[Path], language: str, reporter: Reporter) -> list[Utterance]:
-    """All utterances, their texts in the language's spelling; every recording must be there.
+def corpora(
+    recipe: Recipe, train_manifests: list[Path], valid_manifests: list[Path], reporter: Reporter
+) -> tuple[Corpus, Corpus, Alphabet]:
+    """What to learn from, what to validate on, and their labels; says what is left out, and why."""
+    known = known_alphabet(recipe.alphabet, recipe.language)
+    fits = ctc_fits(recipe.feature, recipe.model)
+    learnt = survey(train_manifests, recipe.language, known, fits)
+    validated = survey(valid_manifests, recipe.language, known)
+    alphabet = known or characters_of(learnt.tokens)
+    for found in (learnt, validated):
+        check_labels(found, alphabet)
+        _say_what_is_left_out(found, reporter)
+    return learnt.corpus, validated.corpus, alphabet
 
-    Those with a word that cannot be put into the language's phonemes are left out and counted.
-    """
-    utterances = [u for manifest in manifests for u in read_manifest(manifest)]
-    missing = [u.path for u in utterances if not u.path.is_file()]
-    if missing:
-        raise ManifestError(f"{len(missing)} of {len(utterances)} recordings do not exist, the first is {missing[0]}.")
-    result, failures = spelled(utterances, language)
-    if failures:
-        reporter.say(f"Left out {len(failures)} of {len(utterances)} utterances; the first: {failures[0]}")
-    return result
 
-
-def alignable(utterances: list[Utterance], recipe: Recipe, alphabet: Alphabet, reporter: Reporter) -> list[Utterance]:
-    """Those whose text CTC can align; the others teach nothing, are left out and counted."""
-    usable = [u for u in utterances if fits_ctc(u, recipe.feature, recipe.model, alphabet)]
-    if not usable:
-        raise ManifestError("No utterance of the training set is long enough for its text.")
-    if len(usable) < len(utterances):
+def _say_what_is_left_out(found: Survey, reporter: Reporter) -> None:
+    total = len(found.corpus) + found.unspoken + found.short
+    if found.unspoken:
+        reporter.say(f"Left out {found.unspoken} of {total} utterances; the first: {found.first_unspoken}")
+    if found.short:
         reporter.say(
-            f"Left out {len(utterances) - len(usable)} of {len(utterances)} training utterances: too short for their "
-            "text (CTC needs a frame per label)."
+            f"Left out {found.short} of {total} training utterances: too short for their text (CTC needs a frame per "
+            "label)."
         )
-    return usable
 
 
 def _metadata(
     recipe: Recipe,
     alphabet: Alphabet,
     manifests: list[Path],
-    utterances: list[Utterance],
+    corpus: Corpus,
     checkpoint: Checkpoint | None,
 ) -> ModelMetadata:
     """What the model will say about itself; a checkpoint's statistics go on, new ones are computed where needed."""
     statistics = None
     if recipe.feature.normalization == "global":
         known = checkpoint.metadata.statistics if checkpoint else None
-        statistics = known or feature_statistics(utterances, recipe.feature)
+        statistics = known or feature_statistics(corpus, recipe.feature)
     return ModelMetadata(
         name=recipe.name,
         language=recipe.language,
@@ -363,7 +375,7 @@ def _metadata(
             recipe=recipe.name,
             train=tuple("/".join(manifest.absolute().parts[-2:]) for manifest in manifests),
             seed=recipe.seed,
-            audio_hours=round(sum(u.duration_s for u in utterances) / 3600, 3),
+            audio_hours=round(corpus.hours, 3),
         ),
     )
 

@@ -1,6 +1,5 @@
 """One pass over the validation set: loss, greedy error rates, and what tells a collapse from a slow start."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +10,9 @@ from torch.utils.data import DataLoader
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
+from training.corpus import Corpus
 from training.data import checked
 from training.distributed import Processes
-from training.manifest import Utterance
 from training.step import AUTOCAST, ctc_losses
 
 SAMPLES = 4
@@ -42,7 +41,7 @@ class Validation:
 def validate(
     model: DeepSpeech2,
     batches: DataLoader[Any],
-    utterances: Sequence[Utterance],
+    utterances: Corpus,
     processes: Processes,
     precision: str,
 ) -> Validation:

@@ -1,0 +1,103 @@
+"""Which utterances come together: each once an epoch, from short to long in the first, shared by processes."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ds2_deploy.errors import ConfigError
+from training.distributed import Processes
+from training.recipe import Recipe
+from training.sampler import BatchSampler
+
+DURATIONS = np.random.default_rng(3).uniform(0.5, 9, 101)
+
+
+def recipe(**fields):
+    return Recipe(name="test", batch_size=8, **fields)
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_every_utterance_comes_once_over_all_processes(epoch, count):
+    samplers = [BatchSampler(DURATIONS, recipe(), Processes(rank=r, count=count)) for r in range(count)]
+    for sampler in samplers:
+        sampler.epoch = epoch
+    shares = [list(sampler) for sampler in samplers]
+    assert len({len(share) for share in shares}) == 1  # as many steps everywhere
+    for step in zip(*shares, strict=True):
+        sizes = [len(batch) for batch in step]
+        assert min(sizes) > 0
+        assert max(sizes) - min(sizes) <= 1
+        assert sum(sizes) <= 8
+    seen = sorted(index for share in shares for batch in share for _, index in batch)
+    assert seen == list(range(101))
+    assert {e for share in shares for batch in share for e, _ in batch} == {epoch}
+
+
+def test_sorta_grad_goes_from_short_to_long_once():
+    sampler = BatchSampler(DURATIONS, recipe(), Processes())
+    longest = [max(DURATIONS[index] for _, index in batch) for batch in sampler]
+    assert longest == sorted(longest)
+    sampler.epoch = 2
+    longest = [max(DURATIONS[index] for _, index in batch) for batch in sampler]
+    assert longest != sorted(longest)
+
+
+def test_without_sorta_grad_the_first_epoch_is_shuffled():
+    sampler = BatchSampler(DURATIONS, recipe(sorta_grad=False), Processes())
+    longest = [max(DURATIONS[index] for _, index in batch) for batch in sampler]
+    assert longest != sorted(longest)
+
+
+def test_later_epochs_differ_and_stay_bucketed():
+    sampler = BatchSampler(DURATIONS, recipe(), Processes())
+    epochs = []
+    for epoch in (2, 3):
+        sampler.epoch = epoch
+        epochs.append([frozenset(index for _, index in batch) for batch in sampler])
+    assert set(epochs[0]) != set(epochs[1])  # other neighbours, not the same batches in another order
+    padded = sum(len(batch) * max(DURATIONS[list(batch)]) for batch in epochs[0])
+    assert padded < 1.25 * DURATIONS.sum()
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("seconds", [3.0, 20.0, 33.3, 1000.0])
+def test_batches_by_seconds_lose_nothing_and_keep_their_limits(epoch, count, seconds):
+    settings = recipe(batch_seconds=seconds)
+    samplers = [BatchSampler(DURATIONS, settings, Processes(rank=r, count=count)) for r in range(count)]
+    for sampler in samplers:
+        sampler.epoch = epoch
+    batches = samplers[0].batches()
+    assert sorted(np.concatenate(batches)) == list(range(101))
+    assert sorted(i for sampler in samplers for batch in sampler for _, i in batch) == list(range(101))
+    for batch in batches:
+        padded = len(batch) * max(DURATIONS[batch])
+        assert count <= len(batch) <= 8 + count - 1
+        assert padded <= seconds or len(batch) < 2 * count
+    longest = [max(DURATIONS[batch]) for batch in batches]
+    assert (longest == sorted(longest)) == (epoch == 1)
+
+
+def test_batches_by_seconds_are_as_full_as_they_can_be():
+    sampler = BatchSampler(DURATIONS, Recipe(name="test", batch_size=1000, batch_seconds=30.0), Processes())
+    batches = sampler.batches()
+    for batch, following in itertools.pairwise(batches):
+        assert (len(batch) + 1) * DURATIONS[following[0]] > 30.0
+    assert sampler.typical == len(batches)
+
+
+def test_an_epoch_goes_on_where_it_was():
+    sampler = BatchSampler(DURATIONS, recipe(), Processes())
+    sampler.epoch = 2
+    whole = list(sampler)
+    sampler.start = 5
+    assert list(sampler) == whole[5:]
+
+
+def test_fewer_utterances_than_processes():
+    with pytest.raises(ConfigError, match="A batch of 2 utterances cannot be shared by 3 processes"):
+        BatchSampler([1.0, 2.0], recipe(), Processes(count=3))
+    with pytest.raises(ConfigError, match="cannot be shared"):
+        BatchSampler([1.0, 2.0], recipe(batch_seconds=9.0), Processes(count=3))

@@ -1,0 +1,178 @@
+"""Corpus: the utterances of manifests, read from disk when they are wanted. No torch.
+
+A million utterances are two numbers each, where the line begins and how long it lasts; path and text stay in the
+manifest, so that a training starts in seconds and a worker holds next to nothing.
+"""
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.audio.features import FeatureConfig
+from ds2_deploy.errors import AlphabetError, ManifestError, PronunciationError
+from ds2_deploy.model.config import ModelConfig
+from ds2_deploy.text.alphabet import Alphabet
+from ds2_deploy.text.languages import language_named
+from training.manifest import Line, Utterance, lines, parse
+
+LOOKED_FOR = 10_000
+"""Recordings of a corpus that are looked for before the training starts, evenly spread: a network drive needs
+milliseconds for each. The others are missed when their turn comes."""
+
+Fits = Callable[[float, Sequence[str]], bool]
+"""Whether a recording of so many seconds is long enough for these labels."""
+
+
+class Corpus(Sequence[Utterance]):
+    """`corpus[i]` is an utterance with its text in the language's spelling."""
+
+    def __init__(
+        self,
+        manifests: Sequence[Path],
+        ends: npt.NDArray[np.int64],
+        offsets: npt.NDArray[np.int64],
+        durations_s: npt.NDArray[np.float64],
+        language: str,
+    ) -> None:
+        self.manifests, self.language = tuple(manifests), language
+        self.ends = ends
+        """(manifests,) where the utterances of each end, in `offsets`."""
+        self.offsets = offsets
+        """(N,) bytes before an utterance's line in its manifest."""
+        self.durations_s = durations_s
+        """(N,) as the manifests say."""
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    @overload
+    def __getitem__(self, index: int) -> Utterance: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Utterance]: ...
+    def __getitem__(self, index: int | slice) -> Utterance | list[Utterance]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(len(self))[index]]
+        manifest = self.manifests[int(np.searchsorted(self.ends, range(len(self))[index], side="right"))]
+        try:
+            with manifest.open("rb") as file:
+                file.seek(int(self.offsets[index]))
+                line = parse(file.readline(), manifest, 0)
+        except OSError as error:
+            raise ManifestError(f"Cannot read the manifest {manifest}: {error.strerror}.") from error
+        except ManifestError as error:
+            raise ManifestError(f"The manifest {manifest} was changed during the training: start it again.") from error
+        return line.utterance(manifest)._replace(text=language_named(self.language).normalize(line.text))
+
+    @property
+    def hours(self) -> float:
+        return float(self.durations_s.sum()) / 3600
+
+
+class Survey(NamedTuple):
+    """A corpus, and what one look at every line of it has shown."""
+
+    corpus: Corpus
+    tokens: frozenset[str]
+    """Every label that its texts need."""
+    unspoken: int
+    """Utterances left out because the language has no spelling for a word of theirs."""
+    first_unspoken: str
+    """What was wrong with the first of them."""
+    short: int
+    """Utterances left out because they are too short for their text."""
+
+
+def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, fits: Fits | None = None) -> Survey:
+    """Read manifests to the end; ManifestError names the line that is wrong, or recordings that are missing.
+
+    Without an alphabet, every character of a text is a label. `fits` leaves out what is too short.
+    """
+    tokens_of = alphabet.tokens if alphabet else list
+    offsets: list[int] = []
+    durations_s: list[float] = []
+    ends: list[int] = []
+    found = _Findings()
+    for manifest in manifests:
+        before = found.lines
+        for offset, _, duration_s, text in _spelled(manifest, language, found):
+            tokens = tokens_of(text)
+            if fits is not None and not fits(duration_s, tokens):
+                found.short += 1
+                continue
+            found.tokens.update(tokens)
+            offsets.append(offset)
+            durations_s.append(duration_s)
+        if found.lines == before:
+            raise ManifestError(f"The manifest {manifest} holds no utterance.")
+        ends.append(len(offsets))
+    if not offsets:
+        raise ManifestError(found.nothing(language))
+    corpus = Corpus(manifests, np.array(ends), np.array(offsets, dtype=np.int64), np.array(durations_s), language)
+    _look_for_recordings(corpus)
+    return Survey(corpus, frozenset(found.tokens), found.unspoken, found.first_unspoken, found.short)
+
+
+class _Findings:
+    """What a survey counts."""
+
+    def __init__(self) -> None:
+        self.lines, self.unspoken, self.short, self.first_unspoken = 0, 0, 0, ""
+        self.tokens: set[str] = set()
+
+    def nothing(self, language: str) -> str:
+        if self.short:
+            return "No utterance of the training set is long enough for its text."
+        return f"No transcript can be spelled in {language!r}; the first: {self.first_unspoken}"
+
+
+def _spelled(manifest: Path, language: str, found: _Findings) -> Iterator[tuple[int, Line, float, str]]:
+    """Offset, line, seconds and spelled text of what the language can spell."""
+    spell = language_named(language).normalize
+    for offset, line in lines(manifest):
+        found.lines += 1
+        try:
+            text = spell(line.text)
+        except PronunciationError as error:
+            found.first_unspoken = found.first_unspoken or str(error)
+            found.unspoken += 1
+            continue
+        yield offset, line, line.duration, text
+
+
+def _look_for_recordings(corpus: Corpus) -> None:
+    count = min(len(corpus), LOOKED_FOR)
+    paths = [corpus[i * len(corpus) // count].path for i in range(count)]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise ManifestError(f"{len(missing)} of {count} recordings do not exist, the first is {missing[0]}.")
+
+
+def check_labels(found: Survey, alphabet: Alphabet) -> None:
+    """AlphabetError counts what the alphabet cannot write."""
+    unknown = found.tokens - set(alphabet.labels)
+    if not unknown:
+        return
+    faults = Counter(token for utterance in found.corpus for token in alphabet.missing(utterance.text))
+    listed = ", ".join(f"{token!r} in {count}" for token, count in faults.most_common(8))
+    raise AlphabetError(
+        f"The alphabet does not cover the transcripts: no label for {listed} of {len(found.corpus)} utterances. "
+        "Add the characters to the recipe's alphabet, or clean the texts."
+    )
+
+
+def ctc_fits(feature: FeatureConfig, model: ModelConfig) -> Fits:
+    """Whether CTC can align labels: with a frame for each and one more between equal neighbours."""
+
+    def fits(duration_s: float, labels: Sequence[str]) -> bool:
+        frames = model.output_frames(feature.frames(round(duration_s * feature.sample_rate)))
+        if frames >= max(2 * len(labels), 1):  # whatever the labels are
+            return True
+        needed = len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
+        return frames >= max(needed, 1)
+
+    return fits

@@ -1,0 +1,78 @@
+"""BatchSampler: which utterances are learnt together, in which order, by which process."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.errors import ConfigError
+from training.distributed import Processes
+from training.recipe import Recipe
+
+Key = tuple[int, int]
+"""(epoch, index of the utterance): all that an example depends on; epoch 0 is never augmented."""
+Indices = npt.NDArray[np.int64]
+
+
+class BatchSampler:
+    """Lists of (epoch, index), one list a step, for one process.
+
+    Batches hold utterances of similar length. The first epoch goes from the shortest batch to the longest (SortaGrad,
+    section 3.3 of the paper); later ones draw the neighbours anew, by lengths jittered by up to a tenth, and shuffle
+    the batches. Every utterance comes exactly once an epoch, and process r of n takes every n-th utterance of each
+    batch, so no process waits for another's longer batch. With a limit of seconds, the number of batches varies a
+    little from epoch to epoch.
+    """
+
+    def __init__(self, durations_s: Sequence[float] | npt.NDArray[np.float64], recipe: Recipe, processes: Processes):
+        self.durations = np.asarray(durations_s, dtype=np.float64)
+        self.recipe, self.processes, self.epoch, self.start = recipe, processes, 1, 0
+        self._made: tuple[int, list[Indices]] | None = None
+        smallest = min(map(len, self.batches()))
+        if smallest < processes.count:
+            raise ConfigError(f"A batch of {smallest} utterances cannot be shared by {processes.count} processes.")
+        self.typical = len(self)
+        """Batches of the first epoch."""
+
+    def __len__(self) -> int:
+        return len(self.batches())
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        for batch in self.batches()[self.start :]:
+            yield [(self.epoch, int(index)) for index in batch[self.processes.rank :: self.processes.count]]
+
+    def batches(self) -> list[Indices]:
+        """The indices of every step of this epoch, over all processes."""
+        if self._made is None or self._made[0] != self.epoch:
+            self._made = self.epoch, self._drawn()
+        return self._made[1]
+
+    def _drawn(self) -> list[Indices]:
+        rng = np.random.default_rng((self.recipe.seed, self.epoch))
+        sorted_epoch = self.recipe.sorta_grad and self.epoch == 1
+        jitter = 1.0 if sorted_epoch else rng.uniform(0.9, 1.1, len(self.durations))
+        order = np.argsort(self.durations * jitter, kind="stable")
+        if self.recipe.batch_seconds is None:  # sizes differ by one at most; rounded up: none exceeds its size
+            batches = np.array_split(order, -(-len(order) // self.recipe.batch_size))
+        else:
+            batches = self._packed(order, self.recipe.batch_seconds)
+        if not sorted_epoch:
+            rng.shuffle(batches)
+        return batches
+
+    def _packed(self, order: Indices, seconds: float) -> list[Indices]:
+        """Cut `order` where one utterance more would make a batch, padded to its longest, exceed the limits.
+
+        A batch holds an utterance for each process in any case.
+        """
+        least, batches, start = self.processes.count, [], 0
+        while start < len(order):
+            candidates = order[start : start + self.recipe.batch_size]
+            padded = np.maximum.accumulate(self.durations[candidates]) * np.arange(1, len(candidates) + 1)
+            size = max(int(np.searchsorted(padded, seconds, side="right")), least)
+            batches.append(order[start : start + size])
+            start += size
+        if len(batches) > 1 and len(batches[-1]) < least:
+            last = np.concatenate(batches[-2:])
+            batches[-2:] = np.array_split(last, 2 if len(last) >= 2 * least else 1)
+        return batches
