@@ -26,6 +26,8 @@ COMBINATIONS = [
     ("gru, two directions, 2d", "log power, utterance"),
     ("lstm, lookahead, 1d, fc", "log mel, global, centred"),
     ("rnn, two directions, 3 x 2d, fc", "log mel, none, 8 kHz"),
+    ("rnn with clipped relu, concatenated, shared input weights, no conv", "mfcc with differences, each bin"),
+    ("lstm, norm at every step, residual 1d", "amplitude, whitened, one level"),
 ]
 
 
@@ -75,7 +77,9 @@ def test_half_precision_is_close_and_its_front_end_is_not_half(exported, names):
     types = {i.name: i.data_type for i in graph.initializer}
     convolutions = [types[node.input[1]] for node in graph.node if node.op_type == "Conv"]
     assert convolutions[0] == onnx.TensorProto.FLOAT
-    assert set(convolutions[1:]) == {onnx.TensorProto.FLOAT16}
+    recurrent = [types[node.input[1]] for node in graph.node if node.op_type in ("RNN", "GRU", "LSTM")]
+    assert set(convolutions[1:] + recurrent) == {onnx.TensorProto.FLOAT16}
+    assert recurrent
 
 
 def test_graph_interface_and_metadata(exported):

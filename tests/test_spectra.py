@@ -11,14 +11,10 @@ from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.frontend import Frontend, differences
-from ds2_deploy.model_folder import open_model
-from ds2_deploy.runtime.ort_backend import OrtBackend
 from ds2_deploy.runtime.protocol import pad_batch
-from export.exporter import export_model
-from tests.tiny import tiny_model
 from training.manifest import read_manifest
 from training.recipe import load_recipe
 from training.statistics import feature_statistics, whitening
@@ -182,42 +178,6 @@ def test_statistics_are_numpys(corpus):
     assert np.abs(np.array(found.mean) - frames.mean(axis=1, dtype=np.float64)).max() < 1e-4
     deviation = frames.std(axis=1, dtype=np.float64) + 0.01
     assert np.abs(np.array(found.deviation) - deviation).max() < 1e-4
-
-
-GRAPHS = {
-    "amplitude, whitening": FeatureConfig(
-        sample_rate=8000, spectrum="amplitude", window_ms=8.0, hop_ms=8.0, normalization="whitening"
-    ),
-    "power normalised, mel power, each bin": FeatureConfig(
-        spectrum="mel_power", mel_bands=20, fft_size=512, power_normalize=True, normalization="utterance_bins"
-    ),
-    "mfcc with differences, each bin": FeatureConfig(
-        spectrum="mfcc", mel_bands=20, fft_size=512, deltas=2, normalization="utterance_bins"
-    ),
-}
-
-
-@pytest.mark.parametrize("name", list(GRAPHS))
-def test_the_exported_graph_computes_them(name, tmp_path):
-    network = ModelConfig(conv=(), cell="gru", rnn_layers=1, rnn_size=8, bidirectional=False)
-    model = tiny_model(ModelMetadata(name="tiny", feature=GRAPHS[name], model=network))
-    if GRAPHS[name].normalization == "whitening":
-        size = GRAPHS[name].bins
-        model.frontend.whiten(torch.rand(size, 1), torch.eye(size) + 0.1 * torch.randn(size, size))
-    Checkpoint(metadata=model.metadata, weights=model.state_dict()).save(tmp_path / "model.pt")
-    report = export_model(tmp_path / "model.pt", tmp_path / "model")
-    assert report.passed
-    half = next(d for d in report.differences if d.precision == "fp16")
-    assert 0 < half.max_abs < 0.02
-    rate = GRAPHS[name].sample_rate
-    recordings = [voice(rate), voice(rate, 0.37, seed=3), np.zeros(rate // 2, np.float32), voice(rate, 0.1, seed=4)]
-    samples, lengths = pad_batch(recordings, model.metadata.min_samples)
-    together = OrtBackend(open_model(tmp_path / "model"), device="cpu", threads=1).run(samples, lengths)
-    for row, recording in enumerate(recordings):
-        with torch.no_grad():
-            alone, count = model(torch.from_numpy(recording)[None], torch.tensor([len(recording)]))
-        assert together.lengths[row] == int(count[0])
-        assert np.abs(together.log_probs[row, : int(count[0])] - alone[0].numpy()).max(initial=0) < 1e-4
 
 
 def test_whitening_is_learnt_from_the_training_set_and_kept(corpus, tmp_path):

@@ -31,6 +31,8 @@ FEATURES = {
 CONVOLUTIONS: dict[str, tuple[int, tuple[ConvLayer, ...]]] = {
     "2d, even kernels": (2, CONV_2D),
     "1d, stride 3": (1, CONV_1D),
+    "none": (2, ()),
+    "residual": (2, (ConvLayer(channels=2, kernel=(3, 3), residual=True),)),
     "strides longer than kernels": (
         2,
         (
@@ -41,7 +43,7 @@ CONVOLUTIONS: dict[str, tuple[int, tuple[ConvLayer, ...]]] = {
     ),
 }
 # Every triple of cell, features and convolutions; every lookahead with each feature and each cell.
-TRIPLES = itertools.product(("rnn", "gru", "lstm"), FEATURES, CONVOLUTIONS)
+TRIPLES = itertools.product(("rnn", "rnn_relu", "gru", "lstm"), FEATURES, CONVOLUTIONS)
 CASES = [(*triple, lookahead) for triple, lookahead in zip(TRIPLES, itertools.cycle((0, 4, 1, 7, 2)), strict=False)]
 
 
@@ -49,7 +51,8 @@ def network(cell: str, feature: str, conv: str, lookahead: int) -> DeepSpeech2:
     dims, layers = CONVOLUTIONS[conv]
     config = {
         "cell": cell, "conv_dims": dims, "conv": layers, "lookahead": lookahead, "bidirectional": False,
-        "rnn_layers": 2, "rnn_size": 9, "fc_layers": 1, "fc_size": 7,
+        "rnn_layers": 2, "rnn_size": 9, "fc_layers": 1, "fc_size": 7, "relu_clip": 0.7,
+        "recurrent_norm": "step" if lookahead in (1, 4) else "vertical",
     }  # fmt: skip
     return tiny_model(tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), FEATURES[feature]))
 

@@ -24,6 +24,14 @@ MODELS = {
         conv=(*CONV_2D, ConvLayer(channels=2, kernel=(3, 3))), cell="rnn", rnn_layers=1, rnn_size=8, fc_layers=1,
         fc_size=6,
     ),
+    "rnn with clipped relu, concatenated, shared input weights, no conv": ModelConfig(
+        conv=(), cell="rnn_relu", rnn_layers=2, rnn_size=7, directions="concat", shared_input_weights=True,
+        relu_clip=0.5,
+    ),
+    "lstm, norm at every step, residual 1d": ModelConfig(
+        conv_dims=1, conv=(ConvLayer(channels=8, kernel=(1, 5), stride=(1, 2), residual=True),), cell="lstm",
+        rnn_layers=1, rnn_size=9, recurrent_norm="step", fc_layers=1, fc_size=6,
+    ),
     "gru, forward only, no batch norm": ModelConfig(
         conv=CONV_2D, cell="gru", rnn_layers=1, rnn_size=8, bidirectional=False, batch_norm=False
     ),
@@ -33,6 +41,12 @@ FEATURES = {
     "log power, utterance": FeatureConfig(),
     "log mel, global, centred": FeatureConfig(
         spectrum="log_mel", mel_bands=40, fft_size=512, center=True, normalization="global", window="hamming"
+    ),
+    "mfcc with differences, each bin": FeatureConfig(
+        sample_rate=8000, spectrum="mfcc", mel_bands=20, deltas=2, normalization="utterance_bins"
+    ),
+    "amplitude, whitened, one level": FeatureConfig(
+        sample_rate=8000, spectrum="amplitude", window_ms=10.0, power_normalize=True, normalization="whitening"
     ),
     "log mel, none, 8 kHz": FeatureConfig(sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none"),
 }
@@ -57,6 +71,9 @@ def tiny_model(metadata: ModelMetadata, *, seed: int = 0) -> DeepSpeech2:
     initialize(model, "orthogonal")
     if model.encoder.lookahead is not None:
         torch.nn.init.normal_(model.encoder.lookahead.conv.weight)
+    if metadata.feature.normalization == "whitening":
+        ramp = torch.linspace(0.5, 1.5, metadata.feature.bins)
+        model.frontend.whiten(ramp[:, None], ramp.diag() + 0.05 * ramp.outer(ramp))
     rate = metadata.feature.sample_rate
     with torch.no_grad():
         for _ in range(20):
