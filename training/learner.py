@@ -1,5 +1,6 @@
 """Learner: the network, its optimizer and one step of both."""
 
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -39,7 +40,9 @@ class Learner:
         step = TrainingStep(model, recipe.precision, recipe.augment)
         self.losses: nn.Module = step
         if processes.count > 1:  # buffers are constants, or statistics that are equal everywhere
-            self.losses = DistributedDataParallel(step, broadcast_buffers=False)
+            with warnings.catch_warnings():  # torch 2.13 has a new name for it, and 2.10 has not
+                warnings.simplefilter("ignore", FutureWarning)
+                self.losses = DistributedDataParallel(step, broadcast_buffers=False)
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.schedule = Schedule(recipe.schedule, self.optimizer, epoch_steps, recipe.epochs)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.precision == "fp16")

@@ -1,5 +1,6 @@
 """What a training says: a bar on a terminal, a line per epoch for people, log.jsonl and TensorBoard for programs."""
 
+import sys
 import time
 from collections.abc import Iterator
 from types import TracebackType
@@ -26,7 +27,7 @@ class Reporter:
     def __init__(self, folder: RunFolder, main: bool, tensorboard: bool) -> None:
         self.main, self.folder = main, folder
         self.metric = "WER"
-        self.console = Console(stderr=True, highlight=False, markup=False)
+        self.console = Console(stderr=True, force_terminal=sys.stderr.isatty(), highlight=False, markup=False)
         self.tensorboard = _Tensorboard(folder) if main and tensorboard else None
         self.waited_s = 0.0
         """Of the present epoch, spent on waiting for a batch."""

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ def survey(
         entries.append(item) if isinstance(item, Entry) else dropped.append(item)
     if audio_dir is None and any(entry.part for entry in entries):
         raise ConfigError(f"{source} cuts recordings into parts: --audio-dir says where to write these as files.")
-    console = Console(stderr=True)
+    console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     results = checked(entries, limits, decode=decode, audio_dir=audio_dir, workers=workers)
     kept: list[Utterance] = []
     silent = not console.is_terminal
