@@ -52,7 +52,8 @@ def collate(items: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor,
     """Padded features (B, T, F), frames, concatenated labels, their numbers."""
     features, labels = zip(*items, strict=True)
     frames = torch.tensor([len(f) for f in features])
-    return pad_sequence(features, batch_first=True), frames, torch.cat(labels), torch.tensor([len(t) for t in labels])
+    padded, counts = pad_sequence(list(features), batch_first=True), torch.tensor([len(t) for t in labels])
+    return padded, frames, torch.cat(labels), counts
 
 
 class PlainNet(nn.Module):
@@ -127,6 +128,6 @@ def step(
     log_probs, lengths = net(features, frames)
     loss = nn.functional.ctc_loss(log_probs, labels, lengths, label_counts, zero_infinity=True)
     optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(net.parameters(), clip_norm)
     optimizer.step()

@@ -105,7 +105,7 @@ def tried(name: str, trial: Trial, data: Path, work: Path) -> Outcome:
 
 
 def _largest(parity: dict[str, Any], precision: str) -> float:
-    return max(d["max_abs"] for d in parity["differences"] if d["precision"] == precision)
+    return max(float(d["max_abs"]) for d in parity["differences"] if d["precision"] == precision)
 
 
 def table(outcomes: list[Outcome]) -> str:

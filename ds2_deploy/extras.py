@@ -13,6 +13,7 @@ EXTRAS = {
     "torch": "train",
     "safetensors": "train",
     "matplotlib": "plots",
+    "pyctcdecode": "lm",
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
