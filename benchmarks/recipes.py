@@ -74,7 +74,7 @@ class Shell:
 
 
 def tried(name: str, trial: Trial, data: Path, work: Path) -> Outcome:
-    """Train, export, transcribe the first validation utterance."""
+    """Train, export, transcribe the middle one of the validation utterances."""
     shell, run, model = Shell(), work / name / "run", work / name / "model"
     changes = [part for change in trial.set for part in ("--set", change)]
     recipe = load_recipe(name, list(trial.set))
@@ -82,7 +82,8 @@ def tried(name: str, trial: Trial, data: Path, work: Path) -> Outcome:
     manifests = ["--train", data / trial.train, "--valid", data / trial.valid]
     shell.ds2("train", name, *manifests, "--out", run, *changes, *resume)
     shell.ds2("export", run / BEST, "--out", model, "--precision", "both", "--overwrite")
-    utterance = read_manifest(data / trial.valid)[0]
+    utterances = read_manifest(data / trial.valid)
+    utterance = utterances[len(utterances) // 2]
     heard = shell.ds2("transcribe", utterance.path, "--model", model).strip()
     log, parity = read_log(run), json.loads((model / "parity.json").read_text())
     metric = language_named(recipe.language).metric

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 DONE = "study.json"
 """Beside each training that is finished, or failed."""
 COLLAPSED = 0.999
+SPOKEN = 0.9
+"""A character error rate below it ends the blank beginning of a training."""
 
 
 class Spread(msgspec.Struct, frozen=True):
@@ -51,6 +53,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     distance: Spread | None
     loss: Spread | None
     train_loss: Spread | None
+    speaks: Spread | None
+    """The first epoch whose validation has a character error rate below SPOKEN."""
     epoch_s: float
     """Median over epochs and seeds of an epoch's training, on a machine that other work may have shared."""
     epoch_cpu_s: float
@@ -113,6 +117,7 @@ def row(runs: Sequence["Run"]) -> Row:
         distance=spread("valid_distance"),
         loss=spread("valid_loss"),
         train_loss=spread("loss"),
+        speaks=Spread.of([epoch for log in good if (epoch := first_words(log)) is not None]),
         epoch_s=statistics.median([entry["seconds"] for log in logs for entry in log] or [math.nan]),
         epoch_cpu_s=statistics.median(
             [fact["cpu_s"] / len(log) for log, fact in zip(logs, facts, strict=True) if log] or [math.nan]
@@ -128,12 +133,28 @@ def diverged(log: list[dict[str, Any]], exit_code: int) -> bool:
     return bool(log[-1]["blank_rate"] > COLLAPSED or log[-1]["valid_loss"] > log[0]["valid_loss"])
 
 
+def first_words(log: list[dict[str, Any]]) -> int | None:
+    """The first epoch that recognised something."""
+    return next((entry["epoch"] for entry in log if entry["valid_cer"] < SPOKEN), None)
+
+
+HEADINGS = (
+    "variant", "WER %", "CER %", "distance", "valid loss", "train loss", "speaks in", "diverged", "parameters",
+    "s / epoch", "CPU s / epoch",
+)  # fmt: skip
+
+
 def table(found: Results) -> str:
     """Markdown, a section per axis."""
     lines = [f"{found.epochs} epochs of {', '.join(found.train)}; last epoch on {', '.join(found.valid)}."]
     for axis in dict.fromkeys(row.axis for row in found.rows):
-        lines += ["", f"### {axis}", "", "| variant | WER % | CER % | distance | valid loss | train loss | diverged "
-                  "| parameters | s / epoch | CPU s / epoch |", "|---" + "|---:" * 9 + "|"]  # fmt: skip
+        lines += [
+            "",
+            f"### {axis}",
+            "",
+            "| " + " | ".join(HEADINGS) + " |",
+            "|---" + "|---:" * (len(HEADINGS) - 1) + "|",
+        ]
         lines += [_line(row) for row in found.rows if row.axis == axis]
     return "\n".join(lines) + "\n"
 
@@ -146,6 +167,7 @@ def _line(row: Row) -> str:
         _spread(row.distance, 1, 2),
         _spread(row.loss, 1, 2),
         _spread(row.train_loss, 1, 2),
+        "–" if row.speaks is None else f"epoch {row.speaks.mean:.1f}".removesuffix(".0"),
         f"{row.diverged} of {row.seeds}",
         f"{row.parameters / 1000:.0f} k",
         f"{row.epoch_s:.1f}",
