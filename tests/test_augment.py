@@ -163,6 +163,23 @@ def test_rooms_from_files_begin_at_their_direct_sound(tmp_path):
     assert np.abs(wet - expected).max() < 1e-5
 
 
+@pytest.mark.parametrize("samples", [[], np.zeros(100)])
+def test_a_room_without_sound_is_named(tmp_path, samples):
+    soundfile.write(tmp_path / "room.wav", samples, RATE)
+    augmenter = Augmenter(AugmentConfig(reverb=str(tmp_path), reverb_probability=1.0), RATE)
+    with pytest.raises(AudioError, match=r"impulse response .*room\.wav: it is silent or empty"):
+        augmenter.vary(speech(), (1, 1, 1), 80, frames)
+
+
+def test_noise_that_is_no_number_or_next_to_nothing(tmp_path):
+    for value in (np.nan, np.inf):
+        soundfile.write(tmp_path / "noise.wav", np.full(RATE, value), RATE, subtype="FLOAT")
+        augmenter = Augmenter(AugmentConfig(noise=str(tmp_path), noise_probability=1), RATE)
+        with pytest.raises(AudioError, match=r"noise\.wav: it holds samples that are not finite"):
+            augmenter.vary(speech(), (1, 1, 1), 80, frames)
+    assert np.array_equal(mixed(speech(), np.full(RATE, 1e-44, np.float32), 10.0), speech())
+
+
 @pytest.mark.parametrize(("name", "skewness"), [("gaussian", 0.0), ("gumbel", 1.1395)])
 def test_noise_on_features_has_its_moments(name, skewness):
     drawn = draw_noise(name, (400, 500), torch.Generator().manual_seed(1)).double()

@@ -72,12 +72,38 @@ def test_batches_by_seconds_lose_nothing_and_keep_their_limits(epoch, count, sec
     batches = samplers[0].batches()
     assert sorted(np.concatenate(batches)) == list(range(101))
     assert sorted(i for sampler in samplers for batch in sampler for _, i in batch) == list(range(101))
+    over = 0
     for batch in batches:
         padded = len(batch) * max(DURATIONS[batch])
-        assert count <= len(batch) <= 8 + count - 1
-        assert padded <= seconds or len(batch) < 2 * count
+        assert count <= len(batch) <= 8
+        over += padded > seconds and len(batch) > count
+    assert over <= (len(batches) == 101 // count)  # one, where even the fewest utterances a batch leave some over
     longest = [max(DURATIONS[batch]) for batch in batches]
     assert (longest == sorted(longest)) == (epoch == 1)
+
+
+def test_the_last_batch_takes_no_more_than_it_needs():
+    """Eight utterances of 19.2 s and one of 9 s for two processes: halves would be of 36 s."""
+    durations = np.array([2.4] * 8 + [9.0])
+    batches = BatchSampler(durations, recipe(batch_seconds=20.0), Processes(count=2)).batches()
+    assert [batch.tolist() for batch in batches] == [[*range(7)], [7, 8]]
+
+
+def test_only_what_no_batch_can_do_without_exceeds_the_limits():
+    """An utterance for each process; and, where there are too few for so many batches, what is over."""
+    rng = np.random.default_rng(5)
+    for _ in range(500):
+        count, seconds = int(rng.integers(1, 5)), float(rng.uniform(5, 60))
+        size = int(rng.integers(count, 20))
+        durations = rng.uniform(0.3, rng.uniform(1, 15), int(rng.integers(count, 60)))
+        settings = Recipe(name="test", batch_size=size, batch_seconds=seconds)
+        batches = BatchSampler(durations, settings, Processes(count=count)).batches()
+        assert sorted(np.concatenate(batches)) == list(range(len(durations)))
+        for place, batch in enumerate(batches):
+            within = len(batch) <= size and len(batch) * max(durations[batch]) <= seconds
+            over = place == 0 and len(batches) == len(durations) // count and len(batch) < 2 * count
+            assert len(batch) >= count
+            assert within or len(batch) == count or over
 
 
 def test_batches_by_seconds_are_as_full_as_they_can_be():

@@ -22,6 +22,8 @@ from training.recipe import AugmentConfig
 SOUND_M_S = 343.0
 EARLY_S = 0.05
 """Reflections until here come one by one, later ones as noise that dies away."""
+SILENT = 1e-20
+"""Power below which a file holds nothing: far below the least bit of 24-bit audio, of 1e-14."""
 Samples = npt.NDArray[np.float32]
 
 
@@ -68,8 +70,7 @@ class Augmenter:
         if rng.uniform() >= self.config.reverb_probability or not audio.any():
             return audio
         if self.rooms:
-            response = load_audio(self.rooms[rng.integers(len(self.rooms))], self.rate)
-            response = response[np.abs(response).argmax() :]  # from the direct sound on
+            response = measured_room(self.rooms[rng.integers(len(self.rooms))], self.rate)
         else:
             response = simulated_room(rng, rng.uniform(*self.config.reverb_s), self.rate)
         return reverberant(audio, response)
@@ -130,13 +131,15 @@ def stretch(path: Path, samples: int, rate: int, rng: np.random.Generator) -> Sa
             found = soxr.resample(found, file.samplerate, rate) if file.samplerate != rate else found
     except (OSError, soundfile.LibsndfileError) as error:
         raise AudioError(f"Cannot read the noise {path}: {error}.") from error
+    if not np.isfinite(found).all():
+        raise AudioError(f"Cannot use the noise {path}: it holds samples that are not finite, so take it out.")
     return np.resize(found, samples) if len(found) else np.zeros(samples, np.float32)
 
 
 def mixed(audio: Samples, noise: Samples, snr_db: float) -> Samples:
     """`audio` (S,) plus `noise` (S,), scaled so that their powers are `snr_db` apart; silence of either stays alone."""
     speech, disturbance = power(audio), power(noise)
-    if not speech or not disturbance:
+    if not speech or disturbance < SILENT:
         return audio
     return audio + noise * np.float32(math.sqrt(speech / disturbance * 10 ** (-snr_db / 10)))
 
@@ -144,6 +147,14 @@ def mixed(audio: Samples, noise: Samples, snr_db: float) -> Samples:
 def power(samples: npt.NDArray[np.floating[Any]]) -> float:
     """Mean square of (S,), in float64; none of nothing."""
     return float(np.mean(np.square(samples, dtype=np.float64))) if len(samples) else 0.0
+
+
+def measured_room(path: Path, rate: int) -> Samples:
+    """The response of a room from a file, from its direct sound on; AudioError where it holds no sound."""
+    response = load_audio(path, rate)
+    if power(response) < SILENT:
+        raise AudioError(f"Cannot use the impulse response {path}: it is silent or empty, so take it out.")
+    return response[np.abs(response).argmax() :]
 
 
 def reverberant(audio: Samples, response: Samples) -> Samples:

@@ -24,6 +24,8 @@ LOOKED_FOR = 10_000
 """Recordings of a corpus that are looked for before the training starts, evenly spread: a network drive needs
 milliseconds for each. The others are missed when their turn comes."""
 
+_CHANGED = "The manifest {} was changed during the training: start it again."
+
 Fits = Callable[[float, Sequence[str]], bool]
 """Whether a recording of so many seconds is long enough for these labels."""
 
@@ -65,7 +67,9 @@ class Corpus(Sequence[Utterance]):
         except OSError as error:
             raise ManifestError(f"Cannot read the manifest {manifest}: {error.strerror}.") from error
         except ManifestError as error:
-            raise ManifestError(f"The manifest {manifest} was changed during the training: start it again.") from error
+            raise ManifestError(_CHANGED.format(manifest)) from error
+        if line.duration != self.durations_s[index]:  # a whole line begins here, but another one
+            raise ManifestError(_CHANGED.format(manifest))
         return line.utterance(manifest)._replace(text=language_named(self.language).normalize(line.text))
 
     @property

@@ -52,6 +52,8 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise ValueError(f"augment.{name} is {getattr(self, name)}: it must be between 0 and 1")
         if self.noise_probability and not self.noise:
             raise ValueError("augment.noise is empty: noise_probability needs a folder or a manifest of noise")
+        if self.reverb_probability and not self.reverb:
+            raise ValueError('augment.reverb is empty: reverb_probability needs "simulated", a folder or a manifest')
         for name, least, most in (("snr_db", -50, 100), ("reverb_s", 0.01, 5)):
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
@@ -59,7 +61,10 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                     f"augment.{name} is {(low, high)}: it is the lowest and the highest, within {least} and {most}"
                 )
         if not 0 <= self.feature_noise_deviation < math.inf:
-            raise ValueError(f"augment.feature_noise_deviation is {self.feature_noise_deviation}: it is negative")
+            raise ValueError(
+                f"augment.feature_noise_deviation is {self.feature_noise_deviation}: it must not be negative, "
+                "and finite"
+            )
         if not self.speeds or not all(0.25 <= speed <= 4 for speed in self.speeds):
             raise ValueError(f"augment.speeds is {self.speeds}: it needs at least one factor, each between 0.25 and 4")
         lowest, highest = self.gain_db
@@ -150,7 +155,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     batch_size: int = 16
     """Most utterances in a batch, over all processes together."""
     batch_seconds: float | None = None
-    """Most seconds of a batch, padding included; None: no limit but `batch_size`."""
+    """Most seconds of a batch, padding included and before `augment.speeds` change them; None: no limit but
+    `batch_size`. An utterance for each process is in a batch in any case."""
     accumulate: int = 1
     """Batches whose gradients are added up before the optimizer takes a step."""
     sorta_grad: bool = True

@@ -63,16 +63,15 @@ class BatchSampler:
     def _packed(self, order: Indices, seconds: float) -> list[Indices]:
         """Cut `order` where one utterance more would make a batch, padded to its longest, exceed the limits.
 
-        A batch holds an utterance for each process in any case.
+        A batch holds an utterance for each process in any case: the last takes what it lacks from the one before it,
+        and that one from its own. Where they are too few for so many batches, the first two, the shortest, become one.
         """
-        least, batches, start = self.processes.count, [], 0
-        while start < len(order):
-            candidates = order[start : start + self.recipe.batch_size]
+        least, ends, end = self.processes.count, [], 0
+        while end < len(order):
+            candidates = order[end : end + self.recipe.batch_size]
             padded = np.maximum.accumulate(self.durations[candidates]) * np.arange(1, len(candidates) + 1)
-            size = max(int(np.searchsorted(padded, seconds, side="right")), least)
-            batches.append(order[start : start + size])
-            start += size
-        if len(batches) > 1 and len(batches[-1]) < least:
-            last = np.concatenate(batches[-2:])
-            batches[-2:] = np.array_split(last, 2 if len(last) >= 2 * least else 1)
-        return batches
+            end += max(int(np.searchsorted(padded, seconds, side="right")), least)
+            ends.append(end)
+        ends = ends[-max(len(order) // least, 1) :]
+        latest = len(order) - least * np.arange(len(ends))[::-1]  # ends that leave enough for the batches after them
+        return np.split(order, np.minimum(ends, latest)[:-1])
