@@ -264,7 +264,7 @@ def test_durations_that_lie_are_reported_once(corpus, tmp_path, capsys):
     (corpus.parent / "lying.jsonl").write_text("\n".join(map(json.dumps, lines)))
     train(recipe(tmp_path), [corpus.parent / "lying.jsonl"], [corpus], tmp_path / "run")
     said = capsys.readouterr().err
-    assert said.count("1 recordings do not last as long as their manifest says") == 1
+    assert said.count("1 of 18 recordings are not as long as the manifest says") == 1
     assert "3.wav (9.0 s there)" in said
 
 
