@@ -238,7 +238,8 @@ class Training:
             first = self.train_set[self.lying[0]]
             self.reporter.warn(
                 f"{len(self.lying)} of {len(self.train_set)} recordings are not as long as the manifest says, such as "
-                f"{first.path} ({first.duration_s:.1f} s there), so batches are uneven: make the manifest again with ds2 manifest."
+                f"{first.path} ({first.duration_s:.1f} s there), so batches are uneven: make the manifest again with "
+                "ds2 manifest."
             )
         self.lying = []
 
