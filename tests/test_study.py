@@ -1,0 +1,113 @@
+"""The runner of studies: what it plans, shares, trains once, and makes of the logs."""
+
+import json
+import sys
+import tomllib
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from tests.tones import RECIPE
+from training.recipe import RECIPES, Recipe, load_recipe
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import beam_search
+import study
+import study_report
+
+STUDIES = Path(__file__).parent.parent / "benchmarks" / "studies"
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+def test_a_recipe_survives_its_copy_for_a_run(name):
+    recipe = load_recipe(name, [])
+    copy = tomllib.loads(study.as_toml(msgspec.to_builtins(recipe)))
+    assert msgspec.convert(copy, Recipe) == recipe
+
+
+@pytest.mark.parametrize("path", sorted(STUDIES.glob("[!s]*.toml")), ids=lambda path: path.stem)
+def test_committed_studies_can_be_planned(path, tmp_path):
+    runs = study.planned(study.read_study(path), path, tmp_path)
+    assert len({run.folder for run in runs}) < len(runs)  # the axes share their common variant
+
+
+def write_study(tmp_path, corpus):
+    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=2))
+    text = f'''
+recipe = "tones.toml"
+train = ["{corpus}"]
+valid = ["{corpus}"]
+[[axis]]
+name = "cell"
+seeds = [1, 2]
+[axis.variants]
+gru = {{}}
+[[axis]]
+name = "rate"
+[axis.variants]
+usual = {{}}
+absurd = {{ set = ["optimizer.learning_rate=1e30"], utterances = 9 }}
+'''
+    (tmp_path / "s.toml").write_text(text)
+    return tmp_path / "s.toml"
+
+
+@pytest.mark.slow
+def test_a_study_trains_what_is_missing_and_counts_what_diverged(corpus, tmp_path):
+    path = write_study(tmp_path, corpus)
+    wanted = study.read_study(path)
+    runs = study.planned(wanted, path, tmp_path / "work")
+    folders = {(run.axis, run.variant, run.seed): run.folder for run in runs}
+    assert folders["cell", "gru", 1] == folders["rate", "usual", 1] != folders["cell", "gru", 2]
+    runner = study.Runner(wanted, tmp_path / "work", threads=1)
+    for run in runs:
+        runner.run(run)
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.pt")}
+    for run in runs:
+        runner.run(run)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.pt")} == done
+    rows = {(row.axis, row.variant): row for row in study_report.results(wanted, runs).rows}
+    losses = [study_report.read_log(folders["cell", "gru", seed])[-1]["valid_loss"] for seed in (1, 2)]
+    gru = rows["cell", "gru"]
+    assert (gru.seeds, gru.diverged) == (2, 0)
+    assert gru.loss.mean == pytest.approx(np.mean(losses))
+    assert gru.loss.deviation == pytest.approx(np.std(losses, ddof=1))
+    assert rows["rate", "usual"].loss == study_report.Spread(losses[0], None)
+    assert (rows["rate", "absurd"].diverged, rows["rate", "absurd"].loss) == (1, None)
+    part = (tmp_path / "work" / "m-9.jsonl").read_text().splitlines()
+    assert [Path(json.loads(line)["audio_filepath"]).stem for line in part] == [str(2 * i) for i in range(9)]
+    table = study_report.table(study_report.results(wanted, runs))
+    assert "| absurd | – |" in table
+
+
+def test_what_counts_as_diverged():
+    fine = [{"epoch": 1, "valid_loss": 9.0, "valid_cer": 0.95, "blank_rate": 0.99},
+            {"epoch": 2, "valid_loss": 5.0, "valid_cer": 0.5, "blank_rate": 0.8}]  # fmt: skip
+    assert not study_report.diverged(fine, 0)
+    assert study_report.first_words(fine) == 2
+    assert study_report.first_words(fine[:1]) is None
+    for log, code in (
+        (fine, 1),
+        ([], 0),
+        ([fine[0], fine[1] | {"valid_loss": 9.5}], 0),
+        ([fine[0], fine[1] | {"valid_loss": float("nan")}], 0),
+        ([fine[0], fine[1] | {"blank_rate": 1.0}], 0),
+    ):
+        assert study_report.diverged(log, code)
+
+
+def test_the_bigram_of_the_beam_is_a_distribution(tmp_path):
+    kenlm = pytest.importorskip("kenlm")
+    words = beam_search.bigram(["a b", "a c", "b", "a b c"], tmp_path / "b.arpa")
+    model = kenlm.Model(str(tmp_path / "b.arpa"))
+    assert sorted(words) == ["a", "b", "c"]
+    for context in ("<s>", "a", "b", "c"):
+        state, after = kenlm.State(), kenlm.State()
+        model.BeginSentenceWrite(state) if context == "<s>" else model.NullContextWrite(state)
+        if context != "<s>":
+            model.BaseScore(state, context, after)
+            state = after
+        total = sum(10 ** model.BaseScore(state, word, kenlm.State()) for word in ("a", "b", "c", "</s>", "unseen"))
+        assert total == pytest.approx(1, abs=1e-4)
