@@ -275,3 +275,12 @@ def test_batches_by_seconds_and_every_variation_train(corpus, tmp_path):
     train(settings, [corpus], [corpus], tmp_path / "run")
     log = read_log(tmp_path / "run")
     assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+
+
+def test_an_alphabet_from_the_transcripts_covers_the_validation_set(corpus, tmp_path):
+    """A character that only validation has can be an error, but it must not stop the training."""
+    lines = [json.loads(line) for line in corpus.read_text().split("\n")]
+    lines[0]["text"] = "axb"
+    (corpus.parent / "valid.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    train(recipe(tmp_path, "alphabet=''", epochs=1), [corpus], [corpus.parent / "valid.jsonl"], tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run/last.pt").metadata.alphabet.labels == ("<blank>", " ", "a", "b", "c", "x")

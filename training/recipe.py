@@ -149,7 +149,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     language: str = "en"
     """How transcripts are spelled: one of ds2_deploy/text/languages.py."""
     alphabet: str = " 'abcdefghijklmnopqrstuvwxyz"
-    """The characters with a label each; the CTC blank is put before them. Empty: those of the training transcripts,
+    """The characters with a label each; the CTC blank is put before them. Empty: those of all transcripts,
     or, where the language has labels of its own (phonemes), those."""
     epochs: int = 75
     batch_size: int = 16

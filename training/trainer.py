@@ -334,7 +334,7 @@ def corpora(
     fits = ctc_fits(recipe.feature, recipe.model)
     learnt = survey(train_manifests, recipe.language, known, fits)
     validated = survey(valid_manifests, recipe.language, known)
-    alphabet = known or characters_of(learnt.tokens)
+    alphabet = known or characters_of(learnt.tokens | validated.tokens)
     for found in (learnt, validated):
         check_labels(found, alphabet)
         _say_what_is_left_out(found, reporter)
