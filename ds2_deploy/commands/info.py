@@ -81,10 +81,14 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
 
 
 def _count(shapes: dict[str, tuple[int, ...]], metadata: "ModelMetadata") -> int:
-    """Trained numbers: the statistics of batch normalisation are not among them, shared weights are once."""
+    """Trained numbers: statistics, of batch normalisation or whitening, are not among them, shared weights are once."""
     import math
 
-    not_counted = ["*.running_*", *(["*.backward_rnn.*_ih_l0"] if metadata.model.shared_input_weights else [])]
+    not_counted = [
+        "*.running_*",
+        "frontend.*",
+        *(["*.backward_rnn.*_ih_l0"] if metadata.model.shared_input_weights else []),
+    ]
     return sum(math.prod(shape) for name, shape in shapes.items() if not any(fnmatch(name, p) for p in not_counted))
 
 

@@ -29,6 +29,9 @@ LEVEL = 0.1
 """Root mean square that power normalisation aims at, 20 dB below full scale."""
 QUIETEST = 1e-4
 """Root mean square below which a recording counts as silence, and is not made louder for being quieter still."""
+LARGEST = 65504.0
+"""Most that half precision can hold, so that no network is given infinity: power at full scale is more in windows of
+32 ms at 16 kHz, and divided by the deviations of a quiet training set it is more in shorter ones, too."""
 
 
 def deviation_floor(config: FeatureConfig, mean: Tensor) -> Tensor | float:
@@ -168,6 +171,10 @@ class Frontend(nn.Module):
 
     def normalize(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
         """`features` (B, F, T) of `frames` (B,), where `valid` (B, 1, T); what is not valid becomes anything."""
+        normalized = self._normalize(features, frames, valid)
+        return normalized if self.config.is_log else normalized.clamp(min=-LARGEST, max=LARGEST)  # logs are small
+
+    def _normalize(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
         if self.config.normalization == "none":
             return features
         if self.mean is not None and self.scale is not None:
