@@ -1,4 +1,4 @@
-# Everything from a fresh clone: make setup | demo | test | lint | bench
+# Everything from a fresh clone: make setup | demo | test | lint | bench | models
 #   PYTHON=python3.12   another interpreter (3.11 or newer; 3.11 is the tested one)
 #   ARGS='-k alphabet'  more arguments for pytest or the demo
 #   DS2_DATA=/path      real recordings for the tests, the demo and the benchmarks
@@ -9,7 +9,7 @@ PIP_INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test lint bench
+.PHONY: setup demo test lint bench models
 
 setup: $(STAMP)
 
@@ -41,3 +41,7 @@ lint: setup
 
 bench: setup
 	@set -e; for name in transcribe_speed stream_latency; do echo "== $$name"; $(PY) benchmarks/$$name.py; done
+
+# Hours on a CPU, from the corpora of DS2_DATA; the models come to lie in runs/models/NAME/model.
+models: setup
+	OMP_NUM_THREADS=1 $(PY) -m training.models all $(ARGS)

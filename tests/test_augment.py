@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from ds2_deploy.errors import AudioError, ConfigError
-from training.augment import Augmenter, change_speed, draw_masks, image_sources, mixed, simulated_room
+from training.augment import Augmenter, by_telephone, change_speed, draw_masks, image_sources, mixed, simulated_room
 from training.recipe import AugmentConfig
 from training.step import draw_noise, noisy
 
@@ -34,6 +34,26 @@ def test_speed_changes_length_and_pitch():
     assert abs(len(fast) - rate / factor) <= 1
     peak = np.abs(np.fft.rfft(fast * np.hanning(len(fast)))).argmax() * rate / len(fast)
     assert abs(peak - 400 * factor) < 2
+
+
+@pytest.mark.parametrize("samples", [0, 1, 999, 16000])
+def test_a_telephone_keeps_length_and_lower_frequencies_alone(samples):
+    t = np.arange(samples) / RATE
+    low, high = (np.sin(2 * np.pi * hz * t).astype(np.float32) for hz in (700, 5500))
+    heard = by_telephone(low + high, RATE)
+    assert len(heard) == samples
+    assert heard.dtype == np.float32
+    middle = slice(2000, -2000)  # away from the filter's edges
+    if samples == RATE:
+        assert np.abs(heard - low)[middle].max() < 1e-3
+    assert np.array_equal(by_telephone(low, 8000), low)  # has nothing above 4 kHz to lose
+
+
+def test_a_telephone_takes_its_share_of_utterances():
+    augmenter = Augmenter(AugmentConfig(telephone_probability=0.3), RATE)
+    hiss = np.random.default_rng(1).standard_normal(RATE).astype(np.float32) * 0.1
+    narrow = [not np.array_equal(augmenter.vary(hiss, (1, 1, i), 80, frames).audio, hiss) for i in range(400)]
+    assert np.mean(narrow) == pytest.approx(0.3, abs=0.07)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 100])

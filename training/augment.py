@@ -22,6 +22,7 @@ from training.recipe import AugmentConfig
 SOUND_M_S = 343.0
 EARLY_S = 0.05
 """Reflections until here come one by one, later ones as noise that dies away."""
+TELEPHONE_RATE = 8000
 SILENT = 1e-20
 """Power below which a file holds nothing: far below the least bit of 24-bit audio, of 1e-14."""
 Samples = npt.NDArray[np.float32]
@@ -61,6 +62,8 @@ class Augmenter:
         other = np.random.default_rng((*key, 1))  # its own draws: a recipe without them stays as it was
         audio = self.in_a_room(audio, other)
         audio = self.in_noise(audio, other)
+        if config.telephone_probability and other.uniform() < config.telephone_probability:
+            audio = by_telephone(audio, self.rate)
         noisy = config.feature_noise != "none" and other.uniform() < config.feature_noise_probability
         seed = int(other.integers(1, 2**62)) if noisy else 0
         return Varied(change_level(audio, gain_db), time, frequency, seed)
@@ -106,6 +109,15 @@ def change_speed(audio: Samples, factor: float) -> Samples:
         return audio
     resampled: Samples = soxr.resample(audio, factor, 1.0)
     return resampled
+
+
+def by_telephone(audio: Samples, rate: int) -> Samples:
+    """Audio (S,) as it comes back from TELEPHONE_RATE: as long as before, without its upper frequencies."""
+    if rate <= TELEPHONE_RATE or len(audio) == 0:
+        return audio
+    narrow = soxr.resample(soxr.resample(audio, rate, TELEPHONE_RATE), TELEPHONE_RATE, rate)
+    result: Samples = np.pad(narrow, (0, max(len(audio) - len(narrow), 0)))[: len(audio)]
+    return result
 
 
 def change_level(audio: Samples, gain_db: float) -> Samples:

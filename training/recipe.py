@@ -41,13 +41,17 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     reverb_probability: float = 0.0
     reverb_s: tuple[float, float] = (0.1, 0.5)
     """Shortest and longest time in which a simulated room's sound falls by 60 dB."""
+    telephone_probability: float = 0.0
+    """Share of the utterances that are heard as a telephone has them: nothing above 4 kHz."""
     feature_noise: Literal["none", "gaussian", "gumbel"] = "none"
     """Noise of mean zero on the normalised features of some utterances."""
     feature_noise_probability: float = 0.5
     feature_noise_deviation: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in ("noise_probability", "reverb_probability", "feature_noise_probability"):
+        for name in (
+            "noise_probability", "reverb_probability", "telephone_probability", "feature_noise_probability",
+        ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}: it must be between 0 and 1")
         if self.noise_probability and not self.noise:

@@ -1,0 +1,119 @@
+"""Synthetic speech and noise: texts that can be spelled, sounds that are what their names say."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ds2_deploy.audio.load import load_audio
+from ds2_deploy.errors import ConfigError
+from ds2_deploy.text.alphabet import ENGLISH
+from tests.tones import write_corpus
+from training import models
+from training.manifest import read_manifest
+from training.synthetic import voices
+from training.synthetic.noise import LEVEL, NOISES, RATE, coloured, write_noises
+from training.synthetic.speech import an4_texts, phrases, prepared, write_speech
+from training.synthetic.texts import Texts, in_words, ordinal, spoken
+
+
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (0, "zero"),
+        (13, "thirteen"),
+        (20, "twenty"),
+        (99, "ninety nine"),
+        (100, "one hundred"),
+        (4883, "four thousand eight hundred eighty three"),
+        (6029, "six thousand twenty nine"),
+    ],
+)
+def test_numbers_in_words(number: int, words: str) -> None:
+    assert in_words(number) == words
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [(1, "first"), (12, "twelfth"), (20, "twentieth"), (31, "thirty first"), (40, "fortieth")]
+)
+def test_ordinals(number: int, words: str) -> None:
+    assert ordinal(number) == words
+
+
+def test_texts_can_be_labelled_and_follow_from_their_seed() -> None:
+    texts = [Texts(3).draw() for _ in range(1)] + an4_texts(500, 3)
+    assert all(text == " ".join(text.split()) and ENGLISH.encode(text) for text in texts)
+    assert an4_texts(500, 3) == texts[1:] != an4_texts(500, 4)
+    assert len({word for text in texts for word in text.split()}) > 90  # letters, numbers, months, commands
+
+
+def test_letters_are_said_by_name() -> None:
+    assert spoken("enter a w z five") == "enter ay double you zee five"
+
+
+def test_phrases_are_stretches_of_the_transcripts(tmp_path: Path) -> None:
+    manifest = write_corpus(tmp_path)
+    known = [utterance.text for utterance in read_manifest(manifest)]
+    assert all(any(phrase in text for text in known) for phrase in phrases(50, 1, [manifest]))
+
+
+@pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])
+def test_power_falls_with_frequency_as_the_colour_says(exponent: float) -> None:
+    noise = coloured(np.random.default_rng(1), 20 * RATE, exponent)
+    power = np.abs(np.fft.rfft(noise)) ** 2
+    frequency = np.fft.rfftfreq(len(noise), 1 / RATE)
+    octaves = [(100 * 2**n, 200 * 2**n) for n in range(6)]
+    level = [np.log2(power[(frequency >= low) & (frequency < high)].mean()) for low, high in octaves]
+    assert np.polyfit(range(6), level, 1)[0] == pytest.approx(-exponent, abs=0.05)
+
+
+def test_noises_are_as_loud_as_each_other_and_repeat(tmp_path: Path) -> None:
+    speaker = tmp_path / "speaker.wav"
+    soundfile.write(speaker, np.sin(np.arange(RATE)) * 0.1, RATE)
+    for folder in ("one", "other"):
+        write_noises(tmp_path / folder, 1, 5, [speaker])
+    files = sorted((tmp_path / "one").iterdir())
+    assert len(files) == len(NOISES) + 1
+    for path in files:
+        noise = load_audio(path, RATE)
+        assert np.sqrt(np.mean(noise**2)) == pytest.approx(LEVEL, rel=0.15)  # knocks are clipped at full scale
+        assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+def test_speech_loses_the_synthesizers_silence() -> None:
+    speech = np.zeros(3 * RATE, np.float32)
+    speech[RATE : 2 * RATE] = np.sin(np.arange(RATE) / 5) * 0.2
+    result = prepared(speech, np.random.default_rng(1))
+    assert 1.1 * RATE <= len(result) <= 1.8 * RATE  # a second with 0.05 to 0.4 s around it
+    assert np.abs(result).max() == pytest.approx(0.5, abs=0.02)
+
+
+def test_a_missing_synthesizer_is_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "flite" else f"/usr/bin/{name}")
+    with pytest.raises(ConfigError, match=r"Synthetic voices need flite, .*apt install"):
+        write_speech(tmp_path, ["yes"], 1, spelled=True)
+
+
+@pytest.mark.skipif(not all(map(shutil.which, ("espeak-ng", "flite", "festival"))), reason=voices.INSTALL)
+def test_a_corpus_of_synthetic_voices(tmp_path: Path) -> None:
+    texts = an4_texts(12, 1)
+    write_speech(tmp_path, texts, 1, spelled=True)
+    utterances = read_manifest(tmp_path / "manifest.jsonl")
+    assert [utterance.text for utterance in utterances] == texts
+    for utterance in utterances:
+        assert len(load_audio(utterance.path, RATE)) / RATE == pytest.approx(utterance.duration_s, abs=0.01)
+
+
+def test_a_model_is_trained_in_stages(tmp_path: Path) -> None:
+    first, second = models.train_commands("default", Path("D"), tmp_path, ["--set", "workers=1"])
+    assert first.count("D/an4/train.jsonl") == 3
+    assert str(tmp_path / "spelled/manifest.jsonl") in first
+    assert "--init-from" not in first
+    assert second[second.index("--init-from") + 1] == str(tmp_path / "default/voices/last.pt")
+    (tmp_path / "default/people").mkdir(parents=True)
+    (tmp_path / "default/people/last.pt").touch()
+    resumed = models.train_commands("default", Path("D"), tmp_path, [])[1]
+    assert "--resume" in resumed
+    assert "--init-from" not in resumed
