@@ -1,6 +1,7 @@
 """What a training does beside learning: accumulation, checkpoints inside an epoch, the best ones, warnings."""
 
 import errno
+import itertools
 import os
 import signal
 import subprocess
@@ -198,6 +199,16 @@ def test_dropout_grows(corpus, tmp_path, monkeypatch):
     train(settings, [corpus], [corpus], tmp_path / "run")
     assert sorted(set(seen)) == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert seen == sorted(seen)
+
+
+def test_norm_statistics_rest_from_a_share_of_the_epochs_on(corpus, tmp_path):
+    settings = recipe(tmp_path, "norm_frozen_from=0.5", "selection.keep=4", epochs=4)
+    train(settings, [corpus], [corpus], tmp_path / "run")
+    epochs = [load_checkpoint(tmp_path / f"run/epoch-{n:04}.pt").weights for n in range(1, 5)]
+    running = [name for name in epochs[0] if ".running_" in name]
+    same = [all(torch.equal(a[n], b[n]) for n in running) for a, b in itertools.pairwise(epochs)]
+    assert same == [False, True, True]  # 1 to 2; 2 to 3, 3 to 4
+    assert not torch.equal(epochs[2]["encoder.output.weight"], epochs[3]["encoder.output.weight"])
 
 
 def test_tensorboard_has_scalars_and_transcripts(corpus, tmp_path):

@@ -171,6 +171,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Of every weight, the recurrent ones included: see ds2_deploy/model/initialize.py."""
     dropout_from: float | None = None
     """Dropout grows from this share in the first epoch to `model.dropout` in the last; None: it is constant."""
+    norm_frozen_from: float = 1.0
+    """Share of the epochs after which batch normalisation learns with its running statistics, which then rest, instead
+    of each batch's: where batches differ (in corpus, level or noise), the network must meet in training what it will
+    be given in use."""
     checkpoint_minutes: float = 10.0
     """Minutes between saves of last.pt inside an epoch; it is saved after each epoch in any case."""
     seed: int = 1
@@ -193,6 +197,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ValueError(f"{name} is {value}: it must be positive and finite")
         if self.dropout_from is not None and not 0 <= self.dropout_from < 1:
             raise ValueError(f"dropout_from is {self.dropout_from}: it must be in [0, 1)")
+        if not 0 <= self.norm_frozen_from <= 1:
+            raise ValueError(f"norm_frozen_from is {self.norm_frozen_from}: it must be between 0 and 1")
         if not 0 <= self.workers <= MAX_WORKERS:
             raise ValueError(f"workers is {self.workers}: it must be between 0 and {MAX_WORKERS}")
         if not 0 <= self.seed < 2**63:

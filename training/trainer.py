@@ -19,6 +19,7 @@ from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
+from ds2_deploy.model.norm import freeze_norm
 from ds2_deploy.text.alphabet import Alphabet
 from training.corpus import Corpus, Survey, check_labels, ctc_fits, survey
 from training.data import Batch, Speech, train_loader, valid_loader
@@ -199,6 +200,8 @@ class Training:
             progress = (epoch - 1) / max(recipe.epochs - 1, 1)
             set_dropout(self.model, recipe.dropout_from + progress * (recipe.model.dropout - recipe.dropout_from))
         self.model.train()
+        if epoch > recipe.norm_frozen_from * recipe.epochs:
+            freeze_norm(self.model)
 
     def losses_so_far(self) -> Tensor:
         """Sum and number (2,) of the losses of this epoch, to which this process adds its own."""

@@ -35,6 +35,13 @@ class BatchNorm(nn.Module):
         return scale, self.bias.double() - self.running_mean.double() * scale
 
 
+def freeze_norm(model: nn.Module) -> None:
+    """Until the next `model.train()`, batch normalisation uses its running statistics and leaves them alone."""
+    for module in model.modules():
+        if isinstance(module, BatchNorm):
+            module.eval()
+
+
 class SequenceBatchNorm(BatchNorm):
     """Batch normalisation over the valid frames of a batch (section 3.2), across all processes.
 
