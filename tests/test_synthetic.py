@@ -107,7 +107,7 @@ def test_a_corpus_of_synthetic_voices(tmp_path: Path) -> None:
 
 
 def test_a_model_is_trained_in_stages(tmp_path: Path) -> None:
-    first, second = models.train_commands("default", Path("D"), tmp_path, ["--set", "workers=1"])
+    first, second, _ = models.train_commands("default", Path("D"), tmp_path, ["--set", "workers=1"])
     assert first.count("D/an4/train.jsonl") == 3
     assert str(tmp_path / "spelled/manifest.jsonl") in first
     assert "--init-from" not in first

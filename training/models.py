@@ -50,21 +50,24 @@ SPELLING = ("{work}/spelled/manifest.jsonl",)
 LIBRISPEECH = ("{data}/librispeech-mini/train.jsonl", "{data}/librispeech-mini-extra/train.jsonl")
 PEOPLE = ("batch_size=16", "optimizer.learning_rate=1.5e-3", "sorta_grad=false")
 """Of the second stage, which hears people alone."""
+RESTING = ("batch_size=16", "optimizer.learning_rate=4e-4", "sorta_grad=false", "norm_frozen_from=0")
+"""Of the third, in which batch norm's statistics rest."""
 
 
-def _commands(epochs: int, more_epochs: int) -> Model:
+def _commands(voices: int, people: int, resting: int) -> Model:
     return Model(
         "{data}/an4/valid.jsonl",
         (
-            Stage("voices", (*AN4, *DIGITS, *SPELLING), (f"epochs={epochs}",)),
-            Stage("people", (*AN4, *DIGITS), (f"epochs={more_epochs}", *PEOPLE)),
+            Stage("voices", (*AN4, *DIGITS, *SPELLING), (f"epochs={voices}",)),
+            Stage("people", (*AN4, *DIGITS), (f"epochs={people}", *PEOPLE)),
+            Stage("resting", (*AN4, *DIGITS), (f"epochs={resting}", *RESTING)),
         ),
     )
 
 
 MODELS = {
-    "default": _commands(10, 24),
-    "streaming": _commands(9, 32),
+    "default": _commands(10, 24, 7),
+    "streaming": _commands(9, 32, 9),
     "sentences": Model(
         "{data}/librispeech-mini/valid.jsonl", (Stage("read", (*LIBRISPEECH, "{work}/read/manifest.jsonl")),)
     ),
