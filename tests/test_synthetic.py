@@ -107,13 +107,14 @@ def test_a_corpus_of_synthetic_voices(tmp_path: Path) -> None:
 
 
 def test_a_model_is_trained_in_stages(tmp_path: Path) -> None:
-    first, second, _ = models.train_commands("default", Path("D"), tmp_path, ["--set", "workers=1"])
-    assert first.count("D/an4/train.jsonl") == 3
-    assert str(tmp_path / "spelled/manifest.jsonl") in first
+    first, second = (models.train_command("default", n, Path("D"), tmp_path, ["--set", "workers=1"]) for n in (0, 1))
+    assert first[:4] == ["train", "an4", "--train", "D/an4/train.jsonl"]
     assert "--init-from" not in first
-    assert second[second.index("--init-from") + 1] == str(tmp_path / "default/voices/last.pt")
-    (tmp_path / "default/people").mkdir(parents=True)
-    (tmp_path / "default/people/last.pt").touch()
-    resumed = models.train_commands("default", Path("D"), tmp_path, [])[1]
+    assert second.count("D/an4/train.jsonl") == 2
+    assert str(tmp_path / "spelled/manifest.jsonl") in second
+    assert second[second.index("--init-from") + 1] == str(tmp_path / "default/an4/best.pt")
+    (tmp_path / "default/all").mkdir(parents=True)
+    (tmp_path / "default/all/last.pt").touch()
+    resumed = models.train_command("default", 1, Path("D"), tmp_path, [])
     assert "--resume" in resumed
     assert "--init-from" not in resumed

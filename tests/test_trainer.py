@@ -11,7 +11,7 @@ import torch
 
 import training.trainer
 from ds2_deploy.errors import AudioError, ConfigError, ManifestError, ModelError, OutputError, TrainingError
-from ds2_deploy.model.checkpoint import load_checkpoint
+from ds2_deploy.model.checkpoint import load_checkpoint, save_weights
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.tones import RECIPE
 from training.data import Batch
@@ -91,6 +91,20 @@ def test_init_from_starts_with_the_weights_and_a_fresh_schedule(corpus, tmp_path
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
     assert len(read_log(tmp_path / "second")) == 1
     assert read_log(tmp_path / "second")[0]["loss"] < 0.7 * read_log(tmp_path / "first")[0]["loss"]
+
+
+def test_a_model_folder_can_be_trained_further_with_other_dropout(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=6), [corpus], [corpus], tmp_path / "first")
+    first = load_checkpoint(tmp_path / "first/last.pt")
+    (tmp_path / "model").mkdir()
+    save_weights(first.model(), tmp_path / "model/model.safetensors")
+    (tmp_path / "model/metadata.json").write_text(first.metadata.to_json())
+    still = recipe(tmp_path, "optimizer.learning_rate=1e-30", "model.dropout=0.1", "norm_frozen_from=0", epochs=1)
+    train(still, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "model")
+    second = load_checkpoint(tmp_path / "second/last.pt")
+    assert second.metadata.model.dropout == 0.1
+    for name, weight in first.weights.items():
+        torch.testing.assert_close(second.weights[name], weight, rtol=0, atol=0)
 
 
 def test_another_architecture_is_refused(corpus, tmp_path):

@@ -21,55 +21,62 @@ from ds2_deploy.errors import DS2Error
 from training.manifest import read_manifest
 from training.synthetic.noise import write_noises
 from training.synthetic.speech import an4_texts, phrases, write_speech
+from training.synthetic.spliced import write_spliced
 
 SEED = 2026
-SPELLED, READ = 4000, 2000
+SPELLED, READ = 1500, 2000
 """Synthetic utterances in the manner of AN4, and of sentences."""
+SPLICED = 4
+"""Spliced utterances for each that was spoken."""
 NOISES_EACH = 6
 
 
 class Stage(NamedTuple):
-    """One call of `ds2 train`; the next one goes on from its last weights. `{data}` and `{work}` are the folders."""
+    """One call of `ds2 train`; `{data}` and `{work}` are the folders."""
 
     name: str
+    recipe: str
     train: tuple[str, ...]
-    """A manifest that stands here three times is heard three times an epoch, each time varied anew."""
+    """A manifest that stands here twice is heard twice an epoch, each time varied anew."""
     settings: tuple[str, ...] = ()
+    leaves: str = "last.pt"
+    """The checkpoint that the next stage begins with; the last stage's is the model."""
 
 
 class Model(NamedTuple):
-    """What a bundled model learns from, by the recipe of its name."""
+    """What a model learns from, in stages that go on from each other's weights."""
 
     valid: str
     stages: tuple[Stage, ...]
 
 
-AN4 = ("{data}/an4/train.jsonl", "{data}/an4/valid.jsonl") * 3
-DIGITS = ("{data}/digits/train.jsonl",)
-SPELLING = ("{work}/spelled/manifest.jsonl",)
+AN4, AN4_VALID = "{data}/an4/train.jsonl", "{data}/an4/valid.jsonl"
+DIGITS = "{data}/digits/train.jsonl"
+SPELLED_SPEECH, READ_SPEECH, SPLICED_SPEECH = (
+    f"{{work}}/{name}/manifest.jsonl" for name in ("spelled", "read", "spliced")
+)
 LIBRISPEECH = ("{data}/librispeech-mini/train.jsonl", "{data}/librispeech-mini-extra/train.jsonl")
-PEOPLE = ("batch_size=16", "optimizer.learning_rate=1.5e-3", "sorta_grad=false")
-"""Of the second stage, which hears people alone."""
-RESTING = ("batch_size=16", "optimizer.learning_rate=4e-4", "sorta_grad=false", "norm_frozen_from=0")
-"""Of the third, in which batch norm's statistics rest."""
+FIRST = Path("default") / "an4"
+"""The training whose network finds the words that are spliced."""
 
 
-def _commands(voices: int, people: int, resting: int) -> Model:
+def _commands(name: str, first: str) -> Model:
+    everything = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
     return Model(
-        "{data}/an4/valid.jsonl",
+        AN4_VALID,
         (
-            Stage("voices", (*AN4, *DIGITS, *SPELLING), (f"epochs={voices}",)),
-            Stage("people", (*AN4, *DIGITS), (f"epochs={people}", *PEOPLE)),
-            Stage("resting", (*AN4, *DIGITS), (f"epochs={resting}", *RESTING)),
+            Stage("an4", first, (AN4,), leaves="best.pt"),
+            Stage("all", name, everything, ("augment.noise={work}/noise",)),
         ),
     )
 
 
 MODELS = {
-    "default": _commands(10, 24, 7),
-    "streaming": _commands(9, 32, 9),
+    "default": _commands("default", "an4"),
+    "streaming": _commands("streaming", "an4-streaming"),
     "sentences": Model(
-        "{data}/librispeech-mini/valid.jsonl", (Stage("read", (*LIBRISPEECH, "{work}/read/manifest.jsonl")),)
+        "{data}/librispeech-mini/valid.jsonl",
+        (Stage("read", "sentences", (*LIBRISPEECH, READ_SPEECH), ("augment.noise={work}/noise",)),),
     ),
 }
 
@@ -87,31 +94,36 @@ def prepare(data: Path, work: Path) -> None:
         write_noises(work / "noise", NOISES_EACH, SEED, speakers)
 
 
-def train_commands(name: str, data: Path, work: Path, more: list[str]) -> list[list[str]]:
-    """The calls of `ds2 train` for a model, without the first word; `more` are further options of each."""
-    model, commands = MODELS[name], []
-    last: Path | None = None
-    for stage in model.stages:
-        run = work / name / stage.name
-        command = ["train", name]
-        for manifest in stage.train:
-            command += ["--train", manifest.format(data=data, work=work)]
-        command += ["--valid", model.valid.format(data=data), "--out", str(run)]
-        for setting in (f"augment.noise={work / 'noise'}", *stage.settings):
-            command += ["--set", setting]
-        if (run / "last.pt").exists():
-            command.append("--resume")
-        elif last:
-            command += ["--init-from", str(last)]
-        commands.append(command + more)
-        last = run / "last.pt"
-    return commands
+def splice(data: Path, work: Path, more: list[str]) -> None:
+    """Make WORK/spliced where it is not there yet, which takes the first stage of `default`."""
+    if not (work / "spliced" / "manifest.jsonl").exists():
+        model = MODELS[FIRST.parts[0]]
+        if not (work / FIRST / model.stages[0].leaves).exists():
+            run_ds2(train_command(FIRST.parts[0], 0, data, work, more))
+        write_spliced(work / "spliced", [Path(AN4.format(data=data))], work / FIRST / "best.pt", SPLICED, SEED)
+
+
+def train_command(name: str, number: int, data: Path, work: Path, more: list[str]) -> list[str]:
+    """The call of `ds2 train` for a model's stage, without the first word; `more` are further options."""
+    valid, stages = MODELS[name]
+    stage, run = stages[number], work / name / stages[number].name
+    command = ["train", stage.recipe]
+    for manifest in stage.train:
+        command += ["--train", manifest.format(data=data, work=work)]
+    command += ["--valid", valid.format(data=data), "--out", str(run)]
+    for setting in stage.settings:
+        command += ["--set", setting.format(work=work)]
+    if (run / "last.pt").exists():
+        command.append("--resume")
+    elif number:
+        command += ["--init-from", str(work / name / stages[number - 1].name / stages[number - 1].leaves)]
+    return command + more
 
 
 def export_command(name: str, work: Path) -> list[str]:
-    """The call of `ds2 export` for a model's last weights."""
-    run = work / name / MODELS[name].stages[-1].name
-    return ["export", str(run / "last.pt"), "--out", str(work / name / "model")]
+    """The call of `ds2 export` for the weights that a model's last stage leaves."""
+    stage = MODELS[name].stages[-1]
+    return ["export", str(work / name / stage.name / stage.leaves), "--out", str(work / name / "model")]
 
 
 def run_ds2(command: list[str]) -> None:
@@ -122,8 +134,10 @@ def run_ds2(command: list[str]) -> None:
 
 
 def train(name: str, data: Path, work: Path, more: list[str]) -> None:
-    for number in range(len(MODELS[name].stages)):
-        run_ds2(train_commands(name, data, work, more)[number])  # made anew: the stage before has its weights now
+    for number, stage in enumerate(MODELS[name].stages):
+        if SPLICED_SPEECH in stage.train:
+            splice(data, work, more)
+        run_ds2(train_command(name, number, data, work, more))
 
 
 def main() -> None:
@@ -141,13 +155,13 @@ def main() -> None:
     try:
         if arguments.step in ("prepare", "all"):
             prepare(data, work)
+        for name in names if arguments.step != "prepare" else []:
+            if arguments.step in ("train", "all"):
+                train(name, data, work, more)
+            if arguments.step in ("export", "all") and not (work / name / "model").exists():
+                run_ds2(export_command(name, work))
     except DS2Error as error:
         sys.exit(f"models: {error}")
-    for name in names if arguments.step != "prepare" else []:
-        if arguments.step in ("train", "all"):
-            train(name, data, work, more)
-        if arguments.step in ("export", "all") and not (work / name / "model").exists():
-            run_ds2(export_command(name, work))
 
 
 if __name__ == "__main__":

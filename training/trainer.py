@@ -15,11 +15,12 @@ from torch import Tensor
 import ds2_deploy
 from ds2_deploy.errors import ConfigError, ModelError, TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_weights
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
 from ds2_deploy.model.norm import freeze_norm
+from ds2_deploy.model_folder import open_model
 from ds2_deploy.text.alphabet import Alphabet
 from training.corpus import Corpus, Survey, check_labels, ctc_fits, survey
 from training.data import Batch, Speech, train_loader, valid_loader
@@ -108,7 +109,7 @@ class Training:
         # --- what to learn from ---------------------------------------------------------------------------------
         self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter)
         self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
-        checkpoint = load_checkpoint(folder.last) if resume else load_checkpoint(init_from) if init_from else None
+        checkpoint = load_checkpoint(folder.last) if resume else _first_weights(init_from) if init_from else None
         self.metadata = _metadata(recipe, alphabet, train_manifests, self.train_set, checkpoint)
 
         # --- what learns ----------------------------------------------------------------------------------------
@@ -384,9 +385,20 @@ def _metadata(
     )
 
 
+def _first_weights(source: Path) -> Checkpoint:
+    """Of a checkpoint file, a model folder or a bundled model."""
+    if source.is_file():
+        return load_checkpoint(source)
+    folder = open_model(source)
+    return Checkpoint(metadata=folder.metadata, weights=load_weights(folder.path, folder.metadata).state_dict())
+
+
 def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:
     """Another architecture is an error; other labels, too, where a training is resumed, else they start afresh."""
     old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
+    if not resume:  # dropout has no weights
+        dropout = {"dropout": new.model.dropout, "locked_dropout": new.model.locked_dropout}
+        old = msgspec.structs.replace(old, model=msgspec.structs.replace(old.model, **dropout))
     for name in ("model", "feature", *(("alphabet",) if resume else ())):
         if getattr(old, name) != getattr(new, name):
             raise ModelError(

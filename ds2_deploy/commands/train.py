@@ -19,7 +19,8 @@ def train(
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for best.pt, last.pt and log.jsonl.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,
     init_from: Annotated[
-        Path | None, typer.Option(metavar="CHECKPOINT", help="Start from these weights instead of random ones.")
+        Path | None,
+        typer.Option(metavar="MODEL|CHECKPOINT", help="Start from these weights instead of random ones."),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="key=value", help="Change the recipe, e.g. model.rnn_size=512.")

@@ -1,0 +1,113 @@
+"""Recordings cut into words and put together anew: the alignment against every path, the cuts against known sounds."""
+
+import itertools
+import random
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from ds2_deploy.errors import ManifestError
+from ds2_deploy.model.checkpoint import Checkpoint
+from ds2_deploy.text.alphabet import ENGLISH
+from tests.tiny import MODELS, tiny_metadata, tiny_model
+from tests.tones import write_corpus
+from training.manifest import read_manifest
+from training.synthetic.spliced import FADE_S, Words, best_path, cuts, joined, recombined, write_spliced
+
+RATE = 16_000
+
+
+def collapsed(path: tuple[int, ...]) -> list[int]:
+    return [label for label, _ in itertools.groupby(path) if label]
+
+
+@pytest.mark.parametrize("labels", [[1], [1, 2], [1, 1], [2, 1, 2], [2, 2, 1]])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_path_is_the_best_of_all_paths(labels: list[int], seed: int) -> None:
+    frames, classes = 6, 3
+    scores = np.random.default_rng(seed).standard_normal((frames, classes)).astype(np.float32)
+    paths = [p for p in itertools.product(range(classes), repeat=frames) if collapsed(p) == labels]
+    best = max(paths, key=lambda path: sum(scores[t, label] for t, label in enumerate(path)))
+    runs = [(label, [t for t, _ in run]) for label, run in itertools.groupby(enumerate(best), key=lambda x: x[1])]
+    assert best_path(scores, labels) == [(times[0], times[-1]) for label, times in runs if label]
+
+
+def test_too_few_frames_are_refused() -> None:
+    with pytest.raises(ManifestError, match="3 frames are too few for 3 labels"):
+        best_path(np.zeros((3, 3), np.float32), [1, 1, 2])  # the two alike need a blank between them
+
+
+def sounds(*seconds: float) -> npt.NDArray[np.float32]:
+    """Noise and silence in turn, beginning with silence."""
+    rng = np.random.default_rng(0)
+    parts = [
+        rng.standard_normal(int(length * RATE)) * (0.1 if number % 2 else 1e-4) for number, length in enumerate(seconds)
+    ]
+    return np.concatenate(parts).astype(np.float32)
+
+
+def test_recordings_are_cut_in_the_silence_between_words() -> None:
+    audio = sounds(0.5, 0.3, 0.1, 0.4, 0.06, 0.3, 0.5)
+    first, one, two, last = (place / RATE for place in cuts(audio, RATE, [(0.6, 0.7), (1.0, 1.1), (1.5, 1.6)]))
+    assert 0.8 < one < 0.9
+    assert 1.3 < two < 1.36
+    assert (first, last) == pytest.approx((0.35, 1.85), abs=0.001)  # a quarter of a second around what was found
+
+
+def test_the_silence_inside_a_plosive_is_no_cut() -> None:
+    audio = sounds(0.3, 0.02, 0.04, 0.3, 0.1, 0.3, 0.3)  # a burst, its closure, the vowel; a pause, another word
+    _, between, _ = (place / RATE for place in cuts(audio, RATE, [(0.3, 0.32), (0.9, 1.0)]))
+    assert 0.66 < between < 0.76
+
+
+@pytest.mark.parametrize("spans", [[(0.5, 0.7), (0.6, 0.8)], [(0.0, 0.98), (0.98, 1.0)], [(0.2, 0.2), (0.2, 0.2)]])
+def test_cuts_stay_in_order_and_inside(spans: list[tuple[float, float]]) -> None:
+    audio = sounds(0.2, 0.8)
+    places = cuts(audio, RATE, spans)
+    assert places == sorted(places)
+    assert (places[0] >= 0, places[-1] <= len(audio)) == (True, True)
+
+
+def test_pieces_fade_into_each_other() -> None:
+    fade = int(FADE_S * RATE)
+    result = joined([np.ones(400, np.float32), np.full(400, 3, np.float32), np.ones(2, np.float32)], RATE)
+    assert len(result) == 800 - fade + 2
+    assert np.all(np.diff(result[:700]) >= 0)
+    assert (result[0], result[400], result[-1]) == (1, 3, 1)
+
+
+def test_a_recombined_utterance_is_what_its_text_says() -> None:
+    speech = [
+        Words(["a", "b", "c"], [np.full(800, value, np.float32) for value in (1, 2, 3)]),
+        Words(["d"], [np.full(800, 4, np.float32)]),
+    ]
+    values = dict(zip("abcd", (1, 2, 3, 4), strict=True))
+    texts = set()
+    for seed in range(50):
+        text, audio = recombined(speech, random.Random(seed), RATE)
+        texts.add(text)
+        words = text.split()
+        assert len(audio) == 800 * len(words) - int(FADE_S * RATE) * (len(words) - 1)
+        middles = [audio[400 + number * (800 - int(FADE_S * RATE))] for number in range(len(words))]
+        assert middles == [values[word] for word in words]
+    assert len(texts) > 30
+
+
+def test_a_corpus_is_respoken_by_its_own_speakers(tmp_path: Path) -> None:
+    (tmp_path / "corpus").mkdir()
+    manifest = write_corpus(tmp_path / "corpus")
+    known = read_manifest(manifest)
+    model = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"]))
+    assert model.metadata.alphabet == ENGLISH
+    Checkpoint(metadata=model.metadata, weights=model.state_dict()).save(tmp_path / "aligner.pt")
+    write_spliced(tmp_path / "spliced", [manifest], tmp_path / "aligner.pt", 2, 1)
+    made = read_manifest(tmp_path / "spliced/manifest.jsonl")
+    assert {word for utterance in made for word in utterance.text.split()} <= {
+        word for utterance in known for word in utterance.text.split()
+    }
+    assert {utterance.speaker for utterance in made} <= {utterance.speaker for utterance in known}
+    for utterance in made:
+        assert soundfile.info(utterance.path).duration == pytest.approx(utterance.duration_s, abs=0.001)
