@@ -40,7 +40,7 @@ lint: setup
 	$(VENV)/bin/mypy
 
 bench: setup
-	@set -e; for name in transcribe_speed stream_latency; do echo "== $$name"; $(PY) benchmarks/$$name.py; done
+	@set -e; for name in transcribe_speed stream_latency engine_matrix; do echo "== $$name"; $(PY) benchmarks/$$name.py; done
 
 # Hours on a CPU, from the corpora of DS2_DATA; the models come to lie in runs/models/NAME/model.
 models: setup

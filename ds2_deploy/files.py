@@ -65,6 +65,25 @@ def _reported(path: Path) -> Iterator[None]:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
 
 
+@contextmanager
+def alone_with(path: Path, doing: str) -> Iterator[None]:
+    """One process at a time: OutputError where another one holds `path`, an existing file, and is `doing` something.
+
+    The operating system forgets the lock with its process. Where it has no such locks (Windows), there is none.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(f"Another process is {doing} at the moment: wait until it is done.") from None
+        yield
+
+
 def sha256(path: Path) -> str:
     """The file's SHA-256 as hexadecimal digits."""
     with path.open("rb") as file:

@@ -12,7 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.metrics import Errors
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import Backend, pad_batch
 
@@ -30,6 +32,8 @@ class Recording(NamedTuple):
     name: str
     samples: npt.NDArray[np.float32]
     """(S,) at the model's rate."""
+    text: str | None = None
+    """What is said in it, as the model's language spells it, where that is known."""
 
 
 Candidate = tuple[Backend, Precision]
@@ -48,6 +52,11 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     equal_lengths: bool
     max_abs_allowed: float
     equal_argmax_required: float
+    different_words: int | None = None
+    """Word edits between the backend's transcripts and the reference's; None where nothing was decoded."""
+    wer: float | None = None
+    """Of the recordings whose text is known, as a fraction; phonemes count as words."""
+    cer: float | None = None
 
     @property
     def passed(self) -> bool:
@@ -64,6 +73,10 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     """(B, S) of every batch."""
     differences: tuple[Difference, ...]
     passed: bool
+    reference_words: int | None = None
+    """Words in the reference's transcripts."""
+    reference_wer: float | None = None
+    reference_cer: float | None = None
 
     def to_json(self) -> str:
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
@@ -118,10 +131,18 @@ def batches_of(recordings: Sequence[Recording], sizes: Sequence[int] = (1, 3, 8)
 
 
 def compare(
-    reference: Backend, others: Sequence[Candidate], recordings: Sequence[Recording], min_samples: int
+    reference: Backend,
+    others: Sequence[Candidate],
+    recordings: Sequence[Recording],
+    min_samples: int,
+    decoder: Decoder | None = None,
 ) -> ParityReport:
-    """Run `recordings` through the reference and every (backend, precision); the report tells whether all agree."""
+    """Run `recordings` through the reference and every (backend, precision); the report tells whether all agree.
+
+    With a `decoder` it tells their words and error rates as well, which decide nothing: they follow from the frames.
+    """
     gaps = [_Gap(backend, precision) for backend, precision in others]
+    own = _Words()
     shapes = []
     for batch in batches_of(recordings):
         audio, lengths = pad_batch([recording.samples for recording in batch], min_samples)
@@ -132,14 +153,46 @@ def compare(
             gap.equal_lengths &= bool(np.array_equal(got.lengths, expected.lengths))
             for row, other, length in zip(expected.log_probs, got.log_probs, expected.lengths, strict=True):
                 gap.add(row[:length], other[:length])
-    differences = tuple(gap.difference() for gap in gaps)
+            if decoder:
+                for i, recording in enumerate(batch):
+                    said, heard = (decoder.decode(e.log_probs[i, : e.lengths[i]]).text for e in (expected, got))
+                    gap.words.add(recording.text, heard, said)
+        if decoder:
+            for i, recording in enumerate(batch):
+                said = decoder.decode(expected.log_probs[i, : expected.lengths[i]]).text
+                own.add(recording.text, said, said)
+    differences = tuple(gap.difference(decoded=decoder is not None) for gap in gaps)
     return ParityReport(
         reference=reference.name,
         recordings=tuple(recording.name for recording in recordings),
         shapes=tuple(shapes),
         differences=differences,
         passed=all(difference.passed for difference in differences),
+        reference_words=own.apart.words if decoder else None,
+        reference_wer=own.wer,
+        reference_cer=own.cer,
     )
+
+
+class _Words:
+    """Sums up transcripts: how far they are from the reference's, and from the truth."""
+
+    def __init__(self) -> None:
+        self.apart = self.wrong = Errors()
+
+    def add(self, text: str | None, heard: str, said: str) -> None:
+        """One utterance: what was spoken, what the backend made of it, and what the reference did."""
+        self.apart = Errors.total([self.apart, Errors.between(said, heard)])
+        if text is not None:
+            self.wrong = Errors.total([self.wrong, Errors.between(text, heard)])
+
+    @property
+    def wer(self) -> float | None:
+        return self.wrong.wer if self.wrong.words else None
+
+    @property
+    def cer(self) -> float | None:
+        return self.wrong.cer if self.wrong.words else None
 
 
 class _Gap:
@@ -150,6 +203,7 @@ class _Gap:
         self.equal_lengths = True
         self.frames = self.equal = self.values = 0
         self.max_abs = self.sum_abs = 0.0
+        self.words = _Words()
 
     def add(self, expected: npt.NDArray[np.float32], got: npt.NDArray[np.float32]) -> None:
         """One utterance: (T, V) each."""
@@ -166,7 +220,7 @@ class _Gap:
         self.equal += int((chosen >= expected.max(-1) - TIE).sum())
         self.frames += len(expected)
 
-    def difference(self) -> Difference:
+    def difference(self, *, decoded: bool) -> Difference:
         return Difference(
             backend=self.backend.name,
             precision=self.precision,
@@ -177,4 +231,7 @@ class _Gap:
             equal_lengths=self.equal_lengths,
             max_abs_allowed=MAX_ABS[self.precision],
             equal_argmax_required=MIN_EQUAL_ARGMAX,
+            different_words=self.words.apart.word_errors if decoded else None,
+            wer=self.words.wer,
+            cer=self.words.cer,
         )

@@ -4,6 +4,7 @@ Neither torch nor the onnx package is needed: an engine is often built on a mach
 """
 
 import hashlib
+import json
 import logging
 import os
 import re
@@ -16,13 +17,16 @@ import numpy as np
 
 from ds2_deploy import __version__
 from ds2_deploy.errors import ConfigError, EngineError, ModelNotFoundError, OutputError
-from ds2_deploy.files import atomic_path, sha256
+from ds2_deploy.files import alone_with, atomic_path, sha256
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import graph_file, open_model
 from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, Precision, TensorInfo
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
-from ds2_deploy.runtime.trt import RuntimeChoice, TensorRT, choose
+from ds2_deploy.runtime.trt import BuildOptions, RuntimeChoice, TensorRT, choose
 from export.profiles import DEFAULT_BATCH, DEFAULT_SECONDS, DEFAULT_STREAMS, Range, make_profiles
+from export.progress import BuildProgress
+
+DEFAULT_OPTIONS = BuildOptions()
 
 _logger = logging.getLogger(__name__)
 
@@ -35,14 +39,18 @@ def build_engine(
     runtime: RuntimeChoice = "auto",
     batch: Range | None = None,
     seconds: Sequence[Range] = (),
+    options: BuildOptions = DEFAULT_OPTIONS,
     rebuild: bool = False,
+    progress: BuildProgress | None = None,
 ) -> Path:
     """Build MODEL/engines/NAME.engine and NAME.json beside it; returns the engine's path.
 
     `model` is a model folder or the name of a bundled model; `seconds` makes one profile of each range, none
-    given are DEFAULT_SECONDS. An engine that is there already is replaced with `rebuild` only. Raises ModelError,
-    MissingPackageError and BackendUnavailableError for what is missing, EngineError for a graph that cannot
-    be built, OutputError for what cannot be written.
+    given are DEFAULT_SECONDS. `options.layers` writes NAME.layers.json, too. An engine that is there already is
+    replaced with `rebuild` only. What TensorRT measures stays in engines/RUNTIME.timing-cache for the next build.
+
+    Raises ModelError, MissingPackageError and BackendUnavailableError for what is missing, EngineError for a graph
+    that cannot be built, OutputError for what cannot be written or is being built by another process.
     """
     if stream and seconds:
         raise ConfigError("--seconds does not go with --stream: a stream's chunks all have one length.")
@@ -51,21 +59,25 @@ def build_engine(
         metadata.check_can_stream(folder)
     source = _source(folder, fp16=fp16, stream=stream)
     tensorrt = choose(runtime)
-    path = folder / "engines" / f"{source.stem}.{tensorrt.tag}.engine"
-    _check_output(path, rebuild=rebuild)
-
-    start = time.perf_counter()
-    build = Build(tensorrt, source)
-    build.check_interface(stream=stream)
-    batch = batch or (DEFAULT_STREAMS if stream else DEFAULT_BATCH)
-    profiles = make_profiles({i.name: i.shape for i in build.inputs}, batch, seconds or DEFAULT_SECONDS, metadata)
-    plan = build.plan(profiles)
-    build_s = time.perf_counter() - start
-    info = build.describe(plan, profiles, metadata, precision="fp16" if fp16 else "fp32", build_s=build_s)
-    # The engine takes its place first: one without its JSON is not used, one beside another's JSON fails the hash.
-    with atomic_path(path.with_suffix(".json")) as json_file, atomic_path(path) as engine_file:
-        info.write(json_file)
-        engine_file.write_bytes(plan)
+    tag = tensorrt.target(options).tag
+    path = folder / "engines" / f"{source.stem}{'.tf32' if options.tf32 else ''}.{tag}.engine"
+    with alone_with(source, f"building an engine from {source}"):
+        _check_output(path, rebuild=rebuild)
+        start = time.perf_counter()
+        build = Build(tensorrt, source, options)
+        build.check_interface(stream=stream)
+        batch = batch or (DEFAULT_STREAMS if stream else DEFAULT_BATCH)
+        profiles = make_profiles({i.name: i.shape for i in build.inputs}, batch, seconds or DEFAULT_SECONDS, metadata)
+        plan = build.plan(profiles, path.with_name(f"{tag}.timing-cache"), progress)
+        build_s = time.perf_counter() - start
+        info = build.describe(plan, profiles, metadata, precision="fp16" if fp16 else "fp32", build_s=build_s)
+        if options.layers:
+            with atomic_path(path.with_suffix(".layers.json")) as layers_file:
+                layers_file.write_text(json.dumps(build.layers(plan), indent=1))
+        # The engine takes its place first: one without its JSON is not used, one beside another's fails the hash.
+        with atomic_path(path.with_suffix(".json")) as json_file, atomic_path(path) as engine_file:
+            info.write(json_file)
+            engine_file.write_bytes(plan)
     _logger.info("%s built %s in %.1f s: %.1f MB", tensorrt.title, path, build_s, plan.nbytes / 1e6)
     return path
 
@@ -93,8 +105,8 @@ class Build:
     all of them live as long as this one.
     """
 
-    def __init__(self, tensorrt: TensorRT, source: Path) -> None:
-        self._tensorrt, self._source = tensorrt, source
+    def __init__(self, tensorrt: TensorRT, source: Path, options: BuildOptions = DEFAULT_OPTIONS) -> None:
+        self._tensorrt, self._source, self._options = tensorrt, source, options
         self._log = tensorrt.create_log()
         try:
             self._builder = tensorrt.api.Builder(self._log)
@@ -123,9 +135,15 @@ class Build:
                 f"has {', '.join(expected)}: export the model again."
             )
 
-    def plan(self, profiles: Sequence[OptimizationProfile]) -> memoryview:
+    def plan(
+        self, profiles: Sequence[OptimizationProfile], timing_cache: Path, progress: BuildProgress | None = None
+    ) -> memoryview:
         """The serialised engine. Whether there is one decides: a good build may log errors as well."""
-        config = self._tensorrt.create_config(self._builder)
+        config = self._tensorrt.create_config(self._builder, self._options)
+        self._tensorrt.use_timing_cache(config, timing_cache.read_bytes() if timing_cache.exists() else b"")
+        monitor = self._tensorrt.create_monitor(progress) if progress else None
+        if monitor is not None:
+            config.progress_monitor = monitor
         for profile in profiles:
             native = self._builder.create_optimization_profile()
             for name, shapes in profile.inputs.items():
@@ -134,7 +152,18 @@ class Build:
         plan = self._builder.build_serialized_network(self._network, config)
         if plan is None:
             raise self._error("the builder gave no reason")
+        if measured := self._tensorrt.timing_cache(config):
+            with atomic_path(timing_cache) as cache_file:
+                cache_file.write_bytes(measured)
         return memoryview(plan)
+
+    def layers(self, plan: memoryview) -> dict[str, Any]:
+        """What was parsed, layer by layer, and what became of it, for which the library needs a GPU."""
+        network = self._network
+        return {
+            "parsed": [_layer(network.get_layer(number)) for number in range(network.num_layers)],
+            "engine": self._tensorrt.inspect(plan, self._log),
+        }
 
     def describe(
         self,
@@ -145,18 +174,20 @@ class Build:
         precision: Precision,
         build_s: float,
     ) -> EngineInfo:
-        target = self._tensorrt.target
+        target, options = self._tensorrt.target(self._options), self._options
         return EngineInfo(
             runtime=self._tensorrt.name,
             runtime_version=self._tensorrt.version,
             ds2_version=__version__,
-            compute_capability=self._tensorrt.compute_capability,
-            gpu=target.name if target else None,
+            compute_capability=target.compute_capability,
+            gpu=target.gpu.name if target.gpu else None,
             source=self._source.name,
             source_sha256=sha256(self._source),
             sha256=hashlib.sha256(plan).hexdigest(),
             size_bytes=plan.nbytes,
             precision=precision,
+            tf32=options.tf32,
+            version_compatible=options.version_compatible,
             profiles=profiles,
             inputs=self.inputs,
             outputs=self.outputs,
@@ -178,6 +209,16 @@ class Build:
     def _tensor(self, tensor: Any) -> TensorInfo:
         dtype = np.dtype(self._tensorrt.api.nptype(tensor.dtype))
         return TensorInfo(name=tensor.name, dtype=dtype.name, shape=tuple(tensor.shape))
+
+
+def _layer(layer: Any) -> dict[str, Any]:
+    """Name, kind and outputs of one layer of a parsed network; -1 is a dimension that varies."""
+    outputs = [layer.get_output(number) for number in range(layer.num_outputs)]
+    return {
+        "name": layer.name,
+        "type": layer.type.name,
+        "outputs": [{"name": o.name, "dtype": o.dtype.name, "shape": list(o.shape)} for o in outputs],
+    }
 
 
 def _parser_reason(parser: Any) -> str:

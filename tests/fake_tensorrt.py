@@ -9,7 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 
 __version__ = "10.9.0"
-CLASSES = ["ILogger", "Builder", "INetworkDefinition", "OnnxParser", "IBuilderConfig", "IOptimizationProfile"]
+CLASSES = [
+    "ILogger", "Builder", "INetworkDefinition", "OnnxParser", "IBuilderConfig", "IOptimizationProfile", "ITimingCache",
+    "IProgressMonitor", "HardwareCompatibilityLevel", "ProfilingVerbosity", "BuilderFlag",
+]  # fmt: skip
 
 asked: dict[str, Any] = {}
 starts = True
@@ -30,6 +33,36 @@ class ILogger:
 
 class BuilderFlag(IntEnum):
     TF32 = 7
+    VERSION_COMPATIBLE = 13
+
+
+class HardwareCompatibilityLevel(IntEnum):
+    NONE, AMPERE_PLUS = range(2)
+
+
+class ProfilingVerbosity(IntEnum):
+    LAYER_NAMES_ONLY, NONE, DETAILED = range(3)
+
+
+class IProgressMonitor:
+    def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+        raise NotImplementedError
+
+    def step_complete(self, phase_name: str, step: int) -> bool:
+        raise NotImplementedError
+
+    def phase_finish(self, phase_name: str) -> None:
+        raise NotImplementedError
+
+
+class ITimingCache:
+    __slots__ = ("_content",)
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+
+    def serialize(self) -> memoryview:
+        return memoryview(self._content + b"+")
 
 
 class NetworkDefinitionCreationFlag:
@@ -50,10 +83,27 @@ class IOptimizationProfile:
 class IBuilderConfig:
     """Without the compute capabilities of TensorRT-RTX; assigning to them fails."""
 
-    __slots__ = ()
+    __slots__ = ("_cache", "hardware_compatibility_level", "profiling_verbosity", "progress_monitor")
+
+    def __init__(self) -> None:
+        self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
+        self.progress_monitor: IProgressMonitor | None = None
+
+    def set_flag(self, flag: BuilderFlag) -> None:
+        asked.setdefault("set", []).append(flag.name)
 
     def clear_flag(self, flag: BuilderFlag) -> None:
         asked.setdefault("cleared", []).append(flag.name)
+
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+        return ITimingCache(serialized_timing_cache)
+
+    def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        self._cache = cache
+        return not ignore_mismatch
+
+    def get_timing_cache(self) -> ITimingCache:
+        return self._cache
 
     def add_optimization_profile(self, profile: IOptimizationProfile) -> int:
         asked.setdefault("profiles", []).append(profile._shapes)
@@ -104,6 +154,12 @@ class Builder:
         return IOptimizationProfile()
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> bytes | None:
+        asked["hardware"] = config.hardware_compatibility_level.name
+        if monitor := config.progress_monitor:
+            monitor.phase_start("whole", None, 2)
+            if not monitor.step_complete("whole", 0):
+                return None
+            monitor.phase_finish("whole")
         if plan is None:
             self._logger.log(ILogger.Severity.WARNING, "a warning")
             self._logger.log(

@@ -1,6 +1,7 @@
 """ds2 build-engine: everything on TensorRT-RTX is the real parser and builder. (TensorRT: test_trt.py.)"""
 
 import importlib.util
+import json
 import logging
 import subprocess
 import sys
@@ -15,12 +16,14 @@ from ds2_deploy.errors import (
     ModelNotFoundError,
     OutputError,
 )
-from ds2_deploy.files import sha256
+from ds2_deploy.files import alone_with, sha256
 from ds2_deploy.runtime.engine_info import EngineInfo
-from ds2_deploy.runtime.gpu import Gpu
-from ds2_deploy.runtime.trt import choose
+from ds2_deploy.runtime.gpu import Gpu, gpus
+from ds2_deploy.runtime.trt import BuildOptions, choose
 from export.profiles import parse_batch, parse_seconds
+from export.progress import BuildProgress
 from export.to_tensorrt import build_engine
+from tests.matrix import Case, every_case, pairs, pairwise
 from tests.tiny_graph import METADATA, onnx, write_model
 
 needs_rtx = pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt_rtx is not installed")
@@ -76,7 +79,7 @@ class TestTensorRTRTX:
         """Asked of the native objects themselves."""
         tensorrt = choose("tensorrt-rtx")
         builder = tensorrt.api.Builder(tensorrt.create_log())
-        config = tensorrt.create_config(builder)
+        config = tensorrt.create_config(builder, BuildOptions())
         assert not config.get_flag(tensorrt.api.BuilderFlag.TF32)
         assert builder.create_builder_config().get_flag(tensorrt.api.BuilderFlag.TF32)  # on, unless cleared
         flags = tensorrt.api.NetworkDefinitionCreationFlag
@@ -179,6 +182,38 @@ class TestTensorRTRTX:
             build_engine(model)
         assert not (model / "engines").exists()
 
+    def test_tf32_is_in_the_name_and_in_the_json(self, model: Path) -> None:
+        path = build_engine(model, options=BuildOptions(tf32=True))
+        assert path.name == "model.tf32.tensorrt-rtx.engine"
+        assert EngineInfo.read(path.with_suffix(".json")).tf32
+
+    def test_version_compatible_is_refused(self, model: Path) -> None:
+        with pytest.raises(ConfigError, match="an engine of TensorRT-RTX serves its version alone"):
+            build_engine(model, options=BuildOptions(version_compatible=True))
+
+    def test_layers(self, model: Path) -> None:
+        path = build_engine(model, options=BuildOptions(layers=True))
+        layers = json.loads(path.with_suffix(".layers.json").read_text())
+        assert layers["engine"] is None or gpus()  # what became of them, the library tells on a GPU alone
+        softmax = next(layer for layer in layers["parsed"] if layer["type"] == "SOFTMAX")
+        assert [(o["dtype"], o["shape"][-1]) for o in softmax["outputs"]] == [("FLOAT", 29)]
+        assert {"LOOP_OUTPUT", "CONVOLUTION"} <= {layer["type"] for layer in layers["parsed"]}
+
+    def test_progress_rises_to_the_end(self, model: Path) -> None:
+        heard: list[tuple[float, str]] = []
+        build_engine(model, progress=BuildProgress(lambda share, phase: heard.append((share, phase))))
+        shares = [share for share, _ in heard]
+        assert shares == sorted(shares)
+        assert shares[0] == 0
+        assert 0.8 < shares[-1] <= 1
+        assert len({phase for _, phase in heard}) > 3
+
+    def test_one_build_of_a_graph_at_a_time(self, model: Path) -> None:
+        source = model / "model.onnx"
+        with alone_with(source, "testing"), pytest.raises(OutputError, match=r"building an engine from .* wait until"):
+            build_engine(model)  # another open file of the same process is like another process
+        build_engine(model)
+
     def test_a_stream_has_one_profile(self, model: Path) -> None:
         text = """
         <ir_version: 10, opset_import: ["": 22]>
@@ -220,6 +255,26 @@ def test_what_is_exported_can_be_built(
     assert EngineInfo.read(path.with_suffix(".json")).metadata == metadata
     assert "Make sure input audio_lengths" in caplog.text
     assert "self-consistent" not in caplog.text
+
+
+@needs_rtx
+@pytest.mark.parametrize("case", pairwise(every_case()), ids=lambda case: "-".join(case))
+def test_every_pair_of_choices_can_be_built(tmp_path: Path, case: Case) -> None:
+    pytest.importorskip("torch")
+    case.write(tmp_path)
+    stream = case.graph == "stream"
+    path = build_engine(
+        tmp_path, fp16=case.precision == "fp16", stream=stream, seconds=[] if stream else [parse_seconds("0:1:2")]
+    )
+    info = EngineInfo.read(path.with_suffix(".json"))
+    assert (info.source, info.precision) == (path.name.replace(".tensorrt-rtx.engine", ".onnx"), case.precision)
+    assert info.size_bytes == path.stat().st_size > 10_000
+
+
+def test_the_few_hold_every_pair_of_all() -> None:
+    held = set().union(*map(pairs, pairwise(every_case())))
+    assert held == set().union(*map(pairs, every_case()))
+    assert len(held) == 8 + 8 + 8 + 12 + 3 + 4 + 6 + 4 + 6 + 6  # all there are but (both, stream)
 
 
 class TestRefusals:

@@ -8,10 +8,12 @@ from types import ModuleType
 
 import pytest
 
-from ds2_deploy.errors import BackendUnavailableError, EngineError, MissingPackageError
+from ds2_deploy.errors import BackendUnavailableError, ConfigError, EngineError, MissingPackageError
+from ds2_deploy.runtime.engine_info import EngineInfo
 from ds2_deploy.runtime.gpu import Gpu
-from ds2_deploy.runtime.trt import choose
+from ds2_deploy.runtime.trt import BuildOptions, choose
 from export.profiles import parse_batch, parse_seconds
+from export.progress import BuildProgress
 from export.to_tensorrt import build_engine
 from tests import fake_tensorrt
 from tests.tiny_graph import write_model
@@ -46,6 +48,7 @@ class TestTensorRT:
             "network_flags": 1 << 1,  # strongly typed
             "parsed": str(model / "model.fp16.onnx"),
             "cleared": ["TF32"],
+            "hardware": "NONE",
             "profiles": [
                 {"audio": ((1, 16000), (2, 32000), (4, 48000)), "audio_lengths": ((1,), (2,), (4,))},
             ],
@@ -53,6 +56,38 @@ class TestTensorRT:
         info = json.loads(path.with_suffix(".json").read_text())
         assert (info["runtime"], info["runtime_version"]) == ("tensorrt", "10.9.0")
         assert (info["gpu"], info["compute_capability"]) == ("NVIDIA H200", "9.0")
+
+    def test_what_an_engine_gives_up(self, model: Path, fake: ModuleType, h200: Gpu) -> None:
+        options = BuildOptions(tf32=True, hardware_compatible=True, version_compatible=True)
+        path = build_engine(model, options=options)
+        assert path.name == "model.tf32.tensorrt-sm80plus.engine"
+        assert "cleared" not in fake.asked
+        assert (fake.asked["set"], fake.asked["hardware"]) == (["VERSION_COMPATIBLE"], "AMPERE_PLUS")
+        info = EngineInfo.read(path.with_suffix(".json"))
+        assert (info.tf32, info.version_compatible, info.compute_capability) == (True, True, "8.0+")
+        assert info.gpu == "NVIDIA H200"  # on which it was tuned
+
+    def test_hardware_compatible_on_what_is_too_old(
+        self, model: Path, fake: ModuleType, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("ds2_deploy.runtime.trt.gpus", lambda: [Gpu("Tesla T4", (7, 5))])
+        with pytest.raises(ConfigError, match=r"needs a GPU of compute capability 8\.0 or later: this is Tesla T4"):
+            build_engine(model, options=BuildOptions(hardware_compatible=True))
+
+    def test_the_timing_cache_grows_from_build_to_build(self, model: Path, fake: ModuleType, h200: Gpu) -> None:
+        cache = build_engine(model).with_name("tensorrt-sm90.timing-cache")
+        assert cache.read_bytes() == b"+"
+        build_engine(model, fp16=True)
+        assert cache.read_bytes() == b"++"
+
+    def test_progress_is_told_and_can_stop_the_build(self, model: Path, fake: ModuleType, h200: Gpu) -> None:
+        heard: list[tuple[float, str]] = []
+        progress = BuildProgress(lambda share, phase: heard.append((share, phase)))
+        build_engine(model, progress=progress)
+        assert heard == [(0.0, "whole"), (0.5, "whole")]
+        progress.stop()
+        with pytest.raises(EngineError, match="gave no reason"):
+            build_engine(model, fp16=True, progress=progress)
 
     def test_a_later_version_without_the_flag(
         self, model: Path, fake: ModuleType, h200: Gpu, monkeypatch: pytest.MonkeyPatch

@@ -1,13 +1,17 @@
 """ds2 build-engine: a TensorRT engine from a model folder."""
 
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from ds2_deploy.commands.common import usage_errors
+
+if TYPE_CHECKING:
+    from export.progress import BuildProgress
 
 
 def build_engine(
@@ -29,15 +33,32 @@ def build_engine(
             help="Seconds of audio, a profile for each time it is given; without it, 0:3:5, 5:10:15 and 15:25:35.",
         ),
     ] = None,
+    tf32: Annotated[
+        bool, typer.Option("--tf32", help="Round float32 products to TF32: faster, and it spoils the spectrogram.")
+    ] = False,
+    hardware_compatible: Annotated[
+        bool,
+        typer.Option(
+            "--hardware-compatible", help="TensorRT: for every GPU of compute capability 8.0 or later; slower."
+        ),
+    ] = False,
+    version_compatible: Annotated[
+        bool, typer.Option("--version-compatible", help="TensorRT: for its later versions, too; larger.")
+    ] = False,
+    layers: Annotated[bool, typer.Option("--layers", help="Write the layers as JSON beside the engine, too.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Replace an engine that is there already.")] = False,
 ) -> None:
     """Build a TensorRT engine; prints its path, with a JSON of the same name beside it."""
+    from ds2_deploy.runtime.trt import BuildOptions
     from export import to_tensorrt
     from export.profiles import parse_batch, parse_seconds
 
+    options = BuildOptions(
+        tf32=tf32, hardware_compatible=hardware_compatible, version_compatible=version_compatible, layers=layers
+    )
     # In a thread, because the native builder swallows the KeyboardInterrupt of the thread it runs in.
     build = ThreadPoolExecutor(1).submit
-    with usage_errors(), _spinner("Building the engine"):
+    with usage_errors(), _progress("Building the engine") as progress:
         path = build(
             to_tensorrt.build_engine,
             model,
@@ -46,15 +67,36 @@ def build_engine(
             runtime=runtime,
             batch=None if batch is None else parse_batch(batch),
             seconds=[parse_seconds(bucket) for bucket in seconds or ()],
+            options=options,
             rebuild=rebuild,
+            progress=progress,
         ).result()
     print(path)
 
 
-def _spinner(text: str) -> AbstractContextManager[object]:
-    """A sign of life on stderr where that is a terminal: TensorRT may take minutes, and does not say how many."""
-    if not sys.stderr.isatty():
-        return nullcontext()
-    from rich.console import Console
+@contextmanager
+def _progress(text: str) -> "Iterator[BuildProgress]":
+    """What the builder tells, as a bar on stderr where that is a terminal; an interrupt ends the build, too."""
+    from export.progress import BuildProgress
 
-    return Console(stderr=True).status(text)
+    with _bar(text) as report:
+        progress = BuildProgress(report)
+        try:
+            yield progress
+        except KeyboardInterrupt:
+            progress.stop()
+            raise
+
+
+@contextmanager
+def _bar(text: str) -> Iterator[Callable[[float, str], None]]:
+    if not sys.stderr.isatty():
+        yield lambda share, phase: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn()
+    with Progress(*columns, TextColumn("{task.fields[phase]}"), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(text, total=1.0, phase="")
+        yield lambda share, phase: bar.update(task, completed=share, phase=phase)

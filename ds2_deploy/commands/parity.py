@@ -22,12 +22,14 @@ def parity(
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="onnxruntime|tensorrt|torch", help="Compare this one; may be given often. Without it, onnxruntime."
+            metavar="onnxruntime|tensorrt|torch",
+            help="Compare this one; may be given often. Without it, every one that works here.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare every backend and precision with PyTorch in float32; exit code 3 if one is too far from it."""
+    from ds2_deploy.decoding import decoder_class
     from ds2_deploy.errors import ModelError, ParityError
     from ds2_deploy.extras import require
     from ds2_deploy.model_folder import open_model
@@ -39,15 +41,16 @@ def parity(
     from export.parity import compare, probe_recordings
 
     with usage_errors():  # of unknown names
-        candidates = _candidates(folder, backend or ["onnxruntime"])
+        candidates = _candidates(folder, backend) if backend else _all_candidates(folder)
     if not candidates:
         raise ModelError(f"{model} holds no graph to compare: write one with ds2 export.")
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
-    report = compare(TorchBackend(folder), candidates, recordings, folder.metadata.min_samples)
+    decoder = decoder_class("greedy")(folder.metadata.alphabet) if manifest else None
+    report = compare(TorchBackend(folder), candidates, recordings, folder.metadata.min_samples, decoder)
     if as_json:
         typer.echo(report.to_json())
     else:
-        print_report(report)
+        print_report(report, folder.metadata.language)
     if not report.passed:
         raise ParityError(f"{model}: {report.failures()}.")
 
@@ -72,27 +75,66 @@ def _candidates(folder: "ModelFolder", names: Sequence[str]) -> "list[Candidate]
     return candidates
 
 
+def _all_candidates(folder: "ModelFolder") -> "list[Candidate]":
+    """The same of every backend but the reference; one line on stderr for each that cannot be compared here."""
+    from ds2_deploy.errors import BackendUnavailableError, EngineError, MissingPackageError
+    from ds2_deploy.runtime import BACKENDS
+
+    candidates: list[Candidate] = []
+    for name in BACKENDS:
+        try:
+            candidates += _candidates(folder, [name]) if name != "torch" else []
+        except (BackendUnavailableError, EngineError, MissingPackageError) as error:
+            typer.echo(f"Not {name}: {error}", err=True)
+    return candidates
+
+
 def _recordings(manifest: Path, folder: "ModelFolder") -> "list[Recording]":
     from ds2_deploy.audio.load import load_audio
     from export.parity import Recording
     from training.manifest import read_manifest
 
-    rate = folder.metadata.feature.sample_rate
-    return [Recording(u.path.name, load_audio(u.path, rate)) for u in read_manifest(manifest)]
+    rate, language = folder.metadata.feature.sample_rate, folder.metadata.language
+    return [
+        Recording(u.path.name, load_audio(u.path, rate), _spelled(u.text, language)) for u in read_manifest(manifest)
+    ]
 
 
-def print_report(report: "ParityReport") -> None:
+def _spelled(text: str, language: str) -> str | None:
+    """None where the language's phonemes of a word are not known."""
+    from ds2_deploy.errors import PronunciationError
+    from ds2_deploy.text.languages import normalize
+
+    try:
+        return normalize(text, language)
+    except PronunciationError:
+        return None
+
+
+def print_report(report: "ParityReport", language: str = "en") -> None:
     """A line per backend and precision; differences in nats."""
+    from ds2_deploy.text.languages import language_named
+
+    metric = language_named(language).metric
+    reference_rate = report.reference_cer if metric == "CER" else report.reference_wer
     print(
         f"Compared with {report.reference} fp32 on {len(report.recordings)} recordings in {len(report.shapes)} batches:"
     )
-    header = ("backend", "frames", "max abs", "(allowed)", "mean abs", "equal labels", "(required)", "")
+    header = ["backend", "frames", "max abs", "(allowed)", "mean abs", "equal labels", "(required)"]
+    decoded = report.reference_words is not None
     rows = [
         (
             f"{d.backend} {d.precision}", f"{d.frames}", f"{d.max_abs:.1e}", f"{d.max_abs_allowed:.0e}",
             f"{d.mean_abs:.1e}", f"{d.equal_argmax:.3%}", f"{d.equal_argmax_required:.1%}",
+            *((f"{d.different_words}", _percent(d.cer if metric == "CER" else d.wer)) if decoded else ()),
             "ok" if d.passed else "TOO FAR",
         )
         for d in report.differences
     ]  # fmt: skip
-    print_columns(header, rows)
+    print_columns([*header, *(("words apart", metric) if decoded else ()), ""], rows)
+    if decoded:
+        print(f"{report.reference} fp32 says {report.reference_words} words, {metric} {_percent(reference_rate)}.")
+
+
+def _percent(share: float | None) -> str:
+    return "unknown" if share is None else f"{share:.2%}"

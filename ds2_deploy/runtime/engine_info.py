@@ -60,7 +60,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     size_bytes: int
     precision: Precision
     tf32: bool = False
-    """Whether float32 products may be rounded to TF32: never, it would spoil the spectrogram."""
+    """Whether float32 products may be rounded to TF32, which spoils the spectrogram."""
+    version_compatible: bool = False
+    """Whether later versions of the runtime may load it, too."""
     profiles: tuple[OptimizationProfile, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]

@@ -1,0 +1,57 @@
+"""Parity in words: what two backends that say known things are reported to say."""
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.runtime.protocol import Emissions
+from ds2_deploy.text.alphabet import ENGLISH
+from export.parity import Recording, compare
+
+
+class Says:
+    """A backend that says one of `texts` by the recording's length, a frame a letter and a blank after it."""
+
+    device = "cpu"
+
+    def __init__(self, name: str, texts: dict[int, str]) -> None:
+        self.name, self.texts = name, texts
+
+    def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
+        labels = [[label for one in ENGLISH.encode(self.texts[int(n)]) for label in (one, 0)] for n in lengths]
+        frames = max(map(len, labels))
+        log_probs = np.full((len(labels), frames, len(ENGLISH)), -9.0, np.float32)
+        for row, path in zip(log_probs, labels, strict=True):
+            row[np.arange(len(path)), path] = -0.01
+        return Emissions(log_probs, np.array([len(path) for path in labels], np.int64))
+
+
+TRUTH = {1: "yes", 2: "one two three", 3: "go on"}
+REFERENCE = Says("torch", {1: "yes", 2: "one two tree", 3: "go on"})
+RECORDINGS = [Recording(f"{n}.wav", np.zeros(n, np.float32), text) for n, text in TRUTH.items()]
+
+
+def test_words_apart_and_error_rates() -> None:
+    same = Says("same", REFERENCE.texts)
+    other = Says("other", {1: "yes", 2: "one two free", 3: "no on"})
+    report = compare(REFERENCE, [(same, "fp32"), (other, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH))
+    assert (report.reference_words, report.reference_wer) == (6, 1 / 6)
+    one, two = report.differences
+    assert (one.different_words, one.wer, one.passed) == (0, 1 / 6, True)
+    assert (two.different_words, two.wer) == (2, 2 / 6)
+    assert two.cer == pytest.approx((1 + 2) / len("yes" + "one two three" + "go on"))
+    assert not two.passed  # four labels of 44 frames differ
+
+
+def test_texts_that_are_not_known_count_in_no_rate() -> None:
+    recordings = [RECORDINGS[0], Recording("2.wav", np.zeros(2, np.float32))]
+    report = compare(REFERENCE, [(REFERENCE, "fp32")], recordings, 1, GreedyDecoder(ENGLISH))
+    assert (report.reference_words, report.reference_wer) == (4, 0.0)
+    nothing = compare(REFERENCE, [(REFERENCE, "fp32")], recordings[1:], 1, GreedyDecoder(ENGLISH))
+    assert (nothing.differences[0].wer, nothing.differences[0].different_words) == (None, 0)
+
+
+def test_without_a_decoder_there_are_no_words() -> None:
+    report = compare(REFERENCE, [(REFERENCE, "fp32")], RECORDINGS, 1)
+    assert (report.reference_words, report.differences[0].different_words, report.differences[0].wer) == (None,) * 3
