@@ -9,6 +9,9 @@ that results flow."""
 WINDOW_ITEMS = 256
 """And no more recordings than that, be they as short as they may."""
 
+MAX_PADDING = 0.1
+"""Of a batch of several: a GPU computes what is padded as well, and a recurrence takes as long as the longest."""
+
 Item = TypeVar("Item")
 
 
@@ -34,15 +37,20 @@ def _window_batches(window: list[Item], durations_s: list[float], batch_s: float
 
 
 def length_batches(durations_s: Sequence[float], limit_s: float) -> list[list[int]]:
-    """Indices in batches of similar duration, longest first; a batch of several lasts `limit_s` with padding.
+    """Indices in batches of similar duration, longest first; a batch of several lasts `limit_s` with padding, of which
+    there is at most MAX_PADDING.
 
-    >>> length_batches([3.0, 1.0, 9.0, 2.0], 6.0)
-    [[2], [0, 3], [1]]
+    >>> length_batches([3.0, 1.0, 9.0, 2.9, 2.8], 6.0)
+    [[2], [0, 3], [4], [1]]
     """
     batches: list[list[int]] = []
+    sound_s = 0.0  # of the last batch, without padding
     for index in sorted(range(len(durations_s)), key=lambda i: -durations_s[i]):
-        if batches and (len(batches[-1]) + 1) * durations_s[batches[-1][0]] <= limit_s:
+        padded_s = (len(batches[-1]) + 1) * durations_s[batches[-1][0]] if batches else 0.0
+        if batches and padded_s <= limit_s and sound_s + durations_s[index] >= (1 - MAX_PADDING) * padded_s:
             batches[-1].append(index)
+            sound_s += durations_s[index]
         else:
             batches.append([index])
+            sound_s = durations_s[index]
     return batches

@@ -17,6 +17,7 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
+    "pycuda": "tensorrt",
 }
 
 

@@ -114,6 +114,8 @@ class Recognizer:
     """Longest batch, padding included; a longer recording is a batch of its own."""
     max_segment_s: float = MAX_SEGMENT_S
     """Longer recordings are cut at silences into pieces of at most that, so memory does not grow with them."""
+    cut_long: bool = True
+    """False: refuse longer recordings instead."""
     open_streams: Callable[[], StreamBackend] | None = None
     """Loads the same model for streams, when the first one is created."""
 
@@ -130,6 +132,7 @@ class Recognizer:
         workers: int | None = None,
         batch_seconds: float = BATCH_SECONDS,
         max_segment_s: float = MAX_SEGMENT_S,
+        cut_long: bool = True,
     ) -> "Recognizer":
         """Load a bundled model or a model folder.
 
@@ -141,6 +144,8 @@ class Recognizer:
         workers = min(workers or MAX_WORKERS, threads)
         each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // workers}
         loaded = open_backend(backend, folder, **each)
+        if loaded.max_samples is not None:
+            max_segment_s = min(max_segment_s, loaded.max_samples / folder.metadata.feature.sample_rate)
         return cls(
             metadata=folder.metadata,
             backend=loaded,
@@ -148,6 +153,7 @@ class Recognizer:
             workers=workers if loaded.device == "cpu" else GPU_WORKERS,
             batch_seconds=batch_seconds,
             max_segment_s=max_segment_s,
+            cut_long=cut_long,
             open_streams=partial(open_stream_backend, loaded.name, folder, **each),
         )
 
@@ -195,8 +201,17 @@ class Recognizer:
             for source, expected_s in zip(ahead, list(readers.map(self._expected_s, ahead)), strict=True):
                 if expected_s <= self.max_segment_s:
                     yield Piece(source, source, expected_s)
+                elif not self.cut_long:
+                    yield Piece(source, self._too_long(source, expected_s), 0.0)
                 else:
                     yield from self._segments(source, channel)
+
+    def _too_long(self, source: Source, duration_s: float) -> AudioError:
+        name = "The recording" if isinstance(source, np.ndarray) else source_name(source)
+        return AudioError(
+            f"{name} lasts {duration_s:.1f} s, more than the {self.max_segment_s:.1f} s that go through the model at "
+            "once: let it be cut at silences."
+        )
 
     def _segments(self, source: Source, channel: int | None) -> Iterator[Piece]:
         """A long recording, read here and block by block; the last piece is empty and says where it ends."""
@@ -282,6 +297,9 @@ class Recognizer:
 
     def _run_long(self, piece: Piece, samples: Samples) -> PieceResult:
         """A long recording whose length no header told, such as a pipe's: in memory already, so cut here."""
+        if not self.cut_long:
+            seconds = len(samples) / self._rate
+            return PieceResult(piece, self._too_long(piece.source, seconds), seconds)
         alone = replace(self, workers=1)
         result = next(alone.transcribe([samples]))
         outcome = result.hypothesis or about(piece.source, result.error or InferenceError("no result"))

@@ -1,6 +1,7 @@
 """The pipeline against text computed by hand, and its promises about order, memory and failures."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -19,6 +20,7 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.protocol import Backend, Emissions
 from tests.conftest import ConvModel, noise
+from training.manifest import read_manifest
 
 WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
 LENGTHS = [4000, 319, 16000, 0, 320, 321, 9000, 9000, 1, 12345]  # around one window of 320, and equal ones
@@ -27,7 +29,7 @@ LENGTHS = [4000, 319, 16000, 0, 320, 321, 9000, 9000, 1, 12345]  # around one wi
 class FakeBackend:
     """One frame per recording, and a note of every batch."""
 
-    name, device = "fake", "cpu"
+    name, device, max_samples = "fake", "cpu", None
 
     def __init__(self) -> None:
         self.shapes: list[tuple[int, ...]] = []
@@ -105,7 +107,7 @@ def test_batches_are_bounded_with_their_padding() -> None:
     assert sum(rows for rows, _ in backend.shapes) == 200
     for rows, samples in backend.shapes:
         assert rows == 1 or rows * samples <= 3.0 * 16000
-    assert len(backend.shapes) < 150  # and they are batches
+    assert len(backend.shapes) < 170  # and they are batches
     padding = sum(rows * samples for rows, samples in backend.shapes) / lengths.sum() - 1
     assert padding < 0.05  # of similar lengths
 
@@ -123,6 +125,51 @@ def test_length_batches_hold_each_recording_once() -> None:
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(durations[i] for i in batch) <= 20.0
     assert length_batches([], 20.0) == []
+
+
+@pytest.mark.parametrize("batch_s", [30.0, 120.0, 300.0])
+@pytest.mark.parametrize(
+    ("name", "median", "spread"), [("commands", 2.5, 0.45), ("digits", 0.4, 0.4), ("read", 13, 0.4)]
+)
+def test_little_of_a_batch_is_padding(name: str, median: float, spread: float, batch_s: float) -> None:
+    """Durations of speech are about log-normal."""
+    durations = (median * np.exp(spread * np.random.default_rng(2).standard_normal(1000))).tolist()
+    batches = list(plan_batches(((d, d) for d in durations), batch_s, workers=2))
+    padded = sum(len(batch) * max(batch) for batch in batches)
+    assert sum(durations) >= 0.9 * padded
+    if (name, batch_s) == ("commands", 30.0):
+        assert len(batches) < 1.5 * sum(durations) / batch_s  # and batches are filled all the same
+
+
+@pytest.mark.skipif("DS2_DATA" not in os.environ, reason="DS2_DATA is not set: no real recordings")
+@pytest.mark.parametrize("manifest", ["an4/test.jsonl", "librispeech-mini/valid.jsonl", "digits/test.jsonl"])
+def test_little_of_a_batch_of_real_recordings_is_padding(manifest: str) -> None:
+    durations = [utterance.duration_s for utterance in read_manifest(Path(os.environ["DS2_DATA"]) / manifest)]
+    for batch_s in (30.0, 300.0):
+        batches = list(plan_batches(((d, d) for d in durations), batch_s, workers=2))
+        assert sum(durations) >= 0.9 * sum(len(batch) * max(batch) for batch in batches)
+
+
+def test_long_recordings_are_refused_where_asked() -> None:
+    recognizer, backend = fake(max_segment_s=2.0, cut_long=False)
+    short, long = recognizer.transcribe([noise(16_000), noise(48_000)])
+    assert short.error is None
+    assert str(long.error) == (
+        "The recording lasts 3.0 s, more than the 2.0 s that go through the model at once: let it be cut at silences."
+    )
+    assert backend.lengths == [16_000]
+
+
+def test_a_backend_says_how_long_a_recording_may_be(conv_model: ConvModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = FakeBackend()
+    backend.max_samples = 40_000  # type: ignore[assignment]  # as that of an engine's longest profile
+    monkeypatch.setattr(module, "open_backend", lambda *_, **__: backend)
+    recognizer = Recognizer.open(conv_model.path)
+    assert recognizer.max_segment_s == 2.5
+    assert len(list(recognizer.transcribe([noise(160_000)]))) == 1
+    assert max(backend.lengths) <= 40_000
+    assert len(backend.lengths) >= 4
+    assert Recognizer.open(conv_model.path, max_segment_s=2.0).max_segment_s == 2.0
 
 
 def test_recordings_far_apart_are_not_batched_together() -> None:

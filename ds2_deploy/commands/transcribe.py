@@ -52,6 +52,9 @@ def transcribe(
             min=1, max=3600, help="Cut longer recordings at silences into pieces of at most that; default 60."
         ),
     ] = None,
+    refuse_long: Annotated[
+        bool, typer.Option("--refuse-long", help="Refuse such recordings instead of cutting them.")
+    ] = False,
     threads: Annotated[
         int | None, typer.Option(min=1, max=256, help="CPU threads in all; without it, one per core.")
     ] = None,
@@ -70,6 +73,8 @@ def transcribe(
     for name, value in (("--batch-seconds", batch_seconds), ("--max-segment-seconds", max_segment_seconds)):
         if stream and value is not None:
             raise typer.BadParameter(f"{name} does not go with --stream: a step takes a chunk of each recording.")
+    if stream and refuse_long:
+        raise typer.BadParameter("--refuse-long does not go with --stream, which takes recordings of any length.")
     if skip_existing and output_dir is None:
         raise typer.BadParameter("--skip-existing needs --output-dir.")
     with usage_errors():
@@ -95,6 +100,7 @@ def transcribe(
         if stream:
             results = _streamed(recordings, channel, model=model or "streaming", **options)
         else:
+            options["cut_long"] = not refuse_long
             limits = {"batch_seconds": batch_seconds, "max_segment_s": max_segment_seconds}
             options |= {name: value for name, value in limits.items() if value is not None}
             results = _batched(recordings, channel, model=model or "default", **options)

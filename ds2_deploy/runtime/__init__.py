@@ -5,18 +5,20 @@ import logging
 import os
 from typing import Any
 
-from ds2_deploy.errors import BackendUnavailableError, ConfigError, MissingPackageError
+from ds2_deploy.errors import BackendUnavailableError, ConfigError, EngineError, MissingPackageError
 from ds2_deploy.extras import EXTRAS, missing_sentence
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import Backend, StreamBackend
 
 BACKENDS = {
+    "tensorrt": "ds2_deploy.runtime.trt_backend:TensorRTBackend",
     "onnxruntime": "ds2_deploy.runtime.ort_backend:OrtBackend",
     "torch": "ds2_deploy.runtime.torch_backend:TorchBackend",
 }
 """Name -> module:class, imported on use. The order is the one in which `auto` tries them."""
 STREAM_BACKENDS = {
+    "tensorrt": "ds2_deploy.runtime.trt_backend:TensorRTStreamBackend",
     "onnxruntime": "ds2_deploy.runtime.ort_backend:OrtStreamBackend",
     "torch": "ds2_deploy.runtime.torch_backend:TorchStreamBackend",
 }
@@ -58,23 +60,19 @@ def _open(table: dict[str, str], name: str, model: ModelFolder, **options: Any) 
 
 
 def _first_available(table: dict[str, str], model: ModelFolder, options: dict[str, Any]) -> Any:
-    errors = []
+    errors = {}
     for name in table:
         try:
             return _open(table, name, model, **options)
-        except (MissingPackageError, BackendUnavailableError) as error:
+        except (MissingPackageError, BackendUnavailableError, EngineError) as error:
             log.info("Not %s: %s", name, error)
-            errors.append(error)
-    raise errors[0]  # the preferred one's, which says what to install
+            errors[name] = error
+    raise errors["onnxruntime"]  # the one to have anywhere: it says what to install
 
 
 def _backend_class(table: dict[str, str], name: str) -> Any:
-    if name == "tensorrt":
-        raise BackendUnavailableError(
-            "This version builds TensorRT engines but does not run them yet: choose the backend onnxruntime."
-        )
     if name not in table:
-        raise ConfigError(f"There is no backend {name!r}: choose auto, {', '.join(table)} or tensorrt.")
+        raise ConfigError(f"There is no backend {name!r}: choose auto, {', '.join(table)}.")
     module, class_name = table[name].split(":")
     try:
         return getattr(importlib.import_module(module), class_name)

@@ -20,14 +20,18 @@ class Gpu(NamedTuple):
 
 def gpus() -> list[Gpu]:
     """All usable GPUs; none where there is no driver, or where the driver finds no device."""
-    try:
-        cuda = ctypes.CDLL(_DRIVER)
-    except OSError:
-        return []
-    count = ctypes.c_int()
-    if cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
+    cuda, count = driver_library(), ctypes.c_int()
+    if cuda is None or cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return []
     return [_describe(cuda, ordinal) for ordinal in range(count.value)]
+
+
+def driver_library() -> ctypes.CDLL | None:
+    """NVIDIA's driver, where there is one."""
+    try:
+        return ctypes.CDLL(_DRIVER)
+    except OSError:
+        return None
 
 
 def _describe(cuda: ctypes.CDLL, ordinal: int) -> Gpu:

@@ -28,6 +28,7 @@ class OrtBackend:
     """One ONNX Runtime session over the offline graph; a session may run in several threads at once."""
 
     name = "onnxruntime"
+    max_samples = None
 
     def __init__(
         self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None

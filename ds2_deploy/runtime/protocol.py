@@ -42,6 +42,11 @@ class Backend(Protocol):
     device: str
     """`cpu` or `cuda:N`."""
 
+    @property
+    def max_samples(self) -> int | None:
+        """Longest recording that `run` takes; None: any."""
+        ...
+
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
         ...

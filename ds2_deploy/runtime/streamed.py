@@ -10,6 +10,8 @@ from ds2_deploy.runtime.protocol import Emissions, StreamBackend
 class Streamed:
     """`run` as in Backend: the frames of whole recordings, computed chunk by chunk."""
 
+    max_samples = None
+
     def __init__(self, backend: StreamBackend, metadata: ModelMetadata) -> None:
         self.backend, self.metadata = backend, metadata
         self.name = f"{backend.name} stream"

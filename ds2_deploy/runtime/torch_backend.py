@@ -20,6 +20,7 @@ class TorchBackend:
     """What the other backends are compared with."""
 
     name = "torch"
+    max_samples = None
 
     def __init__(
         self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None

@@ -192,11 +192,41 @@ class TensorRT:
 
         return Monitor()
 
+    def load(self, plan: bytes, log: Any) -> tuple[Any, Any]:
+        """The engine and the runtime that must outlive it; no engine (None) where the library refuses the plan."""
+        runtime = self.api.Runtime(log)
+        runtime.engine_host_code_allowed = True  # which a version-compatible engine brings; its hash was checked
+        return runtime.deserialize_cuda_engine(plan), runtime
+
+    def create_context(self, engine: Any, settings: Any) -> Any:
+        """An execution context; `settings` from `run_settings`."""
+        return engine.create_execution_context() if settings is None else engine.create_execution_context(settings)
+
+    def run_settings(self, engine: Any, compiled: bytes, *, graphs: bool) -> Any:
+        """TensorRT-RTX's way to run: with what it `compiled` for this GPU before, in CUDA graphs of its own or not.
+
+        None for TensorRT, which compiles nothing and leaves graphs to us.
+        """
+        if self.name == "tensorrt":
+            return None
+        settings = engine.create_runtime_config()
+        cache = settings.create_runtime_cache()
+        if compiled:
+            cache.deserialize(compiled)
+        settings.set_runtime_cache(cache)
+        strategy = self.api.CudaGraphStrategy
+        settings.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if graphs else strategy.DISABLED
+        return settings
+
+    def compiled(self, settings: Any) -> bytes | None:
+        """What TensorRT-RTX compiled for this GPU so far, for `run_settings` of another process."""
+        return None if settings is None else bytes(settings.get_runtime_cache().serialize())
+
     def inspect(self, plan: memoryview, log: Any) -> Any:
         """The layers of a built engine as the library describes them; None where there is no GPU to load it on."""
         if self.gpu is None:
             return None
-        engine = self.api.Runtime(log).deserialize_cuda_engine(plan)
+        engine, _runtime = self.load(bytes(plan), log)  # the runtime must outlive it
         if engine is None:
             return None
         return json.loads(engine.create_engine_inspector().get_engine_information(self.api.LayerInformationFormat.JSON))

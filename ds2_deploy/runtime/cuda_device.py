@@ -1,0 +1,146 @@
+"""The little of CUDA that running an engine takes: memory on the GPU, page-locked memory, streams, graphs.
+
+`Device` is the seam: what is above it runs on a fake, too (tests/fake_cuda.py), and this file is the only one that
+needs a GPU. The context is the device's primary one, which torch and ONNX Runtime use as well, so that all of them
+live in one process; a context of its own (`pycuda.autoinit`) would break the others.
+"""
+
+import ctypes
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.errors import BackendUnavailableError, InferenceError
+from ds2_deploy.extras import require
+from ds2_deploy.runtime.gpu import driver_library
+
+Bytes = npt.NDArray[np.uint8]
+"""(N,) memory of the host."""
+
+
+class DeviceMemoryError(InferenceError, MemoryError):
+    """The GPU's memory is full."""
+
+
+class Memory(Protocol):
+    """Bytes on the GPU."""
+
+    address: int
+
+    def free(self) -> None: ...
+
+
+class DeviceStream(Protocol):
+    """Work in order: each piece begins when the one before it is done."""
+
+    handle: int
+
+    def synchronize(self) -> None:
+        """Wait until all of it is done."""
+        ...
+
+
+class Device(Protocol):
+    """One GPU; every call but `active` must be made inside `active`."""
+
+    def active(self) -> AbstractContextManager[None]:
+        """Makes the device current in this thread."""
+        ...
+
+    def create_stream(self) -> DeviceStream: ...
+
+    def allocate(self, size: int) -> Memory:
+        """DeviceMemoryError where the GPU's memory is full."""
+        ...
+
+    def page_locked(self, size: int) -> Bytes:
+        """(size,) from which and to which the GPU copies while the host does something else."""
+        ...
+
+    def upload(self, memory: Memory, host: Bytes, stream: DeviceStream) -> None:
+        """Enqueue a copy of page-locked `host`, which must stay as it is until it is done."""
+        ...
+
+    def download(self, host: Bytes, memory: Memory, stream: DeviceStream) -> None: ...
+
+    def capture(self, stream: DeviceStream, enqueue: Callable[[], None]) -> Callable[[], None] | None:
+        """What `enqueue` puts on the stream, as one CUDA graph to launch there; None where it cannot be captured."""
+        ...
+
+
+class PycudaDevice:
+    """`Device` on pycuda. CUDA graphs, which pycuda does not know, are asked of the driver."""
+
+    def __init__(self, ordinal: int) -> None:
+        try:
+            self._cuda: Any = require("pycuda.driver")
+        except ImportError as error:
+            if error.name == "pycuda" or str(error).startswith("This needs"):
+                raise
+            raise BackendUnavailableError(f"pycuda is installed but does not load: {error}.") from error
+        self._cuda.init()
+        self._context = self._cuda.Device(ordinal).retain_primary_context()
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        self._context.push()
+        try:
+            yield
+        finally:
+            self._cuda.Context.pop()
+
+    def create_stream(self) -> DeviceStream:
+        non_blocking = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream, on which torch works
+        stream: DeviceStream = self._cuda.Stream(non_blocking)
+        return stream
+
+    def allocate(self, size: int) -> Memory:
+        try:
+            return _Allocation(self._cuda.mem_alloc(max(size, 1)))
+        except self._cuda.MemoryError as error:
+            free, total = self._cuda.mem_get_info()
+            raise DeviceMemoryError(
+                f"The GPU's memory is full: {size / 1e6:.1f} MB were wanted, {free / 1e6:.0f} of {total / 1e6:.0f} MB "
+                "are free; use smaller batches or a shorter profile."
+            ) from error
+
+    def page_locked(self, size: int) -> Bytes:
+        memory: Bytes = self._cuda.pagelocked_empty(max(size, 1), np.uint8)
+        return memory
+
+    def upload(self, memory: Memory, host: Bytes, stream: DeviceStream) -> None:
+        self._cuda.memcpy_htod_async(memory.address, host, stream)
+
+    def download(self, host: Bytes, memory: Memory, stream: DeviceStream) -> None:
+        self._cuda.memcpy_dtoh_async(host, memory.address, stream)
+
+    def capture(self, stream: DeviceStream, enqueue: Callable[[], None]) -> Callable[[], None] | None:
+        driver, handle = driver_library(), ctypes.c_void_p(stream.handle)
+        graph, launchable = ctypes.c_void_p(), ctypes.c_void_p()
+        thread_local = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may do what they want meanwhile
+        if driver is None or driver.cuStreamBeginCapture_v2(handle, thread_local):
+            return None
+        try:
+            enqueue()
+        finally:
+            failed = driver.cuStreamEndCapture(handle, ctypes.byref(graph))
+        if failed or not graph or driver.cuGraphInstantiateWithFlags(ctypes.byref(launchable), graph, 0):
+            return None
+
+        def launch() -> None:
+            if code := driver.cuGraphLaunch(launchable, handle):
+                raise InferenceError(f"The CUDA graph did not start (driver error {code}).")
+
+        return launch
+
+
+class _Allocation:
+    def __init__(self, allocation: Any) -> None:
+        self._allocation = allocation
+        self.address = int(allocation)
+
+    def free(self) -> None:
+        self._allocation.free()

@@ -1,0 +1,180 @@
+"""An engine at work: lanes that copy in, compute and copy out, each on a stream of its own.
+
+    lane 1   upload | compute | download | upload | compute ...
+    lane 2            upload  | compute  | download ...          copies hide behind the other lane's computing
+
+A lane has page-locked and device memory that grows to what it has met, and an execution context per profile, since
+changing a context's profile would wait for the GPU. Callers of several threads each take a lane for one run.
+"""
+
+import logging
+import queue
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.errors import EngineError, InferenceError, OutputError
+from ds2_deploy.files import atomic_path
+from ds2_deploy.runtime.cuda_device import Bytes, Device, Memory
+from ds2_deploy.runtime.engine_file import Engine
+
+Array = npt.NDArray[Any]
+
+log = logging.getLogger(__name__)
+
+
+class RunningEngine:
+    """`engine` on `device`, for up to `lanes` callers at once; further ones wait for a lane.
+
+    `graphs`: launch what a shape takes as one CUDA graph, where it can be captured: for few shapes that come again
+    and again, as a stream's do.
+    """
+
+    def __init__(self, engine: Engine, device: Device, *, lanes: int, graphs: bool = False) -> None:
+        self.info, self.device, self._tensorrt = engine.info, device, engine.tensorrt
+        self._compiled_path = engine.path.with_suffix(".runtime-cache")
+        self._log = engine.tensorrt.create_log()
+        with device.active():
+            self._native, self._runtime = engine.tensorrt.load(engine.plan, self._log)
+            if self._native is None:
+                reason = (self._log.errors or ["the library gave no reason"])[0].splitlines()[0]
+                raise EngineError(f"{engine.tensorrt.title} does not load {engine.path}: {reason}.")
+            compiled = self._compiled_path.read_bytes() if self._compiled_path.exists() else b""
+            self._settings = engine.tensorrt.run_settings(self._native, compiled, graphs=graphs)
+            self._compiled = len(compiled)
+        self.graphs = graphs and self._settings is None
+        """Whether lanes capture CUDA graphs: TensorRT-RTX does by itself."""
+        self._lanes: queue.LifoQueue[Lane | None] = queue.LifoQueue()  # the lane just used has all it needs
+        for _ in range(lanes):
+            self._lanes.put(None)
+
+    def run(self, profile: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name; `feeds` must fit the profile."""
+        lane = self._lanes.get()
+        try:
+            with self.device.active():
+                lane = lane or Lane(self)
+                outputs = lane.run(profile, feeds)
+                self._keep_compiled()
+            return outputs
+        finally:
+            self._lanes.put(lane)
+
+    def close(self) -> None:
+        """Free everything on the GPU; waits for callers that are still at work."""
+        lanes = [self._lanes.get() for _ in range(self._lanes.qsize())]
+        with self.device.active():
+            for lane in lanes:
+                if lane is not None:
+                    lane.close()
+            self._native = self._settings = self._runtime = None
+
+    def create_context(self, profile: int, stream: int) -> Any:
+        """An execution context that has taken the profile."""
+        context = self._tensorrt.create_context(self._native, self._settings)
+        if context is None or not context.set_optimization_profile_async(profile, stream):
+            raise InferenceError(f"The GPU has no memory left for profile {profile} of the engine: {self.reason()}.")
+        return context
+
+    def reason(self) -> str:
+        """The library's last complaint."""
+        return self._log.errors[-1].splitlines()[0] if self._log.errors else "the library gave no reason"
+
+    def _keep_compiled(self) -> None:
+        """Leave what TensorRT-RTX compiled beside the engine, when there is more of it than before."""
+        compiled = self._tensorrt.compiled(self._settings)
+        if compiled is None or len(compiled) <= self._compiled:
+            return
+        self._compiled = len(compiled)
+        with suppress(OutputError), atomic_path(self._compiled_path) as path:  # a read-only folder costs time alone
+            path.write_bytes(compiled)
+
+
+class Lane:
+    """One stream with its memory and contexts; used by one thread at a time, inside `device.active()`."""
+
+    def __init__(self, engine: RunningEngine) -> None:
+        self._engine, self._device = engine, engine.device
+        self._stream = self._device.create_stream()
+        self._contexts: dict[Any, Any] = {}
+        self._memory: dict[str, tuple[Bytes, Memory]] = {}
+        self._graphs: dict[Any, Callable[[], None]] = {}
+
+    def run(self, profile: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Copy in, compute, copy out; the arrays returned are the caller's own."""
+        key = (profile, *(array.shape for array in feeds.values())) if self._engine.graphs else profile
+        context = self._contexts.get(key)  # a graph holds on to its context's shapes, so it has one of its own
+        if context is None:
+            context = self._contexts[key] = self._engine.create_context(profile, self._stream.handle)
+        for name, array in feeds.items():
+            if not context.set_input_shape(name, array.shape):
+                raise InferenceError(f"The engine does not take {name} of shape {array.shape}.")
+        if missing := context.infer_shapes():
+            raise InferenceError(f"The engine lacks the shape of {', '.join(missing)}.")
+        outputs = {
+            tensor.name: (tuple(context.get_tensor_shape(tensor.name)), np.dtype(tensor.dtype))
+            for tensor in self._engine.info.outputs
+        }
+        self._reserve(context, {name: array.nbytes for name, array in feeds.items()})
+        self._reserve(context, {name: int(np.prod(shape)) * dtype.itemsize for name, (shape, dtype) in outputs.items()})
+        for name, array in feeds.items():
+            self._host(name, array.nbytes)[:] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
+        self._compute(key, context, feeds, outputs)
+        self._stream.synchronize()
+        return {
+            name: self._host(name, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape).copy()
+            for name, (shape, dtype) in outputs.items()
+        }
+
+    def close(self) -> None:
+        self._stream.synchronize()
+        self._graphs.clear()
+        self._contexts.clear()
+        for _, memory in self._memory.values():
+            memory.free()
+        self._memory.clear()
+
+    def _compute(
+        self,
+        key: Any,
+        context: Any,
+        feeds: Mapping[str, Array],
+        outputs: Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]],
+    ) -> None:
+        """By a graph where this shape has one, by single calls the first time and where it cannot be captured."""
+
+        def enqueue() -> None:
+            for name, array in feeds.items():
+                self._device.upload(self._memory[name][1], self._host(name, array.nbytes), self._stream)
+            if not context.execute_async_v3(self._stream.handle):
+                raise InferenceError(f"The engine did not run: {self._engine.reason()}.")
+            for name, (shape, dtype) in outputs.items():
+                host = self._host(name, int(np.prod(shape)) * dtype.itemsize)
+                self._device.download(host, self._memory[name][1], self._stream)
+
+        if not self._engine.graphs:
+            enqueue()
+        elif key not in self._graphs:
+            enqueue()  # the first run of a shape allocates, which no capture survives
+            self._stream.synchronize()
+            self._graphs[key] = self._device.capture(self._stream, enqueue) or enqueue
+        else:
+            self._graphs[key]()
+
+    def _reserve(self, context: Any, sizes: Mapping[str, int]) -> None:
+        """Memory of at least these sizes under these names, half as much again where it grows; graphs end with it."""
+        for name, size in sizes.items():
+            if name not in self._memory or len(self._memory[name][0]) < size:
+                self._stream.synchronize()
+                if name in self._memory:
+                    self._memory.pop(name)[1].free()
+                wanted = size + size // 2
+                self._memory[name] = (self._device.page_locked(wanted), self._device.allocate(wanted))
+                self._graphs.clear()
+            context.set_tensor_address(name, self._memory[name][1].address)
+
+    def _host(self, name: str, size: int) -> Bytes:
+        return self._memory[name][0][:size]

@@ -1,0 +1,220 @@
+"""The TensorRT backend above the device seam: a fake GPU computes with ONNX Runtime, late and strictly."""
+
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ds2_deploy.errors import BackendUnavailableError, EngineError, InferenceError, MissingPackageError
+from ds2_deploy.model_folder import ModelFolder, open_model
+from ds2_deploy.runtime import open_backend, trt_backend
+from ds2_deploy.runtime.cuda_device import DeviceMemoryError
+from ds2_deploy.runtime.gpu import Gpu
+from ds2_deploy.runtime.ort_backend import OrtBackend
+from ds2_deploy.runtime.protocol import pad_batch
+from ds2_deploy.runtime.trt_backend import TensorRTBackend, TensorRTStreamBackend
+from export.profiles import parse_batch, parse_seconds
+from export.to_tensorrt import build_engine
+from tests import fake_cuda, fake_tensorrt
+from tests.fake_cuda import FakeDevice
+from tests.tiny_graph import METADATA, onnx, write_model
+
+H200 = Gpu("NVIDIA H200", (9, 0))
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> FakeDevice:
+    """A GPU, its driver and TensorRT 10.9."""
+    fake_tensorrt.reset()
+    made = FakeDevice()
+    monkeypatch.setattr(fake_cuda.Runtime, "device", made, raising=False)
+    monkeypatch.setattr(fake_tensorrt, "Runtime", fake_cuda.Runtime, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt)
+    for module in ("trt", "trt_backend"):
+        monkeypatch.setattr(f"ds2_deploy.runtime.{module}.gpus", lambda: [H200])
+    monkeypatch.setattr(trt_backend, "PycudaDevice", lambda ordinal: made)
+    return made
+
+
+@pytest.fixture
+def model(tmp_path: Path, device: FakeDevice) -> ModelFolder:
+    """With an engine of two profiles, up to one and up to three seconds, of up to four recordings."""
+    write_model(tmp_path / "model")
+    build_engine(
+        tmp_path / "model", batch=parse_batch("1:2:4"), seconds=[parse_seconds("0:1:1"), parse_seconds("1:2:3")]
+    )
+    return open_model(tmp_path / "model")
+
+
+def recordings(*seconds: float, seed: int = 0) -> list[npt.NDArray[np.float32]]:
+    rng = np.random.default_rng(seed)
+    return [0.1 * rng.standard_normal(int(length * 16_000)).astype(np.float32) for length in seconds]
+
+
+def assert_same(backend: TensorRTBackend, model: ModelFolder, audio: list[npt.NDArray[np.float32]]) -> None:
+    batch = pad_batch(audio, METADATA.min_samples)
+    got, expected = backend.run(*batch), OrtBackend(model, device="cpu").run(*batch)
+    np.testing.assert_array_equal(got.lengths, expected.lengths)
+    for row, other, length in zip(got.log_probs, expected.log_probs, expected.lengths, strict=True):
+        np.testing.assert_allclose(row[:length], other[:length], atol=1e-3)  # its wild weights enlarge rounding
+
+
+@pytest.mark.parametrize(
+    "seconds", [(0.5,), (0.02,), (0.01,), (1.0, 0.3), (2.9, 1.1, 0.2, 2.0), (0.4,) * 9, (3.0,) * 5]
+)
+def test_says_what_onnx_runtime_says(model: ModelFolder, seconds: tuple[float, ...]) -> None:
+    """Short ones are padded to the profile, large batches are split to fit it."""
+    backend = open_backend("tensorrt", model)
+    assert isinstance(backend, TensorRTBackend)
+    assert (backend.name, backend.device, backend.max_samples) == ("tensorrt", "cuda:0", 48_000)
+    assert_same(backend, model, recordings(*seconds))
+
+
+def test_memory_is_used_again_and_given_back(model: ModelFolder, device: FakeDevice) -> None:
+    backend = TensorRTBackend(model)
+    for seconds in ((0.5,), (3.0, 2.0), (0.3, 0.2), (2.5, 1.0)):
+        assert_same(backend, model, recordings(*seconds))
+    assert len(device.memory) == 4  # an array per tensor, each as large as the largest so far
+    assert len(device.streams) == 1  # one caller, one lane
+    backend.close()
+    assert not device.memory
+
+
+def test_nothing_in_nothing_out(model: ModelFolder) -> None:
+    emissions = TensorRTBackend(model).run(np.zeros((0, 320), np.float32), np.zeros(0, np.int64))
+    assert (emissions.log_probs.shape, emissions.lengths.shape) == ((0, 0, 29), (0,))
+
+
+def test_results_are_the_callers_own(model: ModelFolder) -> None:
+    backend = TensorRTBackend(model)
+    first = backend.run(*pad_batch(recordings(0.5), 320)).log_probs
+    before = first.copy()
+    backend.run(*pad_batch(recordings(0.5, seed=1), 320))
+    np.testing.assert_array_equal(first, before)
+
+
+def test_longer_than_every_profile(model: ModelFolder) -> None:
+    with pytest.raises(InferenceError, match=r"of 3\.5 s is longer than every profile .* takes 3\.0 s: build one with"):
+        TensorRTBackend(model).run(*pad_batch(recordings(3.5), 320))
+
+
+def test_blank_rows_where_a_profile_asks_for_more(model: ModelFolder) -> None:
+    build_engine(model.path, batch=parse_batch("3:3:4"), seconds=[parse_seconds("0:1:1")], rebuild=True)
+    assert_same(TensorRTBackend(model), model, recordings(0.5, 0.7))
+
+
+def test_a_full_gpu_takes_smaller_batches_and_then_says_so(model: ModelFolder, device: FakeDevice) -> None:
+    device.capacity = 400_000  # for two recordings of a second, half as much again, and their results
+    backend = TensorRTBackend(model)
+    assert_same(backend, model, recordings(1.0, 1.0, 1.0, 0.5))
+    device.capacity = 10_000
+    with pytest.raises(DeviceMemoryError, match="memory is full"):
+        TensorRTBackend(model).run(*pad_batch(recordings(1.0), 320))
+    assert issubclass(DeviceMemoryError, InferenceError)  # which the recogniser knows
+
+
+def test_threads_take_turns_on_two_lanes(model: ModelFolder, device: FakeDevice) -> None:
+    backend = TensorRTBackend(model)
+    batches = [pad_batch(recordings(0.3 + 0.2 * n, seed=n), 320) for n in range(12)]
+    expected = [OrtBackend(model, device="cpu").run(*batch).log_probs for batch in batches]
+    start = threading.Barrier(6)
+
+    def run(numbers: list[int]) -> list[npt.NDArray[np.float32]]:
+        start.wait()
+        return [backend.run(*batches[number]).log_probs for number in numbers]
+
+    with ThreadPoolExecutor(6) as pool:
+        for pair, found in zip(range(0, 12, 2), pool.map(run, [[n, n + 1] for n in range(0, 12, 2)]), strict=True):
+            for number, log_probs in enumerate(found, pair):
+                np.testing.assert_allclose(log_probs, expected[number], atol=1e-3)
+    assert 1 <= len(device.streams) <= 2
+    backend.close()
+    assert not device.memory
+
+
+def test_a_plan_the_library_refuses(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "ds2_deploy.runtime.engine_file.checked_plan", lambda *_: b"something else"
+    )  # as if the checks had let it pass
+    with pytest.raises(EngineError, match=r"TensorRT 10\.9\.0 does not load .*: the plan's magic tag does not fit"):
+        TensorRTBackend(model)
+
+
+class TestStream:
+    @pytest.fixture
+    def stream_model(self, model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> ModelFolder:
+        """Each row of the state adds up the audio it has heard."""
+        text = """
+        <ir_version: 10, opset_import: ["": 22]>
+        stream (float[B, 1600] audio, int64[B] audio_lengths, float[B, 1600] state)
+            => (float[B, 1600, 1] log_probs, int64[B] lengths, float[B, 1600] next_state)
+        <int64[1] last = {-1}>
+        { next_state = Add(audio, state)  log_probs = Unsqueeze(next_state, last)  lengths = Abs(audio_lengths) }
+        """
+        onnx.save(onnx.parser.parse_model(text), model.path / "stream.onnx")
+        tensor, network = fake_tensorrt._Tensor, fake_tensorrt.INetworkDefinition
+        row, count = ("FLOAT", (-1, 1600)), ("INT64", (-1,))
+        named = {"audio": row, "audio_lengths": count, "state": row}
+        monkeypatch.setattr(network, "_inputs", [tensor(name, *what) for name, what in named.items()])
+        named = {"log_probs": ("FLOAT", (-1, 1600, 1)), "lengths": count, "next_state": row}
+        monkeypatch.setattr(network, "_outputs", [tensor(name, *what) for name, what in named.items()])
+        for name in ("num_inputs", "num_outputs"):
+            monkeypatch.setattr(network, name, 3)
+        fake_tensorrt.reset()
+        build_engine(model.path, stream=True, batch=parse_batch("1:4:6"))
+        return model
+
+    def sums(self, backend: TensorRTStreamBackend, batches: list[int]) -> None:
+        """Steps of growing and shrinking batches add up, whatever the padding and the graphs."""
+        rng = np.random.default_rng(0)
+        state, truth = backend.initial_state(10), np.zeros((10, 1600), np.float32)
+        for batch in batches:
+            audio = rng.standard_normal((batch, 1600)).astype(np.float32)
+            step = backend.step(audio, np.arange(batch, dtype=np.int64), state[:batch])
+            truth[:batch] += audio
+            state[:batch] = step.state
+            np.testing.assert_array_equal(step.lengths, np.arange(batch))
+            np.testing.assert_allclose(step.log_probs[..., 0], truth[:batch], atol=1e-5)
+        np.testing.assert_allclose(state, truth, atol=1e-5)
+
+    def test_steps_in_graphs(self, stream_model: ModelFolder, device: FakeDevice) -> None:
+        backend = TensorRTStreamBackend(stream_model)
+        assert (backend.chunk_samples, backend.initial_state(2).shape) == (1600, (2, 1600))
+        self.sums(backend, [1, 3, 4, 1, 6, 10, 2, 3, 1, 6, 5])
+        assert device.launches >= 5  # sizes 1, 2, 4 and 6 came again
+
+    def test_steps_where_nothing_can_be_captured(self, stream_model: ModelFolder, device: FakeDevice) -> None:
+        device.capturable = False
+        self.sums(TensorRTStreamBackend(stream_model), [1, 3, 4, 1, 6, 10])
+        assert device.launches == 0
+
+
+class TestUnavailable:
+    def test_no_gpu(self, model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("ds2_deploy.runtime.trt_backend.gpus", list)
+        with pytest.raises(BackendUnavailableError, match=r"on cuda:0: no NVIDIA GPU or driver was found"):
+            open_backend("tensorrt", model)
+
+    def test_a_gpu_that_is_not_there(self, model: ModelFolder) -> None:
+        with pytest.raises(BackendUnavailableError, match=r"on cuda:3: only 1 GPUs were found"):
+            open_backend("tensorrt", model, device="cuda:3")
+
+    def test_the_cpu(self, model: ModelFolder) -> None:
+        with pytest.raises(BackendUnavailableError, match="choose the backend onnxruntime for the CPU"):
+            open_backend("tensorrt", model, device="cpu")
+
+    def test_no_pycuda(self, model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        from ds2_deploy.runtime.cuda_device import PycudaDevice
+
+        monkeypatch.setattr(trt_backend, "PycudaDevice", PycudaDevice)
+        monkeypatch.setitem(sys.modules, "pycuda", None)
+        with pytest.raises(MissingPackageError, match=r"needs the package 'pycuda.driver'.*ds2_deploy\[tensorrt\]"):
+            open_backend("tensorrt", model)
+
+    def test_no_engine(self, model: ModelFolder) -> None:
+        with pytest.raises(BackendUnavailableError, match=r"has no TensorRT engine of model\.fp16\.onnx: build one"):
+            open_backend("tensorrt", model, precision="fp16")
