@@ -17,7 +17,6 @@ EXTRAS = {
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
-    "pycuda": "tensorrt",
 }
 
 

@@ -77,7 +77,8 @@ def test_a_graph_of_another_project(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "words"),
     [
-        ({"name": "tensorrt"}, BackendUnavailableError, "choose the backend onnxruntime"),
+        ({"name": "tensorrt"}, BackendUnavailableError, "Cannot run TensorRT on cuda:0|has no TensorRT engine"),
+        ({"name": "tensorrt", "device": "cpu"}, BackendUnavailableError, "choose the backend onnxruntime"),
         ({"name": "tpu"}, ConfigError, "no backend 'tpu'"),
         ({"name": "onnxruntime", "device": "cuda:99"}, BackendUnavailableError, "cuda:99"),
         ({"name": "onnxruntime", "device": "gpu"}, ConfigError, "no device 'gpu'"),

@@ -212,7 +212,7 @@ class TestUnavailable:
 
         monkeypatch.setattr(trt_backend, "PycudaDevice", PycudaDevice)
         monkeypatch.setitem(sys.modules, "pycuda", None)
-        with pytest.raises(MissingPackageError, match=r"needs the package 'pycuda.driver'.*ds2_deploy\[tensorrt\]"):
+        with pytest.raises(MissingPackageError, match=r"needs the package 'pycuda', .*: pip install pycuda"):
             open_backend("tensorrt", model)
 
     def test_no_engine(self, model: ModelFolder) -> None:

@@ -1,5 +1,6 @@
 """ds2 parity: do the backends say the same?"""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from ds2_deploy.model_folder import ModelFolder
     from ds2_deploy.runtime.engine_info import Precision
     from export.parity import Candidate, ParityReport, Recording
+
+
+log = logging.getLogger(__name__)
 
 
 def parity(
@@ -76,7 +80,7 @@ def _candidates(folder: "ModelFolder", names: Sequence[str]) -> "list[Candidate]
 
 
 def _all_candidates(folder: "ModelFolder") -> "list[Candidate]":
-    """The same of every backend but the reference; one line on stderr for each that cannot be compared here."""
+    """The same of every backend but the reference; the log says which cannot be compared here, and why."""
     from ds2_deploy.errors import BackendUnavailableError, EngineError, MissingPackageError
     from ds2_deploy.runtime import BACKENDS
 
@@ -85,7 +89,7 @@ def _all_candidates(folder: "ModelFolder") -> "list[Candidate]":
         try:
             candidates += _candidates(folder, [name]) if name != "torch" else []
         except (BackendUnavailableError, EngineError, MissingPackageError) as error:
-            typer.echo(f"Not {name}: {error}", err=True)
+            log.info("Not %s: %s", name, error)
     return candidates
 
 

@@ -6,6 +6,7 @@ live in one process; a context of its own (`pycuda.autoinit`) would break the ot
 """
 
 import ctypes
+import importlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
@@ -13,8 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.errors import BackendUnavailableError, InferenceError
-from ds2_deploy.extras import require
+from ds2_deploy.errors import BackendUnavailableError, InferenceError, MissingPackageError
 from ds2_deploy.runtime.gpu import driver_library
 
 Bytes = npt.NDArray[np.uint8]
@@ -76,10 +76,13 @@ class PycudaDevice:
 
     def __init__(self, ordinal: int) -> None:
         try:
-            self._cuda: Any = require("pycuda.driver")
+            self._cuda: Any = importlib.import_module("pycuda.driver")
+        except ModuleNotFoundError as error:
+            raise MissingPackageError(
+                "Running an engine needs the package 'pycuda', which is not installed: pip install pycuda (it is "
+                "compiled, for which the CUDA toolkit's headers must be there)."
+            ) from error
         except ImportError as error:
-            if error.name == "pycuda" or str(error).startswith("This needs"):
-                raise
             raise BackendUnavailableError(f"pycuda is installed but does not load: {error}.") from error
         self._cuda.init()
         self._context = self._cuda.Device(ordinal).retain_primary_context()

@@ -48,7 +48,7 @@ class OrtBackend:
             "audio_lengths": np.ascontiguousarray(lengths, dtype=np.int64),
         }
         try:
-            log_probs, frames = self._session.run(OUTPUTS, feeds)
+            log_probs, frames = _run(self._session, self.device, OUTPUTS, feeds)
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise InferenceError(
                 f"ONNX Runtime failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples, most likely for want "
@@ -81,13 +81,25 @@ class OrtStreamBackend:
     ) -> Step:
         """One chunk of each stream: `audio` (B, C), of which `lengths` (B,) samples are there."""
         try:
-            return Step(
-                *self._session.run(STREAM_OUTPUTS, dict(zip(STREAM_INPUTS, (audio, lengths, state), strict=True)))
-            )
+            feeds = dict(zip(STREAM_INPUTS, map(np.ascontiguousarray, (audio, lengths, state)), strict=True))
+            return Step(*_run(self._session, self.device, STREAM_OUTPUTS, feeds))
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise InferenceError(
                 f"ONNX Runtime failed on a step of {len(audio)} streams: {str(error).splitlines()[0][:200]}."
             ) from error
+
+
+def _run(session: Any, device: str, outputs: list[str], feeds: dict[str, npt.NDArray[Any]]) -> list[Any]:
+    """What the graph makes of contiguous `feeds`, bound to the device: one copy there, one back, none in between."""
+    binding = session.io_binding()
+    for name, array in feeds.items():
+        binding.bind_cpu_input(name, array)
+    kind, _, ordinal = device.partition(":")
+    for name in outputs:
+        binding.bind_output(name, kind, int(ordinal or 0))
+    session.run_with_iobinding(binding)
+    copied: list[Any] = binding.copy_outputs_to_cpu()
+    return copied
 
 
 def choose_device(ort: Any, device: str) -> str:
