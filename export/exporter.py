@@ -14,6 +14,7 @@ from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
 from ds2_deploy.runtime.streamed import Streamed
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from export.parity import Candidate, ParityReport, compare, probe_recordings
+from export.recurrence import Recurrence
 from export.to_onnx import write_onnx, write_stream_onnx
 
 CHOICES: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
@@ -27,14 +28,15 @@ def export_model(
     *,
     precision: Literal["fp32", "fp16", "both"] = "both",
     chunk_ms: float = 100.0,
+    recurrence: Recurrence = "node",
     allow_mismatch: bool = False,
     overwrite: bool = False,
 ) -> ParityReport:
     """Write the model folder `out` from a checkpoint (or another model folder's weights).
 
     A model that can stream gets a streaming graph, too, which takes `chunk_ms` at a time (rounded up to whole frames).
-    `overwrite` replaces a model folder, and keeps what is in it beside the model: its card, a language model. Engines
-    go, being built from the old graph.
+    `recurrence` is the form of its recurrent layers, see export/recurrence.py. `overwrite` replaces a model folder, and
+    keeps what is in it beside the model: its card, a language model. Engines go, being built from the old graph.
 
     ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`.
     """
@@ -51,11 +53,11 @@ def export_model(
         written = ModelFolder(folder, metadata)
         candidates: list[Candidate] = []
         for kind in CHOICES[precision]:
-            write_onnx(model, folder / graph_file(kind), kind)
+            write_onnx(model, folder / graph_file(kind), kind, recurrence)
             candidates.append((OrtBackend(written, device="cpu", precision=kind), kind))
             if not metadata.streaming_obstacles:
                 chunk = metadata.stream_chunk_samples(chunk_ms)
-                write_stream_onnx(model, folder / graph_file(kind, stream=True), kind, chunk)
+                write_stream_onnx(model, folder / graph_file(kind, stream=True), kind, chunk, recurrence)
                 backend = OrtStreamBackend(written, device="cpu", precision=kind)
                 candidates.append((Streamed(backend, metadata), kind))
         report = compare(TorchBackend.of(model), candidates, probe_recordings(metadata), metadata.min_samples)

@@ -6,6 +6,8 @@ recurrent layers are ONNX's own nodes:
     batch norm  -> folded into the convolution, linear layer or input weights beside it (exact: an affine map each)
     nn.GRU      -> GRU node, time-major, linear_before_reset=1, gates reordered from (r, z, n) to (z, r, h)
     backward    -> ReverseSequence by the lengths, a forward node, ReverseSequence again
+
+or, where asked for, into loops of our own (export/recurrence.py).
 """
 
 import copy
@@ -28,6 +30,7 @@ from ds2_deploy.model.layers import RecurrentLayer
 from ds2_deploy.model.streaming import StreamingDeepSpeech2
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
+from export.recurrence import BothDirections, HoistedRNN, Recurrence
 
 OPSET = 22
 Hidden = Tensor | tuple[Tensor, ...]
@@ -96,46 +99,55 @@ class OnnxReversal(nn.Module):
         )
 
 
-def exportable(model: DeepSpeech2, precision: Precision) -> DeepSpeech2:
-    """A copy without batch norm, with ONNX's recurrent nodes, and half precision in all but front end and softmax."""
+def exportable(model: DeepSpeech2, precision: Precision, recurrence: Recurrence = "node") -> DeepSpeech2:
+    """A copy without batch norm, with recurrent layers in their form, and half precision in all but front end and
+    softmax. The frames of a recording are not known, so it cannot be unrolled and gets a loop."""
     model = copy.deepcopy(model).cpu().float().eval()
     fold_batch_norm(model.encoder)
-    _use_onnx_cells(model.encoder, precision)
+    _use_onnx_cells(model.encoder, precision, "loop" if recurrence == "unrolled" else recurrence)
     return model
 
 
-def exportable_stream(model: DeepSpeech2, precision: Precision, chunk_samples: int) -> StreamingDeepSpeech2:
+def exportable_stream(
+    model: DeepSpeech2, precision: Precision, chunk_samples: int, recurrence: Recurrence = "node"
+) -> StreamingDeepSpeech2:
     """The same for chunks of `chunk_samples`; the state stays in float32."""
     stream = StreamingDeepSpeech2(copy.deepcopy(model).cpu().float(), chunk_samples).eval()
-    _use_onnx_cells(stream.encoder, precision)
+    _use_onnx_cells(stream.encoder, precision, recurrence)
     return stream
 
 
-def _use_onnx_cells(encoder: nn.Module, precision: Precision) -> None:
-    for module in encoder.modules():
-        if isinstance(module, RecurrentLayer):
-            assert isinstance(module.forward_rnn, nn.RNNBase)
-            module.forward_rnn = OnnxRNN(module.forward_rnn)
-            if isinstance(module.backward_rnn, nn.RNNBase):
-                module.backward_rnn = OnnxRNN(module.backward_rnn)
-                module.reversal = OnnxReversal()
+def _use_onnx_cells(encoder: nn.Module, precision: Precision, recurrence: Recurrence) -> None:
+    layers = encoder.rnn
+    assert isinstance(layers, nn.ModuleList)
+    for number, layer in enumerate(layers):
+        assert isinstance(layer, RecurrentLayer)
+        if recurrence != "node" and layer.backward_rnn is not None:
+            layers[number] = BothDirections(layer, OnnxReversal())
+        elif recurrence != "node":
+            layer.forward_rnn = HoistedRNN(layer.directions, unrolled=recurrence == "unrolled")
+        else:
+            layer.forward_rnn, *backward = map(OnnxRNN, layer.directions)
+            layer.backward_rnn, layer.reversal = backward[0] if backward else None, OnnxReversal()
     if precision == "fp16":
         encoder.half()
 
 
-def write_onnx(model: DeepSpeech2, path: Path, precision: Precision) -> None:
+def write_onnx(model: DeepSpeech2, path: Path, precision: Precision, recurrence: Recurrence = "node") -> None:
     """Write the offline graph: audio (B, S), audio_lengths (B,) -> log_probs (B, T, V), lengths (B,)."""
     metadata = model.metadata
     samples = max(4 * metadata.min_samples, metadata.feature.sample_rate)
     example = (torch.zeros(2, samples), torch.tensor([samples, samples // 2]))
     axes = ({0: "batch", 1: "samples"}, {0: "batch"})
-    _write(exportable(model, precision), example, axes, (INPUTS, OUTPUTS), metadata, path)
+    _write(exportable(model, precision, recurrence), example, axes, (INPUTS, OUTPUTS), metadata, path)
 
 
-def write_stream_onnx(model: DeepSpeech2, path: Path, precision: Precision, chunk_samples: int) -> None:
+def write_stream_onnx(
+    model: DeepSpeech2, path: Path, precision: Precision, chunk_samples: int, recurrence: Recurrence = "node"
+) -> None:
     """Write the streaming graph: audio (B, C), audio_lengths (B,), state (B, N) -> log_probs (B, t, V), lengths (B,),
     next_state (B, N); C and N fixed. See ds2_deploy/model/streaming.py."""
-    stream = exportable_stream(model, precision, chunk_samples)
+    stream = exportable_stream(model, precision, chunk_samples, recurrence)
     example = (
         torch.zeros(2, chunk_samples),
         torch.tensor([chunk_samples, chunk_samples // 2]),

@@ -15,6 +15,13 @@ def export(
     chunk_ms: Annotated[
         float, typer.Option(min=1, max=10_000, help="Audio a step of the streaming graph takes, rounded up to frames.")
     ] = 100.0,
+    recurrence: Annotated[
+        Literal["node", "loop", "unrolled"],
+        typer.Option(
+            help="Recurrent layers as ONNX's own nodes, as loops whose input products stand outside, or in streams "
+            "frame by frame."
+        ),
+    ] = "node",
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Keep the folder even if ONNX Runtime and PyTorch disagree.")
     ] = False,
@@ -33,6 +40,7 @@ def export(
         out,
         precision=precision,
         chunk_ms=chunk_ms,
+        recurrence=recurrence,
         allow_mismatch=allow_mismatch,
         overwrite=overwrite,
     )

@@ -76,6 +76,11 @@ def _steps(rnn: nn.RNNBase) -> tuple[Step, tuple[int, ...]]:
     return STEPS[type(rnn)]
 
 
+def step_of(rnn: nn.RNNBase) -> Step:
+    """How the cell takes a step."""
+    return _steps(rnn)[0]
+
+
 def _not_normalized(x: Tensor) -> Tensor:
     return x
 

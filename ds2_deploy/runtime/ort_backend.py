@@ -43,7 +43,7 @@ class OrtBackend:
             empty = np.zeros((0, 0, len(self.metadata.alphabet)), dtype=np.float32)
             return Emissions(empty, np.zeros(0, dtype=np.int64))
         audio = at_least(audio, self.metadata.min_samples)
-        feeds = {
+        feeds: dict[str, npt.NDArray[Any]] = {
             "audio": np.ascontiguousarray(audio, dtype=np.float32),
             "audio_lengths": np.ascontiguousarray(lengths, dtype=np.int64),
         }
