@@ -21,6 +21,7 @@ from ds2_deploy.commands.common import print_failure
 from ds2_deploy.commands.doctor import doctor
 from ds2_deploy.commands.evaluate import evaluate
 from ds2_deploy.commands.export import export
+from ds2_deploy.commands.import_ import import_
 from ds2_deploy.commands.info import info
 from ds2_deploy.commands.manifest import manifest
 from ds2_deploy.commands.parity import parity
@@ -40,6 +41,7 @@ app = typer.Typer(
 app.command()(manifest)
 app.command()(train)
 app.command()(evaluate)
+app.command("import")(import_)
 app.command()(export)
 app.command()(parity)
 app.command("build-engine")(build_engine)

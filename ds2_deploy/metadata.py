@@ -96,12 +96,18 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def streaming_obstacles(self) -> tuple[str, ...]:
         """Why this model cannot transcribe live, each as half a sentence; empty where it can."""
         obstacles, normalization = [], self.feature.normalization
-        if normalization in ("utterance", "utterance_bins"):
+        if normalization.startswith("utterance"):
             obstacles.append(f"feature.normalization is {normalization!r}, which needs the whole recording")
         if self.feature.power_normalize:
             obstacles.append("feature.power_normalize is true, which needs the whole recording")
+        if self.feature.peak_normalize:
+            obstacles.append("feature.peak_normalize is true, which needs the whole recording")
+        if self.feature.reflect:
+            obstacles.append("feature.reflect is true, which needs the end of the recording")
         if self.feature.deltas:
             obstacles.append(f"feature.deltas is {self.feature.deltas}: differences look ahead")
+        if any(layer.same for layer in self.model.conv):
+            obstacles.append("model.conv has same = true, which needs the length of the recording")
         if self.model.bidirectional:
             obstacles.append("model.bidirectional is true: the backward direction starts at the end")
         return tuple(obstacles)

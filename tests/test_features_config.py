@@ -38,6 +38,8 @@ def test_frames_around_the_first_and_second_window() -> None:
     [
         ({}, 161),
         ({"fft_size": 512}, 257),
+        ({"spectrum": "log_density"}, 160),  # without the Nyquist bin
+        ({"spectrum": "log_density", "sample_rate": 1000, "window_ms": 7.0}, 4),
         ({"sample_rate": 8000}, 81),
         ({"sample_rate": 1000, "window_ms": 7.0}, 4),  # an odd DFT has no Nyquist bin
         ({"spectrum": "log_mel", "mel_bands": 40, "fft_size": 512}, 40),
@@ -63,9 +65,27 @@ def test_windows_and_hops_are_whole_samples() -> None:
     with pytest.raises(ValueError, match=r"feature\.hop_ms is 80\.04 samples"):
         FeatureConfig(sample_rate=8000, hop_ms=10.005)
     assert FeatureConfig(sample_rate=11025, window_ms=40.0, hop_ms=40.0).hop_samples == 441
+    for samples in range(1, 600):
+        milliseconds = 1000 * samples / 11025  # rounded, so not exactly that many samples
+        assert FeatureConfig(sample_rate=11025, window_ms=milliseconds, hop_ms=milliseconds).hop_samples == samples
 
 
 def test_the_dft_is_at_least_the_window() -> None:
     assert FeatureConfig(fft_size=320).dft_points == 320
     with pytest.raises(ValueError, match=r"feature\.fft_size is 319.*320 samples"):
         FeatureConfig(fft_size=319)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"reflect": True}, r"feature\.reflect is true and feature\.center is false"),
+        (
+            {"power_normalize": True, "peak_normalize": True},
+            r"power_normalize and feature\.peak_normalize are both true",
+        ),
+    ],
+)
+def test_fields_that_contradict_each_other_are_named(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        FeatureConfig(**changes)

@@ -75,8 +75,12 @@ def test_unusable_values_are_named(changes: dict[str, Any], named: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"channels": 0}, {"kernel": (0, 3)}, {"kernel": (3, 0)}, {"stride": (0, 1)}, {"stride": (1, -2)}]
-)
+    "changes",
+    [
+        {"channels": 0}, {"kernel": (0, 3)}, {"kernel": (3, 0)}, {"stride": (0, 1)}, {"stride": (1, -2)},
+        {"same": True, "kernel": (3, 4)}, {"same": True, "stride": (3, 1)}, {"same": True, "residual": True},
+    ],
+)  # fmt: skip
 def test_unusable_convolutions_are_refused(changes: dict[str, Any]) -> None:
     values: dict[str, Any] = {"channels": 1, "kernel": (3, 3)} | changes
     with pytest.raises(ValueError, match="a convolution of"):

@@ -35,15 +35,18 @@ def changed(config, **fields):
     return msgspec.structs.replace(config, **fields)
 
 
-@pytest.mark.parametrize("normalization", ["utterance", "utterance_bins", "whitening", "none"])
+@pytest.mark.parametrize(
+    "normalization", ["utterance", "utterance_sample", "utterance_bins", "frame", "whitening", "none"]
+)
 @pytest.mark.parametrize(
     "config",
     [
         *(FeatureConfig(sample_rate=8000, spectrum=spectrum, mel_bands=20) for spectrum in SPECTRA),
         FeatureConfig(sample_rate=8000, spectrum="mfcc", mel_bands=20, deltas=2, power_normalize=True),
         FeatureConfig(sample_rate=8000, spectrum="amplitude", center=True, power_normalize=True),
+        FeatureConfig(sample_rate=8000, spectrum="log1p", center=True, reflect=True, peak_normalize=True),
     ],
-    ids=[*SPECTRA, "mfcc with differences, one level", "amplitude centred, one level"],
+    ids=[*SPECTRA, "mfcc with differences, one level", "amplitude centred, one level", "log1p mirrored, one peak"],
 )
 def test_features_do_not_depend_on_the_batch(config, normalization):
     frontend = Frontend(changed(config, normalization=normalization))
@@ -71,8 +74,10 @@ def test_features_do_not_depend_on_the_batch(config, normalization):
         FeatureConfig(sample_rate=8000, spectrum="amplitude", window_ms=10.0, normalization="whitening"),
         FeatureConfig(spectrum="mfcc", mel_bands=20, fft_size=512, center=True, normalization="global"),
         FeatureConfig(spectrum="mel_power", mel_bands=20, fft_size=512, normalization="none"),
+        FeatureConfig(spectrum="log_density", normalization="frame", symmetric_window=True),
+        FeatureConfig(spectrum="log1p", window="hamming", center=True, normalization="none"),
     ],
-    ids=["amplitude, whitening", "mfcc, global, centred", "mel power, none"],
+    ids=["amplitude, whitening", "mfcc, global, centred", "mel power, none", "density, frame", "log1p, centred"],
 )
 def test_a_stream_hears_the_same(feature):
     model = tiny_model(tiny_metadata(MODELS["lstm, lookahead, 1d, fc"], feature))

@@ -5,6 +5,7 @@ import json
 import librosa
 import numpy as np
 import pytest
+import scipy.signal
 import torch
 
 from ds2_deploy.audio.features import FeatureConfig
@@ -20,7 +21,9 @@ from training.recipe import load_recipe
 from training.statistics import feature_statistics, whitening
 from training.trainer import train
 
-SPECTRA = ["amplitude", "power", "log_power", "mel_amplitude", "mel_power", "log_mel", "mfcc"]
+SPECTRA = [
+    "amplitude", "power", "log_power", "log1p", "log_density", "mel_amplitude", "mel_power", "log_mel", "mfcc",
+]  # fmt: skip
 
 
 def voice(rate, seconds=1.0, seed=0):
@@ -44,6 +47,8 @@ def by_librosa(samples, config):
         center=False,
     )  # librosa centres a short window in the transform, so that its frames start earlier and magnitudes are the same
     size = np.abs(spectrum)
+    if config.spectrum == "log1p":
+        return np.log1p(size)
     energies = size if "amplitude" in config.spectrum else size**2
     if config.has_mel:
         bank = librosa.filters.mel(
@@ -57,6 +62,10 @@ def by_librosa(samples, config):
         energies = bank @ energies
     if not config.is_log:
         return energies
+    if config.spectrum == "log_density":
+        window = scipy.signal.get_window(config.window, config.window_samples)
+        energies = 2 * energies[: (config.dft_points + 1) // 2] / (config.sample_rate * np.square(window).sum())
+        energies[0] /= 2
     log = np.log(np.maximum(energies, config.floor))
     return librosa.feature.mfcc(S=log, n_mfcc=config.cepstra) if config.spectrum == "mfcc" else log
 
@@ -218,6 +227,9 @@ def test_unusable_features_are_named(override, said, tmp_path):
         ({"normalization": "utterance_bins"}, "needs the whole recording"),
         ({"normalization": "none", "power_normalize": True}, "needs the whole recording"),
         ({"normalization": "none", "deltas": 1}, "look ahead"),
+        ({"normalization": "none", "peak_normalize": True}, "needs the whole recording"),
+        ({"normalization": "none", "center": True, "reflect": True}, "needs the end of the recording"),
+        ({"normalization": "frame", "spectrum": "log_density"}, None),
         ({"normalization": "whitening"}, None),
         ({"normalization": "none", "spectrum": "mfcc"}, None),
     ],

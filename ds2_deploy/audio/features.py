@@ -5,9 +5,11 @@ from typing import Literal
 
 import msgspec
 
-Spectrum = Literal["amplitude", "power", "log_power", "mel_amplitude", "mel_power", "log_mel", "mfcc"]
+Spectrum = Literal[
+    "amplitude", "power", "log_power", "log1p", "log_density", "mel_amplitude", "mel_power", "log_mel", "mfcc"
+]  # fmt: skip
 Window = Literal["hann", "hamming"]
-Normalization = Literal["utterance", "utterance_bins", "global", "whitening", "none"]
+Normalization = Literal["utterance", "utterance_sample", "utterance_bins", "frame", "global", "whitening", "none"]
 
 DELTA_FRAMES = 4
 """Neighbours on either side that a difference is taken over."""
@@ -19,11 +21,15 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     sample_rate: int = 16000
     """Samples per second the model was trained at; audio of another rate is resampled to it."""
     spectrum: Spectrum = "log_power"
-    """`amplitude`, `power`: |X| and |X|^2 of every bin; `log_power`: ln max(|X|^2, floor); `mel_amplitude`,
-    `mel_power`, `log_mel`: the same after a mel filter bank; `mfcc`: mel-frequency cepstral coefficients, the
+    """`amplitude`, `power`: |X| and |X|^2 of every bin; `log_power`: ln max(|X|^2, floor); `log1p`:
+    ln(1 + |X|); `log_density`: ln max(P, floor) below the Nyquist frequency, with the one-sided power density P of
+    scipy.signal.spectrogram, 2 |X|^2 over sample rate and energy of the window (half of it at 0 Hz); `mel_amplitude`,
+    `mel_power`, `log_mel`: the first three after a mel filter bank; `mfcc`: mel-frequency cepstral coefficients, the
     orthonormal cosine transform (DCT-II) of `log_mel`."""
     window: Window = "hann"
-    """Periodic analysis window of `window_ms`."""
+    """Analysis window of `window_ms`."""
+    symmetric_window: bool = False
+    """Whether the window's last sample is its first again; otherwise the one after it would be (periodic)."""
     window_ms: float = 20.0
     hop_ms: float = 10.0
     fft_size: int | None = None
@@ -39,13 +45,19 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Smallest power that a logarithm is taken of; with 1e-10 two correct spectrograms in float32 differ by 8e-3."""
     center: bool = False
     """Pad half a window of zeros at both ends, so that frame t is centred on sample t * hop."""
+    reflect: bool = False
+    """Pad with the recording itself, backwards from its ends, instead of zeros (cannot stream)."""
     power_normalize: bool = False
     """Bring each recording to one root mean square level first (cannot stream): the paper's "power normalized" clips,
     section 3."""
+    peak_normalize: bool = False
+    """Divide each recording by its largest sample first (cannot stream)."""
     normalization: Normalization = "utterance"
-    """`utterance`: one mean and deviation per recording, `utterance_bins`: one per bin of each recording, which is
-    cepstral mean and variance normalisation (neither can stream); `global`: per bin, from the training set, kept in
-    the metadata; `whitening`: from the training set, bins decorrelated, kept with the weights; `none`."""
+    """`utterance`: one mean and deviation per recording; `utterance_sample`: the same with the sample deviation (n - 1)
+    and nothing added to it; `utterance_bins`: one per bin of each recording, which is cepstral mean and variance
+    normalisation (none of them can stream); `frame`: one mean and deviation over the bins of each frame; `global`: per
+    bin, from the training set, kept in the metadata; `whitening`: from the training set, bins decorrelated, kept with
+    the weights; `none`."""
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "window_ms", "hop_ms", "mel_bands", "floor"):
@@ -54,12 +66,16 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise ValueError(f"feature.{name} is {value}: it must be a positive number")
         for name in ("window_ms", "hop_ms"):
             samples = self.sample_rate * getattr(self, name) / 1000
-            if samples != round(samples):
+            if abs(samples - round(samples)) > 1e-6:  # 220 samples at 11025 Hz are no round number of milliseconds
                 raise ValueError(f"feature.{name} is {samples} samples: it must be a whole number of them")
         if self.spectrum == "mfcc" and not 1 <= self.cepstra <= self.mel_bands:
             raise ValueError(
                 f"feature.cepstra is {self.cepstra}: it must be between 1 and feature.mel_bands, {self.mel_bands}"
             )
+        if self.power_normalize and self.peak_normalize:
+            raise ValueError("feature.power_normalize and feature.peak_normalize are both true: choose one")
+        if self.reflect and not self.center:
+            raise ValueError("feature.reflect is true and feature.center is false: there is no padding to fill")
         if self.deltas and not self.is_log:
             raise ValueError(f"feature.deltas is {self.deltas}: {self.spectrum} has none, choose log_mel or mfcc")
         if self.fft_size is not None and self.fft_size < self.window_samples:
@@ -81,7 +97,7 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def padding_samples(self) -> int:
-        """Zeros put before and after the recording."""
+        """Samples put before and after the recording."""
         return self.window_samples // 2 if self.center else 0
 
     @property
@@ -94,7 +110,12 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         """Rows without differences over time."""
         if self.spectrum == "mfcc":
             return self.cepstra
-        return self.mel_bands if self.has_mel else self.dft_points // 2 + 1
+        return self.mel_bands if self.has_mel else self.dft_bins
+
+    @property
+    def dft_bins(self) -> int:
+        """Bins of the DFT that are looked at."""
+        return (self.dft_points + 1) // 2 if self.spectrum == "log_density" else self.dft_points // 2 + 1
 
     @property
     def has_mel(self) -> bool:
@@ -104,12 +125,12 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def is_log(self) -> bool:
         """Whether energies are logarithmic, in nats."""
-        return self.spectrum in ("log_power", "log_mel", "mfcc")
+        return self.spectrum in ("log_power", "log1p", "log_density", "log_mel", "mfcc")
 
     @property
     def smallest(self) -> float:
         """What silence is in every bin of the spectrum (for `mfcc`, of the mel bands)."""
-        return math.log(self.floor) if self.is_log else 0.0
+        return math.log(self.floor) if self.is_log and self.spectrum != "log1p" else 0.0
 
     def frames(self, samples: int) -> int:
         """Feature frames of a recording of `samples` samples: only whole windows count."""

@@ -101,6 +101,7 @@ def _rows(
     convolutions = "; ".join(
         f"{layer.channels} channels, kernel {_times(layer.kernel)}, stride {_times(layer.stride)}"
         + (", residual" if layer.residual else "")
+        + (", padded by the length" if layer.same else "")
         for layer in model.conv
     )
     wer = "unknown" if made.valid_wer is None else f"{made.valid_wer:.2%}"
@@ -109,8 +110,10 @@ def _rows(
         ("name", f"{metadata.name or '(none)'}, language {metadata.language}, format {metadata.format_version}"),
         ("parameters", "unknown: no weights" if parameters is None else f"{parameters:,}"),
         ("audio", f"mono, {feature.sample_rate} Hz"),
-        ("front end", f"{feature.spectrum}, {_bands(feature)}, {feature.window} {feature.window_ms:g} ms every "
-            f"{feature.hop_ms:g} ms, {'one level, ' if feature.power_normalize else ''}"
+        ("front end", f"{feature.spectrum}, {_bands(feature)}, {'symmetric ' if feature.symmetric_window else ''}"
+            f"{feature.window} {feature.window_ms:g} ms every {feature.hop_ms:g} ms, "
+            f"{'mirrored at the ends, ' if feature.reflect else ''}{'one level, ' if feature.power_normalize else ''}"
+            f"{'one peak, ' if feature.peak_normalize else ''}"
             f"normalised: {feature.normalization}"),
         (f"convolutions ({model.conv_dims}D)", convolutions or "none"),
         ("recurrent", _recurrent(model)),

@@ -18,10 +18,18 @@ class ConvLayer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """(frequency, time)."""
     residual: bool = False
     """The input is added to the output, through a 1 x 1 projection where channels or stride differ (He et al. 2016)."""
+    same: bool = False
+    """Pad as TensorFlow's "same" does: where the stride is two and the length even, one zero fewer in front. Then the
+    frames of a recording lie where its length wants them (cannot stream)."""
 
     def __post_init__(self) -> None:
         if self.channels < 1 or min(self.kernel) < 1 or min(self.stride) < 1:
             raise ValueError(f"a convolution of {self.channels} channels, kernel {self.kernel}, stride {self.stride}")
+        if self.same and (not all(size % 2 for size in self.kernel) or max(self.stride) > 2 or self.residual):
+            raise ValueError(
+                f"a convolution of kernel {self.kernel} and stride {self.stride} with same = true: "
+                "kernels must be odd, strides 2 at most, and it cannot be residual"
+            )
         if self.residual and not all(size % 2 for size in self.kernel):
             raise ValueError(f"a residual convolution of kernel {self.kernel}: its middle needs odd sizes")
 

@@ -25,10 +25,16 @@ from ds2_deploy.model.layers import time_mask
 DEVIATION_FLOOR = 1e-2
 """Added (squared) to an utterance's variance, in nats; digital silence would otherwise amplify rounding errors. A
 linear spectrum changes by this share of its mean where its logarithm changes by this many nats."""
+LEAST_SAMPLE_DEVIATION = 1e-5
+"""What `utterance_sample` divides by at least; only silence is below it."""
+FRAME_DEVIATION_FLOOR = 1e-2 * math.log(10) / 20
+"""The same for `frame`: 0.01 in twenty times the common logarithm."""
 LEVEL = 0.1
 """Root mean square that power normalisation aims at, 20 dB below full scale."""
 QUIETEST = 1e-4
 """Root mean square below which a recording counts as silence, and is not made louder for being quieter still."""
+QUIETEST_PEAK = 1e-5
+"""Added to a recording's largest sample before it is divided by it."""
 LARGEST = 65504.0
 """Most that half precision can hold, so that no network is given infinity: power at full scale is more in windows of
 32 ms at 16 kHz, and divided by the deviations of a quiet training set it is more in shorter ones, too."""
@@ -37,7 +43,7 @@ LARGEST = 65504.0
 def deviation_floor(config: FeatureConfig, mean: Tensor) -> Tensor | float:
     """The smallest deviation that counts, of features with this `mean`, in their unit."""
     if config.is_log:
-        return DEVIATION_FLOOR
+        return FRAME_DEVIATION_FLOOR if config.normalization == "frame" else DEVIATION_FLOOR
     return DEVIATION_FLOOR * mean + (config.floor**0.5 if "amplitude" in config.spectrum else config.floor)
 
 
@@ -45,10 +51,14 @@ def dft_basis(config: FeatureConfig) -> npt.NDArray[np.float64]:
     """(2F, window): rows k and F + k give the real part and the negated imaginary part of DFT bin k."""
     n = np.arange(config.window_samples)
     a0 = {"hann": 0.5, "hamming": 0.54}[config.window]
-    window = a0 - (1 - a0) * np.cos(2 * math.pi * n / config.window_samples)  # periodic, not symmetric
-    bins = np.arange(config.dft_points // 2 + 1)
+    period = max(config.window_samples - config.symmetric_window, 1)
+    window = a0 - (1 - a0) * np.cos(2 * math.pi * n / period)
+    bins = np.arange(config.dft_bins)
     angle = 2 * math.pi / config.dft_points * np.outer(bins, n)  # (F, window)
     basis: npt.NDArray[np.float64] = np.concatenate([np.cos(angle), np.sin(angle)]) * window
+    if config.spectrum == "log_density":
+        sides = np.where(np.tile(bins, 2) > 0, 2, 1)[:, None]
+        basis *= np.sqrt(sides / (config.sample_rate * np.square(window).sum()))
     return basis
 
 
@@ -134,9 +144,15 @@ class Frontend(nn.Module):
         """Features (B, F, T) before normalisation."""
         if self.config.power_normalize:
             audio = self.level(audio, lengths)
-        if self.config.center:  # what lies beyond the end would otherwise enter the last windows
+        if self.config.peak_normalize:
+            peak = audio.masked_fill(~time_mask(lengths, audio.shape[-1]), 0.0).abs().amax(dim=1, keepdim=True)
+            audio = audio / (peak + QUIETEST_PEAK)
+        padding = self.config.padding_samples
+        if self.config.reflect:
+            audio, padding = reflected(audio, lengths, padding), 0
+        elif self.config.center:  # what lies beyond the end would otherwise enter the last windows
             audio = audio.masked_fill(~time_mask(lengths, audio.shape[-1]), 0.0)
-        features = [self.energies(audio, padding=self.config.padding_samples)]
+        features = [self.energies(audio, padding=padding)]
         for _ in range(self.config.deltas):
             features.append(differences(features[-1], self.frames(lengths)))
         return torch.cat(features, dim=1) if self.config.deltas else features[0]
@@ -156,10 +172,12 @@ class Frontend(nn.Module):
                 audio[:, None, :], self.basis, stride=config.hop_samples, padding=padding
             )  # (B, 2F, T)
             power = spectrum.square()
-            bins = config.dft_points // 2 + 1
+            bins = config.dft_bins
             power = power[:, :bins] + power[:, bins:]  # (B, F, T)
-            if "amplitude" in config.spectrum:
+            if "amplitude" in config.spectrum or config.spectrum == "log1p":
                 power = power.sqrt()
+            if config.spectrum == "log1p":
+                return power.log1p()
             if self.mel is not None:
                 power = self.mel @ power
             if not config.is_log:
@@ -185,17 +203,31 @@ class Frontend(nn.Module):
         return self._normalize_utterances(features, frames, valid)
 
     def _normalize_utterances(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
-        """To mean 0 and deviation 1 of each utterance, over all its bins or in each of them."""
-        over = (2,) if self.config.normalization == "utterance_bins" else (1, 2)
-        bins = 1 if self.config.normalization == "utterance_bins" else features.shape[1]
+        """To mean 0 and deviation 1 of each utterance, over all its bins or in each of them, or of each frame."""
+        over = {"utterance_bins": (2,), "frame": (1,)}.get(self.config.normalization, (1, 2))
+        bins = features.shape[1] if 1 in over else 1
+        frames = frames if 2 in over else torch.ones_like(frames)
         # Counted from the floor, so that the sums are small and silence is exactly zero: its mean would otherwise
         # be off by a rounding error, which its tiny deviation blows up.
         features = features - self.silence
         count = (frames.clamp(min=1) * bins).to(features.dtype)[:, None, None]
         mean = features.masked_fill(~valid, 0.0).sum(dim=over, keepdim=True) / count
         centred = (features - mean).masked_fill(~valid, 0.0)
-        variance = centred.square().sum(dim=over, keepdim=True) / count
+        squares = centred.square().sum(dim=over, keepdim=True)
+        if self.config.normalization == "utterance_sample":
+            return centred / (squares / (count - 1).clamp(min=1)).sqrt().clamp(min=LEAST_SAMPLE_DEVIATION)
+        variance = squares / count
         return centred / (variance + deviation_floor(self.config, mean) ** 2).sqrt()
+
+
+def reflected(audio: Tensor, lengths: Tensor, padding: int) -> Tensor:
+    """(B, S) -> (B, S + 2 padding): each recording goes on backwards beyond its ends, as in a mirror.
+
+    Recordings of no more than `padding` samples, which would need a second mirror, repeat their first one there.
+    """
+    place = (torch.arange(audio.shape[1] + 2 * padding, device=audio.device) - padding).abs()
+    last = lengths[:, None] - 1  # (B, 1)
+    return audio.gather(1, torch.where(place > last, 2 * last - place, place).clamp(min=0))
 
 
 def differences(features: Tensor, frames: Tensor) -> Tensor:

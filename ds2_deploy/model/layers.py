@@ -36,6 +36,24 @@ class ClippedReLU(nn.Module):
         return x.clamp(0.0, self.clip)
 
 
+def same_padded(x: Tensor, lengths: Tensor, layer: ConvLayer) -> Tensor:
+    """(B, C, F, T) or (B, C, T) with the zeros of TensorFlow's "same", by each row's own length in time.
+
+    kernel 3, stride 2, length 5    |0 x x|
+                                        |x x x|       and 4    |x x x|
+                                            |x x 0|                |x x 0|
+    """
+    bins, frames = layer.padding
+    if x.dim() == 4:
+        fewer = int(layer.stride[0] == 2 and bins > 0 and x.shape[2] % 2 == 0)
+        x = nn.functional.pad(x, (0, 0, bins - fewer, bins))
+    x = nn.functional.pad(x, (frames, frames + 1))
+    if layer.stride[1] == 1 or frames == 0:
+        return x[..., :-1]
+    even = (lengths % 2 == 0).view(-1, *[1] * (x.dim() - 1))
+    return torch.where(even, x[..., 1:], x[..., :-1])
+
+
 class MaskedConv(nn.Module):
     """Convolution, batch normalisation, clipped ReLU, shortcut and mask: (B, C, F, T) or, one-dimensional, (B, C, T).
 
@@ -46,6 +64,7 @@ class MaskedConv(nn.Module):
         super().__init__()
         dims, batch_norm = config.conv_dims, config.batch_norm
         self.time_kernel, self.time_stride = layer.kernel[1], layer.stride[1]
+        self.same = layer if layer.same else None
         axes = slice(2 - dims, 2)  # (frequency, time) or time alone
         convolution = {1: nn.Conv1d, 2: nn.Conv2d}[dims]
         self.conv = convolution(
@@ -53,7 +72,7 @@ class MaskedConv(nn.Module):
             layer.channels,
             layer.kernel[axes],
             layer.stride[axes],
-            layer.padding[axes],
+            0 if layer.same else layer.padding[axes],
             bias=not batch_norm,
         )
         self.norm = SequenceBatchNorm(layer.channels, channel_dim=1) if batch_norm else None
@@ -66,7 +85,7 @@ class MaskedConv(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         shortcut = None if self.shortcut is None else self.shortcut(x)
-        x = self.conv(x)
+        x = self.conv(x if self.same is None else same_padded(x, lengths, self.same))
         lengths = conv_lengths(lengths, self.time_kernel, self.time_stride)
         mask = time_mask(lengths, x.shape[-1])  # (B, T)
         mask = mask[:, None, None, :] if x.dim() == 4 else mask[:, None, :]

@@ -1,0 +1,34 @@
+"""ds2 import: a checkpoint of another DeepSpeech2 code becomes one of ds2."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def import_(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A file of deepspeech.pytorch 2 or 3, or of the thesis' code.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for best.pt, which ds2 export reads.")],
+    language: Annotated[str, typer.Option(help="How texts are spelled when errors are counted.")] = "en",
+) -> None:
+    """Read a checkpoint of another DeepSpeech2 code, without running anything in it, and write the same network."""
+    from ds2_deploy.commands.common import usage_errors
+    from ds2_deploy.extras import require
+    from ds2_deploy.text.languages import language_named
+
+    with usage_errors():
+        language_named(language)
+    require("torch")
+    require("safetensors")
+    from ds2_deploy.commands.info import info
+    from ds2_deploy.errors import OutputError
+    from ds2_deploy.importing import import_checkpoint
+    from training.run_folder import RunFolder
+
+    folder = RunFolder(out)
+    if any(file.exists() for file in (folder.best, folder.last, folder.log)):
+        raise OutputError(f"{out} already holds a training: choose another --out.")
+    import_checkpoint(checkpoint, language=language).save(folder.best)
+    info(str(folder.best))
