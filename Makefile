@@ -1,4 +1,4 @@
-# Everything from a fresh clone: make setup | demo | test | lint | bench | models
+# Everything from a fresh clone: make setup | demo | test | lint | bench | models | gpu-check
 #   PYTHON=python3.12   another interpreter (3.11 or newer; 3.11 is the tested one)
 #   ARGS='-k alphabet'  more arguments for pytest or the demo
 #   DS2_DATA=/path      real recordings for the tests, the demo and the benchmarks
@@ -9,7 +9,7 @@ PIP_INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := setup
-.PHONY: setup demo test lint bench models
+.PHONY: setup demo test lint bench models gpu-check
 
 setup: $(STAMP)
 
@@ -41,6 +41,11 @@ lint: setup
 
 bench: setup
 	@set -e; for name in transcribe_speed stream_latency engine_matrix; do echo "== $$name"; $(PY) benchmarks/$$name.py; done
+
+# On a machine with a GPU: MODELS, DATA (of `gpu_check.py pack`), WHEELS (a folder of wheels, or none), OUT.
+gpu-check:
+	$(PYTHON) benchmarks/gpu_check.py run $(or $(MODELS),default streaming) --out $(or $(OUT),runs/gpu-check) \
+		$(if $(DATA),--data $(DATA)) $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
 
 # Hours on a CPU, from the corpora of DS2_DATA; the models come to lie in runs/models/NAME/model.
 models: setup

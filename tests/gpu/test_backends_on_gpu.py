@@ -1,0 +1,91 @@
+"""What a GPU alone can show: every backend says there what ONNX Runtime says on the CPU. `make gpu-check` runs these.
+
+Each test skips with its reason where its backend cannot run.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ds2_deploy.errors import BackendUnavailableError, InferenceError, MissingPackageError
+from ds2_deploy.model_folder import ModelFolder, open_model
+from ds2_deploy.runtime import open_backend, open_stream_backend
+from ds2_deploy.runtime.gpu import gpus
+from ds2_deploy.runtime.protocol import Backend, pad_batch
+from ds2_deploy.runtime.streamed import Streamed
+from export.profiles import parse_batch, parse_seconds
+from export.to_tensorrt import build_engine
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not gpus(), reason="no NVIDIA GPU")]
+
+
+def recordings() -> list[npt.NDArray[np.float32]]:
+    rng = np.random.default_rng(0)
+    return [0.1 * rng.standard_normal(int(s * 16_000)).astype(np.float32) for s in (2.5, 0.7, 4.0, 1.1, 0.3)]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelFolder]:
+    """Copies of the bundled ones, with engines of up to five seconds where one can be built."""
+    made = {}
+    for name in ("default", "streaming"):
+        folder: Path = tmp_path_factory.mktemp(name)
+        for file in open_model(name).path.iterdir():
+            if file.is_file():
+                (folder / file.name).write_bytes(file.read_bytes())
+        try:
+            build_engine(folder, batch=parse_batch("1:2:4"), seconds=[parse_seconds("0:2:5")])
+            if name == "streaming":
+                build_engine(folder, stream=True, batch=parse_batch("1:4:8"))
+        except (MissingPackageError, BackendUnavailableError):
+            pass
+        made[name] = open_model(folder)
+    return made
+
+
+def opened(name: str, model: ModelFolder) -> Backend:
+    try:
+        return open_backend(name, model, device="cuda:0")
+    except (MissingPackageError, BackendUnavailableError) as error:
+        pytest.skip(str(error))
+
+
+def assert_same(backend: Backend, model: ModelFolder) -> None:
+    batch = pad_batch(recordings(), model.metadata.min_samples)
+    got, expected = backend.run(*batch), open_backend("onnxruntime", model, device="cpu").run(*batch)
+    np.testing.assert_array_equal(got.lengths, expected.lengths)
+    for row, other, length in zip(got.log_probs, expected.log_probs, expected.lengths, strict=True):
+        np.testing.assert_allclose(row[:length], other[:length], atol=5e-3)  # the limit of ds2 parity
+
+
+@pytest.mark.parametrize("model", ["default", "streaming"])
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch", "tensorrt"])
+def test_the_gpu_says_what_the_cpu_says(models: dict[str, ModelFolder], backend: str, model: str) -> None:
+    assert_same(opened(backend, models[model]), models[model])
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "torch", "tensorrt"])
+def test_chunk_by_chunk(models: dict[str, ModelFolder], backend: str) -> None:
+    model = models["streaming"]
+    try:
+        stream = open_stream_backend(backend, model, device="cuda:0")
+    except (MissingPackageError, BackendUnavailableError) as error:
+        pytest.skip(str(error))
+    assert_same(Streamed(stream, model.metadata), model)
+
+
+def test_all_backends_in_one_process_and_several_threads(models: dict[str, ModelFolder]) -> None:
+    model = models["default"]
+    backends = [opened(name, model) for name in ("tensorrt", "torch", "onnxruntime")]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in pool.map(lambda backend: assert_same(backend, model), backends * 4):
+            pass
+
+
+def test_what_is_longer_than_the_engine(models: dict[str, ModelFolder]) -> None:
+    backend = opened("tensorrt", models["default"])
+    with pytest.raises(InferenceError, match="longer than every profile"):
+        backend.run(*pad_batch([np.zeros(160_000, np.float32)], 400))
