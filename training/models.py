@@ -60,23 +60,27 @@ FIRST = Path("default") / "an4"
 """The training whose network finds the words that are spliced."""
 
 
-def _commands(name: str, first: str) -> Model:
-    everything = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
+NOISE = "augment.noise={work}/noise"
+
+
+def _commands(name: str, first: str, people: tuple[str, ...], epochs: int, rate: float) -> Model:
+    last = (f"epochs={epochs}", f"optimizer.learning_rate={rate}", "batch_size=16", "augment.noise_probability=0.15")
     return Model(
         AN4_VALID,
         (
             Stage("an4", first, (AN4,), leaves="best.pt"),
-            Stage("all", name, everything, ("augment.noise={work}/noise",)),
+            Stage("all", name, (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH), (NOISE,)),
+            Stage("last", name, (*people, *people, DIGITS, SPLICED_SPEECH), (NOISE, *last)),
         ),
     )
 
 
 MODELS = {
-    "default": _commands("default", "an4"),
-    "streaming": _commands("streaming", "an4-streaming"),
+    "default": _commands("default", "an4", (AN4, AN4_VALID), 1, 4e-4),
+    "streaming": _commands("streaming", "an4-streaming", (AN4,), 2, 6e-4),
     "sentences": Model(
         "{data}/librispeech-mini/valid.jsonl",
-        (Stage("read", "sentences", (*LIBRISPEECH, READ_SPEECH), ("augment.noise={work}/noise",)),),
+        (Stage("read", "sentences", (*LIBRISPEECH, READ_SPEECH), (NOISE,)),),
     ),
 }
 
