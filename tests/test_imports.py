@@ -1,8 +1,8 @@
 """What is heavy is imported where it is used: a light import, quick help."""
 
+import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -42,14 +42,20 @@ def test_the_command_line_loads_no_numpy() -> None:
 COMMANDS = sorted(str(command.name or command.callback.__name__) for command in app.registered_commands)  # type: ignore[union-attr]
 
 
+def _children_s() -> float:
+    """Processor seconds of finished child processes: what a command takes on a machine that is not busy."""
+    times = os.times()
+    return times.children_user + times.children_system
+
+
 @pytest.mark.parametrize("arguments", [[], *([name.replace("_", "-")] for name in COMMANDS)])
 def test_help_answers_at_once(arguments: list[str]) -> None:
     fastest = 10.0
-    for _ in range(3):  # the machine may be busy
-        start = time.perf_counter()
+    for _ in range(3):
+        start = _children_s()
         command = [sys.executable, "-m", "ds2_deploy", *arguments, "--help"]
         outcome = subprocess.run(command, capture_output=True, text=True, check=True)
-        fastest = min(fastest, time.perf_counter() - start)
+        fastest = min(fastest, _children_s() - start)
     assert outcome.stdout.startswith("Usage:")
     assert outcome.stderr == ""
     assert fastest < 0.5

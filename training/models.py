@@ -17,7 +17,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from ds2_deploy.errors import DS2Error
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from training.manifest import read_manifest
 from training.synthetic.noise import write_noises
 from training.synthetic.speech import an4_texts, phrases, write_speech
@@ -48,6 +51,10 @@ class Model(NamedTuple):
 
     valid: str
     stages: tuple[Stage, ...]
+    share: float = 1.0
+    """Of the last stage's weights in the model; the rest are the first's. Between a network and what it became on
+    other data lie networks that are as good as either on its own (Wortsman et al. 2022, "Robust fine-tuning of
+    zero-shot models"), where the statistics of batch norm rest."""
 
 
 AN4, AN4_VALID = "{data}/an4/train.jsonl", "{data}/an4/valid.jsonl"
@@ -72,6 +79,7 @@ def _commands(name: str, first: str, people: tuple[str, ...], epochs: int, rate:
             Stage("all", name, (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH), (NOISE,)),
             Stage("last", name, (*people, *people, DIGITS, SPLICED_SPEECH), (NOISE, *last)),
         ),
+        share=0.7,
     )
 
 
@@ -109,7 +117,7 @@ def splice(data: Path, work: Path, more: list[str]) -> None:
 
 def train_command(name: str, number: int, data: Path, work: Path, more: list[str]) -> list[str]:
     """The call of `ds2 train` for a model's stage, without the first word; `more` are further options."""
-    valid, stages = MODELS[name]
+    valid, stages, _ = MODELS[name]
     stage, run = stages[number], work / name / stages[number].name
     command = ["train", stage.recipe]
     for manifest in stage.train:
@@ -125,9 +133,17 @@ def train_command(name: str, number: int, data: Path, work: Path, more: list[str
 
 
 def export_command(name: str, work: Path) -> list[str]:
-    """The call of `ds2 export` for the weights that a model's last stage leaves."""
-    stage = MODELS[name].stages[-1]
-    return ["export", str(work / name / stage.name / stage.leaves), "--out", str(work / name / "model")]
+    """The call of `ds2 export` for a model's weights, which lie in WORK/NAME/model.pt."""
+    return ["export", str(work / name / "model.pt"), "--out", str(work / name / "model")]
+
+
+def blend(name: str, work: Path) -> None:
+    """Write WORK/NAME/model.pt: the weights between the first stage's and the last's."""
+    model = MODELS[name]
+    ends = (model.stages[0], model.stages[-1])
+    first, last = (load_checkpoint(work / name / stage.name / stage.leaves).without_training() for stage in ends)
+    weights = {key: torch.lerp(first.weights[key], value, model.share) for key, value in last.weights.items()}
+    Checkpoint(metadata=last.metadata, weights=weights).save(work / name / "model.pt")
 
 
 def run_ds2(command: list[str]) -> None:
@@ -163,6 +179,7 @@ def main() -> None:
             if arguments.step in ("train", "all"):
                 train(name, data, work, more)
             if arguments.step in ("export", "all") and not (work / name / "model").exists():
+                blend(name, work)
                 run_ds2(export_command(name, work))
     except DS2Error as error:
         sys.exit(f"models: {error}")
