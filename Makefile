@@ -32,7 +32,7 @@ demo: setup
 	$(PY) samples/demo.py $(ARGS)
 
 test: setup
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest --numprocesses auto --dist loadscope $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check

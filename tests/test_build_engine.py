@@ -89,7 +89,7 @@ class TestTensorRTRTX:
         self, model: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         """The builder calls a profile whose minimum a convolution cannot take 'not self-consistent'."""
-        caplog.set_level(logging.DEBUG)
+        caplog.set_level(logging.DEBUG, logger="ds2_deploy")
         seconds = [parse_seconds("0:1:2")]
         build_engine(model, seconds=seconds)
         assert "Make sure input audio_lengths" in caplog.text  # the lines of the native library are here
