@@ -88,7 +88,7 @@ def check_side_by_side(
     for recording, row, count in zip(recordings, log_probs, frames, strict=True):
         expected = whole(model, recording)
         assert count == len(expected) == model.metadata.output_frames(len(recording))
-        np.testing.assert_allclose(row[:count], expected, atol=1e-4)  # as docs/streaming.md promises; 6e-5 on a CPU of 2017
+        np.testing.assert_allclose(row[:count], expected, atol=1e-4)  # the promise of docs/streaming.md
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
