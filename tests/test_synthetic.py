@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import ConfigError
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.text.alphabet import ENGLISH
+from tests.tiny import MODELS, tiny_metadata, tiny_model
 from tests.tones import write_corpus
 from training import models
 from training.manifest import read_manifest
@@ -118,3 +121,15 @@ def test_a_model_is_trained_in_stages(tmp_path: Path) -> None:
     resumed = models.train_command("default", 1, Path("D"), tmp_path, [])
     assert "--resume" in resumed
     assert "--init-from" not in resumed
+
+
+def test_a_model_lies_between_its_first_and_its_last_stage(tmp_path: Path) -> None:
+    network = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"]))
+    first = network.state_dict()
+    last = {name: value + 1.0 if value.is_floating_point() else value for name, value in first.items()}
+    for name, weights in (("an4/best.pt", first), ("last/last.pt", last)):
+        Checkpoint(metadata=network.metadata, weights=weights).save(tmp_path / "default" / name)
+    models.blend("default", tmp_path)
+    blended = load_checkpoint(tmp_path / "default/model.pt").weights
+    for name, value in first.items():
+        assert torch.allclose(blended[name], value + models.MODELS["default"].share, atol=1e-6)
