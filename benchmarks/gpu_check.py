@@ -123,7 +123,8 @@ class Check:
     def compare(self) -> None:
         manifests = sorted(self.data.rglob("*.jsonl")) if self.data else []
         for model in self.models:
-            self.step(f"parity {model.path.name}", lambda m=model: json.loads(self._parity(m, manifests[:1])))
+            call = ("parity", str(model.path), *map(str, manifests[:1]), "--json")
+            self.step(f"parity {model.path.name}", lambda c=call: json.loads(self.ds2(*c)))
         for model in self.models:
             for manifest in manifests:
                 for backend in BACKENDS:
@@ -137,9 +138,6 @@ class Check:
                                 self.ds2("evaluate", str(m.path), str(f), *c)
                             ),
                         )
-
-    def _parity(self, model: ModelFolder, manifests: list[Path]) -> str:
-        return self.ds2("parity", str(model.path), *map(str, manifests), "--json")
 
     def measure(self, *, streams: bool) -> None:
         for model, precision, stream in self.graphs():

@@ -16,7 +16,7 @@ from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import Backend, pad_batch
+from ds2_deploy.runtime.protocol import Backend, Emissions, pad_batch
 
 MAX_ABS: dict[Precision, float] = {"fp32": 5e-3, "fp16": 0.1}
 """Largest difference of a log-probability, in nats. Two correct float32 spectrograms differ by up to 8e-4 near the
@@ -148,19 +148,16 @@ def compare(
         audio, lengths = pad_batch([recording.samples for recording in batch], min_samples)
         shapes.append((audio.shape[0], audio.shape[1]))
         expected = reference.run(audio, lengths)
+        said = _texts(expected, decoder)
+        for recording, text in zip(batch, said, strict=False):
+            own.add(recording.text, text, text)
         for gap in gaps:
             got = gap.backend.run(audio, lengths)
             gap.equal_lengths &= bool(np.array_equal(got.lengths, expected.lengths))
             for row, other, length in zip(expected.log_probs, got.log_probs, expected.lengths, strict=True):
                 gap.add(row[:length], other[:length])
-            if decoder:
-                for i, recording in enumerate(batch):
-                    said, heard = (decoder.decode(e.log_probs[i, : e.lengths[i]]).text for e in (expected, got))
-                    gap.words.add(recording.text, heard, said)
-        if decoder:
-            for i, recording in enumerate(batch):
-                said = decoder.decode(expected.log_probs[i, : expected.lengths[i]]).text
-                own.add(recording.text, said, said)
+            for recording, text, heard in zip(batch, said, _texts(got, decoder), strict=False):
+                gap.words.add(recording.text, heard, text)
     differences = tuple(gap.difference(decoded=decoder is not None) for gap in gaps)
     return ParityReport(
         reference=reference.name,
@@ -172,6 +169,12 @@ def compare(
         reference_wer=own.wer,
         reference_cer=own.cer,
     )
+
+
+def _texts(emissions: Emissions, decoder: Decoder | None) -> list[str]:
+    """Each recording's transcript; none without a decoder."""
+    rows = zip(emissions.log_probs, emissions.lengths, strict=True)
+    return [decoder.decode(row[:length]).text for row, length in rows] if decoder else []
 
 
 class _Words:

@@ -18,11 +18,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ds2_deploy.model.cells import step_of
+from ds2_deploy.model.cells import State, plain_step
 from ds2_deploy.model.layers import RecurrentLayer
 
 Recurrence = Literal["node", "loop", "unrolled"]
-State = tuple[Tensor, ...]
 
 
 class HoistedRNN(nn.Module):
@@ -33,12 +32,9 @@ class HoistedRNN(nn.Module):
 
     def __init__(self, rnns: Sequence[nn.RNNBase], *, unrolled: bool) -> None:
         super().__init__()
-        self.step, self.unrolled = step_of(rnns[0]), unrolled
-        self.directions, self.hidden_size, self.states = (
-            len(rnns),
-            rnns[0].hidden_size,
-            1 + isinstance(rnns[0], nn.LSTM),
-        )
+        self.step, self.unrolled = plain_step(rnns[0]), unrolled
+        self.directions, self.hidden_size = len(rnns), rnns[0].hidden_size
+        self.states = 1 + isinstance(rnns[0], nn.LSTM)
         weights = [{name: parameter.detach() for name, parameter in rnn.named_parameters()} for rnn in rnns]
         self.w = nn.Parameter(torch.cat([w["weight_ih_l0"] for w in weights]).t().contiguous())  # (D, N G H)
         self.b = nn.Parameter(torch.cat([w["bias_ih_l0"] for w in weights]))  # (N G H,)
@@ -53,7 +49,7 @@ class HoistedRNN(nn.Module):
         """Projected frames and the state (N, B, H), or two of them for an LSTM -> (T, N, B, H), last state."""
 
         def step(state: State, x: Tensor) -> tuple[State, Tensor]:
-            state = self.step(x, torch.baddbmm(self.c, state[0], self.r), state, (_as_it_is, _as_it_is))
+            state = self.step(x, torch.baddbmm(self.c, state[0], self.r), state)
             state = tuple(after.contiguous() for after in state)  # as the first one is, which scan insists on
             return state, state[0].clone()
 
@@ -96,7 +92,3 @@ class BothDirections(nn.Module):
         y, _ = self.rnn.loop([forward, self.reversal(backward, lengths)], self.rnn.initial(x))
         first, second = y[:, 0], self.reversal(y[:, 1], lengths)
         return torch.cat([first, second], dim=-1) if self.concatenated else first + second
-
-
-def _as_it_is(x: Tensor) -> Tensor:
-    return x

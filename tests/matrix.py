@@ -12,7 +12,6 @@ from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.model.config import Cell, ConvLayer, ModelConfig
 from ds2_deploy.model_folder import METADATA_FILE, graph_file
 from ds2_deploy.runtime.engine_info import Precision
-from tests.tiny import tiny_metadata, tiny_model
 
 CONVOLUTIONS = {
     "2d": (2, (ConvLayer(channels=3, kernel=(11, 5), stride=(3, 2)), ConvLayer(channels=4, kernel=(4, 6)))),
@@ -40,6 +39,7 @@ class Case(NamedTuple):
     def write(self, folder: Path) -> None:
         """A model folder of a tiny network of this kind, with the one graph."""
         from export.to_onnx import write_onnx, write_stream_onnx
+        from tests.tiny import tiny_metadata, tiny_model
 
         dims, layers = CONVOLUTIONS[self.convolution]
         forward = self.direction == "forward"

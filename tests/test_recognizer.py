@@ -1,7 +1,6 @@
 """The pipeline against text computed by hand, and its promises about order, memory and failures."""
 
 import json
-import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -141,10 +140,9 @@ def test_little_of_a_batch_is_padding(name: str, median: float, spread: float, b
         assert len(batches) < 1.5 * sum(durations) / batch_s  # and batches are filled all the same
 
 
-@pytest.mark.skipif("DS2_DATA" not in os.environ, reason="DS2_DATA is not set: no real recordings")
 @pytest.mark.parametrize("manifest", ["an4/test.jsonl", "librispeech-mini/valid.jsonl", "digits/test.jsonl"])
-def test_little_of_a_batch_of_real_recordings_is_padding(manifest: str) -> None:
-    durations = [utterance.duration_s for utterance in read_manifest(Path(os.environ["DS2_DATA"]) / manifest)]
+def test_little_of_a_batch_of_real_recordings_is_padding(ds2_data: Path, manifest: str) -> None:
+    durations = [utterance.duration_s for utterance in read_manifest(ds2_data / manifest)]
     for batch_s in (30.0, 300.0):
         batches = list(plan_batches(((d, d) for d in durations), batch_s, workers=2))
         assert sum(durations) >= 0.9 * sum(len(batch) * max(batch) for batch in batches)

@@ -43,7 +43,7 @@ class Stage(NamedTuple):
     """A manifest that stands here twice is heard twice an epoch, each time varied anew."""
     settings: tuple[str, ...] = ()
     leaves: str = "last.pt"
-    """The checkpoint that the next stage begins with; the last stage's is the model."""
+    """The checkpoint that the next stage begins with."""
 
 
 class Model(NamedTuple):
@@ -63,10 +63,8 @@ SPELLED_SPEECH, READ_SPEECH, SPLICED_SPEECH = (
     f"{{work}}/{name}/manifest.jsonl" for name in ("spelled", "read", "spliced")
 )
 LIBRISPEECH = ("{data}/librispeech-mini/train.jsonl", "{data}/librispeech-mini-extra/train.jsonl")
-FIRST = Path("default") / "an4"
-"""The training whose network finds the words that are spliced."""
-
-
+ALIGNER = "default"
+"""The model whose first stage finds the words that are spliced."""
 NOISE = "augment.noise={work}/noise"
 
 
@@ -109,10 +107,14 @@ def prepare(data: Path, work: Path) -> None:
 def splice(data: Path, work: Path, more: list[str]) -> None:
     """Make WORK/spliced where it is not there yet, which takes the first stage of `default`."""
     if not (work / "spliced" / "manifest.jsonl").exists():
-        model = MODELS[FIRST.parts[0]]
-        if not (work / FIRST / model.stages[0].leaves).exists():
-            run_ds2(train_command(FIRST.parts[0], 0, data, work, more))
-        write_spliced(work / "spliced", [Path(AN4.format(data=data))], work / FIRST / "best.pt", SPLICED, SEED)
+        run_ds2(train_command(ALIGNER, 0, data, work, more))  # goes on where it was stopped, if it was
+        write_spliced(work / "spliced", [Path(AN4.format(data=data))], left_by(ALIGNER, 0, work), SPLICED, SEED)
+
+
+def left_by(name: str, number: int, work: Path) -> Path:
+    """The checkpoint of a model's stage that counts."""
+    stage = MODELS[name].stages[number]
+    return work / name / stage.name / stage.leaves
 
 
 def train_command(name: str, number: int, data: Path, work: Path, more: list[str]) -> list[str]:
@@ -128,7 +130,7 @@ def train_command(name: str, number: int, data: Path, work: Path, more: list[str
     if (run / "last.pt").exists():
         command.append("--resume")
     elif number:
-        command += ["--init-from", str(work / name / stages[number - 1].name / stages[number - 1].leaves)]
+        command += ["--init-from", str(left_by(name, number - 1, work))]
     return command + more
 
 
@@ -139,10 +141,9 @@ def export_command(name: str, work: Path) -> list[str]:
 
 def blend(name: str, work: Path) -> None:
     """Write WORK/NAME/model.pt: the weights between the first stage's and the last's."""
-    model = MODELS[name]
-    ends = (model.stages[0], model.stages[-1])
-    first, last = (load_checkpoint(work / name / stage.name / stage.leaves).without_training() for stage in ends)
-    weights = {key: torch.lerp(first.weights[key], value, model.share) for key, value in last.weights.items()}
+    first, last = (load_checkpoint(left_by(name, number, work)) for number in (0, -1))
+    share = MODELS[name].share
+    weights = {key: torch.lerp(first.weights[key], value, share) for key, value in last.weights.items()}
     Checkpoint(metadata=last.metadata, weights=weights).save(work / name / "model.pt")
 
 

@@ -1,5 +1,6 @@
 """ds2 parity: do the backends say the same?"""
 
+import itertools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def parity(
     from export.parity import compare, probe_recordings
 
     with usage_errors():  # of unknown names
-        candidates = _candidates(folder, backend) if backend else _all_candidates(folder)
+        candidates = _candidates(folder, backend or [])
     if not candidates:
         raise ModelError(f"{model} holds no graph to compare: write one with ds2 export.")
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
@@ -59,37 +60,31 @@ def parity(
         raise ParityError(f"{model}: {report.failures()}.")
 
 
-def _candidates(folder: "ModelFolder", names: Sequence[str]) -> "list[Candidate]":
-    """Every asked backend in every precision, offline and as a stream, whose graph is in the folder."""
+def _candidates(folder: "ModelFolder", asked: Sequence[str]) -> "list[Candidate]":
+    """The asked backends in every precision, offline and as a stream, whose graph is in the folder.
+
+    With none asked, all but the reference that can run here; the log says which cannot, and why.
+    """
     from ds2_deploy.model_folder import graph_file
-    from ds2_deploy.runtime import open_backend, open_stream_backend
+    from ds2_deploy.runtime import BACKENDS, NOT_HERE, open_backend, open_stream_backend
     from ds2_deploy.runtime.streamed import Streamed
 
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     candidates: list[Candidate] = []
-    for name in names:
-        for precision in precisions:
-            if name == "torch" and precision == "fp16":
-                continue
-            if (folder.path / graph_file(precision)).is_file():
-                candidates.append((open_backend(name, folder, precision=precision), precision))
-            if (folder.path / graph_file(precision, stream=True)).is_file():
-                backend = open_stream_backend(name, folder, precision=precision)
-                candidates.append((Streamed(backend, folder.metadata), precision))
-    return candidates
-
-
-def _all_candidates(folder: "ModelFolder") -> "list[Candidate]":
-    """The same of every backend but the reference; the log says which cannot be compared here, and why."""
-    from ds2_deploy.errors import BackendUnavailableError, EngineError, MissingPackageError
-    from ds2_deploy.runtime import BACKENDS
-
-    candidates: list[Candidate] = []
-    for name in BACKENDS:
+    for name, precision, stream in itertools.product(asked or BACKENDS, precisions, (False, True)):
+        reference = name == "torch" and (not asked or precision == "fp16")
+        if reference or not (folder.path / graph_file(precision, stream=stream)).is_file():
+            continue
         try:
-            candidates += _candidates(folder, [name]) if name != "torch" else []
-        except (BackendUnavailableError, EngineError, MissingPackageError) as error:
-            log.info("Not %s: %s", name, error)
+            if stream:
+                steps = open_stream_backend(name, folder, precision=precision)
+                candidates.append((Streamed(steps, folder.metadata), precision))
+            else:
+                candidates.append((open_backend(name, folder, precision=precision), precision))
+        except NOT_HERE as error:
+            if asked:
+                raise
+            log.info("Not %s %s: %s", name, precision, error)
     return candidates
 
 

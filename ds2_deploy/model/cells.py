@@ -76,9 +76,10 @@ def _steps(rnn: nn.RNNBase) -> tuple[Step, tuple[int, ...]]:
     return STEPS[type(rnn)]
 
 
-def step_of(rnn: nn.RNNBase) -> Step:
-    """How the cell takes a step."""
-    return _steps(rnn)[0]
+def plain_step(rnn: nn.RNNBase) -> Callable[[Tensor, Tensor, State], State]:
+    """How the cell takes a step without a norm inside: W x (N, B, G H), U h (N, B, G H), state -> next state."""
+    step, norms = _steps(rnn)[0], (_not_normalized, _not_normalized)
+    return lambda x, u, state: step(x, u, state, norms)
 
 
 def _not_normalized(x: Tensor) -> Tensor:

@@ -24,6 +24,9 @@ STREAM_BACKENDS = {
 }
 """The same for streams."""
 
+NOT_HERE = (MissingPackageError, BackendUnavailableError, EngineError)
+"""Why a backend cannot run on this machine: another one may."""
+
 GPU_WORKERS = 2
 """Batches at once on a GPU: one is padded or read out while the other computes."""
 
@@ -64,7 +67,7 @@ def _first_available(table: dict[str, str], model: ModelFolder, options: dict[st
     for name in table:
         try:
             return _open(table, name, model, **options)
-        except (MissingPackageError, BackendUnavailableError, EngineError) as error:
+        except NOT_HERE as error:
             log.info("Not %s: %s", name, error)
             errors[name] = error
     raise errors["onnxruntime"]  # the one to have anywhere: it says what to install

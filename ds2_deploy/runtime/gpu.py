@@ -2,6 +2,7 @@
 
 import ctypes
 import sys
+from collections.abc import Sequence
 from typing import NamedTuple
 
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
@@ -24,6 +25,15 @@ def gpus() -> list[Gpu]:
     if cuda is None or cuda.cuInit(0) != 0 or cuda.cuDeviceGetCount(ctypes.byref(count)) != 0:
         return []
     return [_describe(cuda, ordinal) for ordinal in range(count.value)]
+
+
+def missing_gpu(present: Sequence[Gpu]) -> str:
+    """Half a sentence on what there is instead of the GPU that was asked for.
+
+    >>> missing_gpu([])
+    'no NVIDIA GPU or driver was found'
+    """
+    return f"only {len(present)} GPUs were found" if present else "no NVIDIA GPU or driver was found"
 
 
 def driver_library() -> ctypes.CDLL | None:

@@ -17,7 +17,7 @@ from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model_folder import ModelFolder, graph_file
 from ds2_deploy.runtime import cuda_ordinal
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.gpu import gpus
+from ds2_deploy.runtime.gpu import gpus, missing_gpu
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS, Emissions, Step, at_least
 
 CUDA = "CUDAExecutionProvider"
@@ -111,8 +111,7 @@ def choose_device(ort: Any, device: str) -> str:
     if ordinal is None:
         return "cuda:0" if present and supported else "cpu"
     if ordinal >= len(present):
-        found = f"only {len(present)} GPUs were found" if present else "no NVIDIA GPU or driver was found"
-        raise BackendUnavailableError(f"Cannot use {device}: {found}.")
+        raise BackendUnavailableError(f"Cannot use {device}: {missing_gpu(present)}.")
     if not supported:
         raise BackendUnavailableError(
             f"Cannot use {device}: the ONNX Runtime installed here knows no CUDA; replace it with "

@@ -14,7 +14,7 @@ from ds2_deploy.runtime import GPU_WORKERS, cuda_ordinal
 from ds2_deploy.runtime.cuda_device import DeviceMemoryError, PycudaDevice
 from ds2_deploy.runtime.engine_file import open_engine
 from ds2_deploy.runtime.engine_info import OptimizationProfile, Precision
-from ds2_deploy.runtime.gpu import gpus
+from ds2_deploy.runtime.gpu import gpus, missing_gpu
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS, Emissions, Step, at_least
 from ds2_deploy.runtime.trt_engine import Array, RunningEngine
 
@@ -136,8 +136,7 @@ def _open(model: ModelFolder, device: str, precision: Precision, *, stream: bool
         raise BackendUnavailableError("TensorRT runs on an NVIDIA GPU: choose the backend onnxruntime for the CPU.")
     present = gpus()
     if ordinal >= len(present):
-        found = f"only {len(present)} GPUs were found" if present else "no NVIDIA GPU or driver was found"
-        raise BackendUnavailableError(f"Cannot run TensorRT on cuda:{ordinal}: {found}.")
+        raise BackendUnavailableError(f"Cannot run TensorRT on cuda:{ordinal}: {missing_gpu(present)}.")
     engine = open_engine(model, present[ordinal], precision, stream=stream)
     return RunningEngine(engine, PycudaDevice(ordinal), lanes=GPU_WORKERS, graphs=stream), f"cuda:{ordinal}"
 

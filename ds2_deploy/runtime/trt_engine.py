@@ -7,11 +7,10 @@ A lane has page-locked and device memory that grows to what it has met, and an e
 changing a context's profile would wait for the GPU. Callers of several threads each take a lane for one run.
 """
 
-import logging
 import queue
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,16 @@ from ds2_deploy.runtime.engine_file import Engine
 
 Array = npt.NDArray[Any]
 
-log = logging.getLogger(__name__)
+
+class Output(NamedTuple):
+    """Shape and type of one output of a run."""
+
+    shape: tuple[int, ...]
+    dtype: "np.dtype[Any]"
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
 class RunningEngine:
@@ -44,7 +52,7 @@ class RunningEngine:
                 raise EngineError(f"{engine.tensorrt.title} does not load {engine.path}: {reason}.")
             compiled = self._compiled_path.read_bytes() if self._compiled_path.exists() else b""
             self._settings = engine.tensorrt.run_settings(self._native, compiled, graphs=graphs)
-            self._compiled = len(compiled)
+            self._compiled, self._new_context = len(compiled), False
         self.graphs = graphs and self._settings is None
         """Whether lanes capture CUDA graphs: TensorRT-RTX does by itself."""
         self._lanes: queue.LifoQueue[Lane | None] = queue.LifoQueue()  # the lane just used has all it needs
@@ -58,7 +66,9 @@ class RunningEngine:
             with self.device.active():
                 lane = lane or Lane(self)
                 outputs = lane.run(profile, feeds)
-                self._keep_compiled()
+                if self._new_context:  # whose first run compiles; writing that out at each run would hold them up
+                    self._new_context = False
+                    self._keep_compiled()
             return outputs
         finally:
             self._lanes.put(lane)
@@ -70,11 +80,12 @@ class RunningEngine:
             for lane in lanes:
                 if lane is not None:
                     lane.close()
+            self._keep_compiled()
             self._native = self._settings = self._runtime = None
 
     def create_context(self, profile: int, stream: int) -> Any:
         """An execution context that has taken the profile."""
-        context = self._tensorrt.create_context(self._native, self._settings)
+        context, self._new_context = self._tensorrt.create_context(self._native, self._settings), True
         if context is None or not context.set_optimization_profile_async(profile, stream):
             raise InferenceError(f"The GPU has no memory left for profile {profile} of the engine: {self.reason()}.")
         return context
@@ -115,18 +126,18 @@ class Lane:
         if missing := context.infer_shapes():
             raise InferenceError(f"The engine lacks the shape of {', '.join(missing)}.")
         outputs = {
-            tensor.name: (tuple(context.get_tensor_shape(tensor.name)), np.dtype(tensor.dtype))
+            tensor.name: Output(tuple(context.get_tensor_shape(tensor.name)), np.dtype(tensor.dtype))
             for tensor in self._engine.info.outputs
         }
         self._reserve(context, {name: array.nbytes for name, array in feeds.items()})
-        self._reserve(context, {name: int(np.prod(shape)) * dtype.itemsize for name, (shape, dtype) in outputs.items()})
+        self._reserve(context, {name: output.nbytes for name, output in outputs.items()})
         for name, array in feeds.items():
             self._host(name, array.nbytes)[:] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
         self._compute(key, context, feeds, outputs)
         self._stream.synchronize()
         return {
-            name: self._host(name, int(np.prod(shape)) * dtype.itemsize).view(dtype).reshape(shape).copy()
-            for name, (shape, dtype) in outputs.items()
+            name: self._host(name, output.nbytes).view(output.dtype).reshape(output.shape).copy()
+            for name, output in outputs.items()
         }
 
     def close(self) -> None:
@@ -137,13 +148,7 @@ class Lane:
             memory.free()
         self._memory.clear()
 
-    def _compute(
-        self,
-        key: Any,
-        context: Any,
-        feeds: Mapping[str, Array],
-        outputs: Mapping[str, tuple[tuple[int, ...], "np.dtype[Any]"]],
-    ) -> None:
+    def _compute(self, key: Any, context: Any, feeds: Mapping[str, Array], outputs: Mapping[str, Output]) -> None:
         """By a graph where this shape has one, by single calls the first time and where it cannot be captured."""
 
         def enqueue() -> None:
@@ -151,9 +156,8 @@ class Lane:
                 self._device.upload(self._memory[name][1], self._host(name, array.nbytes), self._stream)
             if not context.execute_async_v3(self._stream.handle):
                 raise InferenceError(f"The engine did not run: {self._engine.reason()}.")
-            for name, (shape, dtype) in outputs.items():
-                host = self._host(name, int(np.prod(shape)) * dtype.itemsize)
-                self._device.download(host, self._memory[name][1], self._stream)
+            for name, output in outputs.items():
+                self._device.download(self._host(name, output.nbytes), self._memory[name][1], self._stream)
 
         if not self._engine.graphs:
             enqueue()
