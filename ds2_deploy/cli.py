@@ -23,6 +23,7 @@ from ds2_deploy.commands.evaluate import evaluate
 from ds2_deploy.commands.export import export
 from ds2_deploy.commands.import_ import import_
 from ds2_deploy.commands.info import info
+from ds2_deploy.commands.lm_build import lm_build
 from ds2_deploy.commands.manifest import manifest
 from ds2_deploy.commands.parity import parity
 from ds2_deploy.commands.stream import stream
@@ -41,6 +42,7 @@ app = typer.Typer(
 app.command()(manifest)
 app.command()(train)
 app.command()(evaluate)
+app.command()(lm_build)
 app.command("import")(import_)
 app.command()(export)
 app.command()(parity)

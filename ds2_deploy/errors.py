@@ -29,6 +29,10 @@ class AlphabetError(DS2Error, ValueError):
     """Text and alphabet do not fit."""
 
 
+class AlignmentError(DS2Error, ValueError):
+    """A text does not belong to its recording."""
+
+
 class PronunciationError(AlphabetError):
     """A text holds words whose phonemes nobody wrote down."""
 
@@ -47,6 +51,10 @@ class ModelNotFoundError(ModelError, FileNotFoundError):
 
 class OutputError(DS2Error, OSError):
     """A result cannot be written."""
+
+
+class LanguageModelError(ModelError):
+    """A language model cannot be used: unreadable, empty, or of another alphabet."""
 
 
 class BackendUnavailableError(DS2Error, RuntimeError):

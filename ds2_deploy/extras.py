@@ -14,6 +14,7 @@ EXTRAS = {
     "safetensors": "train",
     "matplotlib": "plots",
     "pyctcdecode": "lm",
+    "kenlm": "lm",
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",

@@ -28,8 +28,9 @@ from ds2_deploy.audio.load import (
 )
 from ds2_deploy.audio.segments import MAX_SEGMENT_S, segments
 from ds2_deploy.batching import plan_batches
-from ds2_deploy.decoding import decoder_class
-from ds2_deploy.decoding.protocol import Decoder, Hypothesis
+from ds2_deploy.decoding import make_decoder
+from ds2_deploy.decoding.beam import BeamConfig
+from ds2_deploy.decoding.protocol import Decoder, Hypothesis, TimedWord
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
@@ -68,6 +69,8 @@ class Result(NamedTuple):
     error: DS2Error | None
     passages: tuple[Passage, ...] = ()
     """Of a recording longer than `max_segment_s`, the pieces with speech, in order."""
+    words: tuple[TimedWord, ...] = ()
+    """In seconds of the recording."""
 
 
 class Piece(NamedTuple):
@@ -94,6 +97,8 @@ class PieceResult(NamedTuple):
     duration_s: float
     passages: tuple[Passage, ...] = ()
     """Of a recording that proved to be long only when it was read."""
+    words: tuple[TimedWord, ...] = ()
+    """In seconds of the recording, not of the piece."""
 
 
 Batch = list[tuple[int, Piece]]
@@ -127,7 +132,7 @@ class Recognizer:
         backend: str = "auto",
         device: str = "auto",
         precision: Precision = "fp32",
-        decoder: str = "greedy",
+        decoder: str | BeamConfig = "greedy",
         threads: int | None = None,
         workers: int | None = None,
         batch_seconds: float = BATCH_SECONDS,
@@ -149,7 +154,7 @@ class Recognizer:
         return cls(
             metadata=folder.metadata,
             backend=loaded,
-            decoder=decoder_class(decoder)(folder.metadata.alphabet),
+            decoder=make_decoder(decoder, folder.metadata.alphabet, folder.path),
             workers=workers if loaded.device == "cpu" else GPU_WORKERS,
             batch_seconds=batch_seconds,
             max_segment_s=max_segment_s,
@@ -292,8 +297,14 @@ class Recognizer:
                 outcome = texts.get(place, Hypothesis("", 0.0))
                 if isinstance(outcome, InferenceError):
                     outcome = about(piece.source, outcome)
-                results.append((place, PieceResult(piece, outcome, len(samples) / self._rate)))
+                results.append((place, self._timed(piece, outcome, len(samples) / self._rate)))
         return results
+
+    def _timed(self, piece: Piece, outcome: Hypothesis | DS2Error, duration_s: float) -> PieceResult:
+        """With the words' times in the recording."""
+        begin_s, heard = piece.start_s or 0.0, () if isinstance(outcome, DS2Error) else outcome.words
+        words = tuple(word.timed(self.metadata.frame_s, begin_s, begin_s + duration_s) for word in heard)
+        return PieceResult(piece, outcome, duration_s, words=words)
 
     def _run_long(self, piece: Piece, samples: Samples) -> PieceResult:
         """A long recording whose length no header told, such as a pipe's: in memory already, so cut here."""
@@ -303,7 +314,7 @@ class Recognizer:
         alone = replace(self, workers=1)
         result = next(alone.transcribe([samples]))
         outcome = result.hypothesis or about(piece.source, result.error or InferenceError("no result"))
-        return PieceResult(piece, outcome, result.duration_s, result.passages)
+        return PieceResult(piece, outcome, result.duration_s, result.passages, result.words)
 
     @property
     def _rate(self) -> int:
@@ -326,22 +337,24 @@ def assembled(results: Iterable[PieceResult], *, between: str = " ") -> Iterator
     `between` goes between the passages of a long recording.
     """
     passages: list[Passage] = []
+    words: list[TimedWord] = []
     score = 0.0
     error: DS2Error | None = None
-    for piece, outcome, duration_s, own_passages in results:
+    for piece, outcome, duration_s, own_passages, own_words in results:
         failure = outcome if isinstance(outcome, DS2Error) else None
         heard = None if isinstance(outcome, DS2Error) else outcome
         if piece.start_s is None:
-            yield Result(piece.source, heard, duration_s, failure, own_passages)
+            yield Result(piece.source, heard, duration_s, failure, own_passages, own_words)
             continue
         error = error or failure
         if heard and heard.text:
             score += heard.score
+            words += own_words
             passages.append(Passage(piece.start_s, piece.start_s + duration_s, heard.text))
         if piece.is_last:
             text = Hypothesis(between.join(passage.text for passage in passages), score)
-            yield Result(piece.source, None if error else text, piece.start_s, error, tuple(passages))
-            passages, score, error = [], 0.0, None
+            yield Result(piece.source, None if error else text, piece.start_s, error, tuple(passages), tuple(words))
+            passages, words, score, error = [], [], 0.0, None
 
 
 def _in_order(results: Iterable[tuple[int, PieceResult]]) -> Iterator[PieceResult]:

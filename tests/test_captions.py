@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from ds2_deploy.decoding.protocol import TimedWord
 from ds2_deploy.output.captions import JsonCaptions, LineCaptions, TerminalCaptions, caption_writer
 from ds2_deploy.streaming.stream import StreamResult
 
@@ -15,7 +16,7 @@ def growing(text: str, stable: str) -> StreamResult:
 
 
 def complete(text: str) -> StreamResult:
-    return StreamResult(text, text, True, 0.12345, 0.2, -1.23456)
+    return StreamResult(text, text, True, 0.12345, 0.2, -1.23456, (TimedWord("größer", 0.12345, 0.2, 0.98765),))
 
 
 class Terminal(io.StringIO):
@@ -102,7 +103,8 @@ def test_json_is_an_object_a_change(out: io.StringIO) -> None:
     writer.final(complete('größer "x"'))
     assert "größer" in out.getvalue()
     assert [json.loads(line) for line in out.getvalue().splitlines()] == [
-        {"text": "grö", "stable": "", "is_final": False, "start_s": 0.1, "end_s": 0.2, "score": -1.0},
+        {"text": "grö", "stable": "", "is_final": False, "start_s": 0.1, "end_s": 0.2, "score": -1.0, "words": []},
         {"text": 'größer "x"', "stable": 'größer "x"', "is_final": True, "start_s": 0.123, "end_s": 0.2,
-         "score": -1.235},
+         "score": -1.235,
+             "words": [{"word": "größer", "start_s": 0.123, "end_s": 0.2, "confidence": 0.988}]},
     ]  # fmt: skip

@@ -88,7 +88,9 @@ def test_jsonl_is_an_object_a_change(ds2: Ds2, model: Path) -> None:
     assert [(f["text"], f["stable"], f["start_s"], f["end_s"]) for f in finals] == [
         ("hi all", "hi all", 0.1, 0.32), ("yo", "yo", 1.94, 2.0)
     ]  # fmt: skip
-    assert all(set(fields) == {"text", "stable", "is_final", "start_s", "end_s", "score"} for fields in objects)
+    assert all(
+        set(fields) == {"text", "stable", "is_final", "start_s", "end_s", "score", "words"} for fields in objects
+    )
 
 
 def test_another_rate(ds2: Ds2, model: Path) -> None:

@@ -50,4 +50,4 @@ def test_known_paths(path: str, text: str) -> None:
 
 
 def test_no_frames_are_an_empty_and_certain_transcript() -> None:
-    assert GreedyDecoder(ENGLISH).decode(np.zeros((0, len(ENGLISH)), dtype=np.float32)) == ("", 0.0)
+    assert GreedyDecoder(ENGLISH).decode(np.zeros((0, len(ENGLISH)), dtype=np.float32)) == ("", 0.0, ())

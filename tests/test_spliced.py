@@ -9,13 +9,14 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from ds2_deploy.errors import ManifestError
+from ds2_deploy.decoding.alignment import best_path
+from ds2_deploy.errors import AlignmentError
 from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.tiny import MODELS, tiny_metadata, tiny_model
 from tests.tones import write_corpus
 from training.manifest import read_manifest
-from training.synthetic.spliced import FADE_S, Words, best_path, cuts, joined, recombined, write_spliced
+from training.synthetic.spliced import FADE_S, Words, cuts, joined, recombined, write_spliced
 
 RATE = 16_000
 
@@ -36,7 +37,7 @@ def test_the_best_path_is_the_best_of_all_paths(labels: list[int], seed: int) ->
 
 
 def test_too_few_frames_are_refused() -> None:
-    with pytest.raises(ManifestError, match="3 frames are too few for 3 labels"):
+    with pytest.raises(AlignmentError, match="3 frames are too few for 3 labels"):
         best_path(np.zeros((3, 3), np.float32), [1, 1, 2])  # the two alike need a blank between them
 
 

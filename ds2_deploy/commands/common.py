@@ -3,8 +3,58 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ds2_deploy.decoding.beam import BeamConfig
+
+DecoderName = Annotated[
+    str | None,
+    typer.Option("--decoder", metavar="greedy|beam", help="Without it, beam where an option of its own is given."),
+]
+LmPath = Annotated[
+    Path | None,
+    typer.Option("--lm", help="Language model of the beam search: ARPA, KenLM binary or a folder of ds2 lm-build."),
+]
+Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the language model.")]
+Beta = Annotated[float | None, typer.Option("--beta", help="What each word adds to a reading's score.")]
+BeamWidth = Annotated[int | None, typer.Option("--beam-width", help="Readings kept from frame to frame.")]
+HotWords = Annotated[list[str] | None, typer.Option("--hot-word", help="A word to expect; may be given often.")]
+HotWordWeight = Annotated[float | None, typer.Option("--hot-word-weight", help="How much to expect them.")]
+
+
+def chosen_decoder(
+    name: str | None,
+    lm: Path | None,
+    alpha: float | None,
+    beta: float | None,
+    beam_width: int | None,
+    hot_words: list[str] | None,
+    hot_word_weight: float | None,
+) -> "str | BeamConfig":
+    """Of the options above; ConfigError where they contradict each other."""
+    from ds2_deploy.decoding import check_decoder
+    from ds2_deploy.decoding.beam import BeamConfig
+    from ds2_deploy.errors import ConfigError
+
+    given = {
+        "lm": lm,
+        "alpha": alpha,
+        "beta": beta,
+        "beam_width": beam_width,
+        "hot_words": tuple(hot_words) if hot_words else None,
+        "hot_word_weight": hot_word_weight,
+    }
+    given = {option: value for option, value in given.items() if value is not None}
+    if name == "beam" or (name is None and given):
+        return BeamConfig(**given)  # type: ignore[arg-type]
+    if given:
+        option = next(iter(given)).removesuffix("s").replace("_", "-")
+        raise ConfigError(f"--{option} is for the beam search: add --decoder beam.")
+    return check_decoder(name or "greedy")
 
 
 def print_failure(message: object) -> None:

@@ -5,7 +5,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ds2_deploy.commands.common import (
+    Alpha,
+    BeamWidth,
+    Beta,
+    DecoderName,
+    HotWords,
+    HotWordWeight,
+    LmPath,
+    chosen_decoder,
+    print_failure,
+    usage_errors,
+)
+
 if TYPE_CHECKING:
+    from ds2_deploy.decoding.beam import BeamConfig
     from ds2_deploy.recognizer import Recognizer
 
 
@@ -17,21 +31,25 @@ def evaluate(
     backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
-    decoder: Annotated[str, typer.Option(metavar="greedy")] = "greedy",
+    decoder: DecoderName = None,
+    lm: LmPath = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    beam_width: BeamWidth = None,
+    hot_word: HotWords = None,
+    hot_word_weight: HotWordWeight = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""
-    from ds2_deploy.commands.common import print_failure, usage_errors
-    from ds2_deploy.decoding import decoder_class
     from ds2_deploy.evaluation import evaluate as run
     from ds2_deploy.runtime import cuda_ordinal
     from training.manifest import read_manifest
 
     with usage_errors():
-        decoder_class(decoder)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_word_weight)
         cuda_ordinal(device)
     utterances = read_manifest(manifest)
-    recognizer = _open(model, backend, device, precision, decoder)
+    recognizer = _open(model, backend, device, precision, search)
     evaluation, failures = run(recognizer, [(u.path, u.text) for u in utterances])
     for failure in failures:
         print_failure(failure)
@@ -40,7 +58,9 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _open(model: str, backend: str, device: str, precision: Literal["fp32", "fp16"], decoder: str) -> "Recognizer":
+def _open(
+    model: str, backend: str, device: str, precision: Literal["fp32", "fp16"], decoder: "str | BeamConfig"
+) -> "Recognizer":
     from ds2_deploy.errors import BackendUnavailableError
     from ds2_deploy.extras import require
     from ds2_deploy.recognizer import Recognizer
@@ -51,7 +71,7 @@ def _open(model: str, backend: str, device: str, precision: Literal["fp32", "fp1
         raise BackendUnavailableError(f"{model} is a checkpoint, which runs in PyTorch in fp32 alone: export it first.")
     require("torch")
     require("safetensors")
-    from ds2_deploy.decoding import decoder_class
+    from ds2_deploy.decoding import make_decoder
     from ds2_deploy.model.checkpoint import load_checkpoint
     from ds2_deploy.runtime.torch_backend import TorchBackend
 
@@ -59,5 +79,5 @@ def _open(model: str, backend: str, device: str, precision: Literal["fp32", "fp1
     return Recognizer(
         metadata=module.metadata,
         backend=TorchBackend.of(module, device=device),
-        decoder=decoder_class(decoder)(module.metadata.alphabet),
+        decoder=make_decoder(decoder, module.metadata.alphabet),
     )

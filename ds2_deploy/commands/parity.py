@@ -34,7 +34,7 @@ def parity(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare every backend and precision with PyTorch in float32; exit code 3 if one is too far from it."""
-    from ds2_deploy.decoding import decoder_class
+    from ds2_deploy.decoding import make_decoder
     from ds2_deploy.errors import ModelError, ParityError
     from ds2_deploy.extras import require
     from ds2_deploy.model_folder import open_model
@@ -50,7 +50,7 @@ def parity(
     if not candidates:
         raise ModelError(f"{model} holds no graph to compare: write one with ds2 export.")
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
-    decoder = decoder_class("greedy")(folder.metadata.alphabet) if manifest else None
+    decoder = make_decoder("greedy", folder.metadata.alphabet) if manifest else None
     report = compare(TorchBackend(folder), candidates, recordings, folder.metadata.min_samples, decoder)
     if as_json:
         typer.echo(report.to_json())

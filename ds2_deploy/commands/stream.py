@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from ds2_deploy.commands.common import usage_errors
+from ds2_deploy.commands.common import (
+    Alpha,
+    BeamWidth,
+    Beta,
+    DecoderName,
+    HotWords,
+    HotWordWeight,
+    LmPath,
+    chosen_decoder,
+    usage_errors,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,7 +36,13 @@ def stream(
     backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
-    decoder: Annotated[str, typer.Option(metavar="greedy")] = "greedy",
+    decoder: DecoderName = None,
+    lm: LmPath = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    beam_width: BeamWidth = None,
+    hot_word: HotWords = None,
+    hot_word_weight: HotWordWeight = None,
     format_name: Annotated[
         Literal["text", "jsonl"],
         typer.Option("--format", help="text: a line an utterance, growing on a terminal; jsonl: an object a change."),
@@ -51,7 +67,7 @@ def stream(
     FILE is played at its own speed. On a terminal the line in progress grows, its unfinished word dimmed.
     """
     from ds2_deploy.audio.live import played, raw_pcm
-    from ds2_deploy.decoding import decoder_class
+    from ds2_deploy.decoding import make_decoder
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.output.captions import caption_writer
     from ds2_deploy.runtime import cuda_ordinal, open_stream_backend
@@ -64,7 +80,7 @@ def stream(
     if source != "-" and rate is not None:
         raise typer.BadParameter("--rate is for stdin: a file knows its own.")
     with usage_errors():
-        decode = decoder_class(decoder)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_word_weight)
         cuda_ordinal(device)
         endpoint = EndpointConfig(
             rule1=EndpointRule(min_trailing_silence=rule1),
@@ -74,7 +90,10 @@ def stream(
     folder = open_model(model)
     stepper = OwnThread(open_stream_backend(backend, folder, device=device, precision=precision, threads=1))
     live = Stream(
-        stepper, folder.metadata, decode(folder.metadata.alphabet), endpoint=None if no_endpoint else endpoint
+        stepper,
+        folder.metadata,
+        make_decoder(search, folder.metadata.alphabet, folder.path),
+        endpoint=None if no_endpoint else endpoint,
     )
     if source == "-" and sys.stderr.isatty():
         print("Listening; Ctrl-C ends.", file=sys.stderr)

@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from ds2_deploy.commands.common import print_failure, usage_errors
+from ds2_deploy.commands.common import (
+    Alpha,
+    BeamWidth,
+    Beta,
+    DecoderName,
+    HotWords,
+    HotWordWeight,
+    LmPath,
+    chosen_decoder,
+    print_failure,
+    usage_errors,
+)
 
 if TYPE_CHECKING:
     from ds2_deploy.audio.find import Recording
@@ -31,8 +42,14 @@ def transcribe(
         bool, typer.Option("--stream", help="Chunk by chunk: files of any length in constant memory.")
     ] = False,
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
-    decoder: Annotated[str, typer.Option(metavar="greedy")] = "greedy",
-    format_name: Annotated[str, typer.Option("--format", metavar="text|json|jsonl")] = "text",
+    decoder: DecoderName = None,
+    lm: LmPath = None,
+    alpha: Alpha = None,
+    beta: Beta = None,
+    beam_width: BeamWidth = None,
+    hot_word: HotWords = None,
+    hot_word_weight: HotWordWeight = None,
+    format_name: Annotated[str, typer.Option("--format", metavar="text|json|jsonl|srt|vtt|tsv|ctm")] = "text",
     output_dir: Annotated[
         Path | None, typer.Option(help="Write a file per recording here, and none to stdout.")
     ] = None,
@@ -65,7 +82,6 @@ def transcribe(
     print path<TAB>transcript, in the order given.
     """
     from ds2_deploy.audio.find import find_recordings
-    from ds2_deploy.decoding import decoder_class
     from ds2_deploy.output.folder import FolderWriter, output_files
     from ds2_deploy.output.writers import writer_class
     from ds2_deploy.runtime import cuda_ordinal
@@ -79,12 +95,16 @@ def transcribe(
         raise typer.BadParameter("--skip-existing needs --output-dir.")
     with usage_errors():
         writer = writer_class(format_name)
-        decoder_class(decoder)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_word_weight)
         cuda_ordinal(device)
 
     recordings, errors = find_recordings(paths, recursive=recursive)
     for error in errors:
         print_failure(error)
+    if len(recordings) > 1 and not (writer.joins or output_dir):
+        raise typer.BadParameter(
+            f"--format {format_name} is one file per recording, and these are {len(recordings)}: add --output-dir."
+        )
     files = output_files(recordings, output_dir, writer.suffix) if output_dir else {}
     if skip_existing:
         recordings = [recording for recording in recordings if not files[recording.name].exists()]
@@ -94,7 +114,7 @@ def transcribe(
             "backend": backend,
             "device": device,
             "precision": precision,
-            "decoder": decoder,
+            "decoder": search,
             "threads": threads,
         }
         if stream:
@@ -107,7 +127,7 @@ def transcribe(
         single = len(paths) == len(recordings) == 1 and not Path(paths[0]).is_dir()
         output = FolderWriter(files, writer) if output_dir else writer(sys.stdout, single=single)
         with closing(output):
-            failures += _write_all(recordings, results, output)
+            failures += _write_all(recordings, results, output, channel)
     if failures:
         raise typer.Exit(1)
 
@@ -146,7 +166,12 @@ def _streamed(recordings: "list[Recording]", channel: int | None, **options: Any
     return results()
 
 
-def _write_all(recordings: "list[Recording]", results: "Iterator[Result]", output: "FolderWriter | TextWriter") -> int:
+def _write_all(
+    recordings: "list[Recording]",
+    results: "Iterator[Result]",
+    output: "FolderWriter | TextWriter",
+    channel: int | None,
+) -> int:
     """Write every transcript in order; the number of recordings that failed."""
     from ds2_deploy.output.progress import progress_bar
     from ds2_deploy.output.writers import Transcript
@@ -159,5 +184,6 @@ def _write_all(recordings: "list[Recording]", results: "Iterator[Result]", outpu
                     print_failure(result.error)
                     failures += 1
                 else:
-                    output.write(Transcript(recording.name, result.hypothesis.text, result.duration_s, result.passages))
+                    heard = (result.hypothesis.text, result.duration_s, result.passages, result.words, channel or 0)
+                    output.write(Transcript(recording.name, *heard))
     return failures

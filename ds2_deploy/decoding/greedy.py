@@ -1,9 +1,12 @@
 """Best-path decoding: the most probable label of each frame, repeats merged, blanks removed."""
 
+from array import array
+
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.decoding.protocol import Hypothesis
+from ds2_deploy.decoding.protocol import Hypothesis, Word
+from ds2_deploy.decoding.words import Letter, words_of
 from ds2_deploy.text.alphabet import Alphabet
 
 
@@ -22,7 +25,7 @@ class GreedyDecoder:
         """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""
         stream = self.start()
         stream.accept(log_probs)
-        return stream.hypothesis()
+        return stream.hypothesis()._replace(words=stream.words())
 
     def start(self) -> "GreedyStream":
         """For an utterance that comes in pieces."""
@@ -36,39 +39,60 @@ class GreedyStream:
         self.frames = 0
         self.spoken: tuple[int, int] | None = None
         self._decoder = decoder
-        self._labels: list[str] = []
+        self._letters: list[str] = []
+        self._labels, self._starts, self._ends = (array("i") for _ in range(3))  # of each letter; see Letter
+        self._log_probs = array("f")
         self._between_words = True  # or before the first: a boundary here would be one too many
         self._last = -1
+        self._goes_on = False  # the last letter may be heard in the next frame, too
         self._score = 0.0
 
     def accept(self, log_probs: npt.NDArray[np.float32]) -> None:
         """`log_probs` (t, V), the next frames of the utterance; t may be 0."""
         if not len(log_probs):
             return
-        best = log_probs.argmax(axis=-1)  # (t,)
-        self._score += float(log_probs.max(axis=-1).sum())
+        best, most = log_probs.argmax(axis=-1), log_probs.max(axis=-1)  # (t,), (t,)
+        self._score += float(most.sum())
         letters = self._decoder.is_letter[best].nonzero()[0]
         if len(letters):
             begin = self.frames + int(letters[0]) if self.spoken is None else self.spoken[0]
             self.spoken = (begin, self.frames + int(letters[-1]) + 1)
         before = np.empty_like(best)
         before[0], before[1:] = self._last, best[:-1]
-        self._write(best[best != before].tolist())
+        begins = (best != before).nonzero()[0]  # of each run of one label
+        going_on = int(begins[0]) if len(begins) else len(best)
+        if going_on and self._goes_on:
+            self._ends[-1] = self.frames + going_on
+            self._log_probs[-1] = max(self._log_probs[-1], float(most[:going_on].max()))
+        if len(begins):
+            ends = np.append(begins[1:], len(best))
+            self._write(best[begins], self.frames + begins, self.frames + ends, np.maximum.reduceat(most, begins))
         self._last = int(best[-1])
         self.frames += len(best)
 
-    def _write(self, indices: list[int]) -> None:
-        """Labels without blanks, and with one boundary between words however many were heard."""
+    def _write(self, *runs: npt.NDArray[np.generic]) -> None:
+        """Label, start, end and log probability of runs, without blanks, and with one boundary between words however
+        many were heard."""
         alphabet, boundary = self._decoder.alphabet, self._decoder.boundary
-        for index in indices:
-            if index == alphabet.blank or (index == boundary and self._between_words):
+        for label, start, end, log_prob in zip(*(run.tolist() for run in runs), strict=True):
+            self._goes_on = label != alphabet.blank and not (label == boundary and self._between_words)
+            if not self._goes_on:
                 continue
-            self._between_words = index == boundary
-            self._labels.append(alphabet.labels[index])
+            self._between_words = label == boundary
+            self._letters.append(alphabet.labels[label])
+            self._labels.append(label)
+            self._starts.append(start)
+            self._ends.append(end)
+            self._log_probs.append(log_prob)
 
     def hypothesis(self) -> Hypothesis:
         """The reading of all frames so far; ln of the best path's probability."""
         return Hypothesis(self._text().removesuffix(self._decoder.word_end), self._score)
+
+    def words(self) -> tuple[Word, ...]:
+        """Of the reading, with their frames."""
+        letters = map(Letter, self._labels, self._starts, self._ends, self._log_probs)
+        return words_of(letters, self._decoder.alphabet)
 
     def stable(self) -> str:
         """All but the word that may still grow; all where the language parts no words."""
@@ -76,7 +100,7 @@ class GreedyStream:
         return self._text().rpartition(end)[0] if end else self._text()
 
     def _text(self) -> str:
-        return self._decoder.separator.join(self._labels)
+        return self._decoder.separator.join(self._letters)
 
     def next(self) -> "GreedyStream":
         """For the utterance that follows on the next frame: a label that goes on is not a second one."""

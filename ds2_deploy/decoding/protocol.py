@@ -6,28 +6,65 @@ import numpy as np
 import numpy.typing as npt
 
 
+class TimedWord(NamedTuple):
+    """A word of a recording, as the command line's JSON has it."""
+
+    word: str
+    start_s: float
+    end_s: float
+    confidence: float
+    """From 0 to 1."""
+
+
+class Word(NamedTuple):
+    """A word and the frames in which it was heard."""
+
+    text: str
+    start: int
+    """The first frame of its first letter."""
+    end: int
+    """The frame after its last letter."""
+    confidence: float
+    """From 0 to 1: the probability of its least probable letter."""
+
+    def timed(self, frame_s: float, begin_s: float = 0.0, end_s: float = float("inf")) -> TimedWord:
+        """In seconds of a recording, whose frames begin at `begin_s`, and which ends at `end_s`."""
+        start, end = (min(begin_s + frame * frame_s, end_s) for frame in (self.start, self.end))
+        return TimedWord(self.text, start, end, self.confidence)
+
+
 class Hypothesis(NamedTuple):
     """One reading of an utterance."""
 
     text: str
     score: float
     """Natural logarithm: how probable the decoder finds this reading."""
+    words: tuple[Word, ...] = ()
 
 
 class StreamDecoder(Protocol):
     """Decodes one utterance piece by piece."""
 
-    frames: int
-    """Taken in so far."""
-    spoken: tuple[int, int] | None
-    """The first frame with a letter and the one after the last; None while there is none."""
+    @property
+    def frames(self) -> int:
+        """Taken in so far."""
+        ...
+
+    @property
+    def spoken(self) -> tuple[int, int] | None:
+        """The first frame with a letter and the one after the last; None while there is none."""
+        ...
 
     def accept(self, log_probs: npt.NDArray[np.float32]) -> None:
         """`log_probs` (t, V), the next frames of the utterance; t may be 0."""
         ...
 
     def hypothesis(self) -> Hypothesis:
-        """The best reading of all frames so far."""
+        """The best reading of all frames so far, without its words."""
+        ...
+
+    def words(self) -> tuple[Word, ...]:
+        """Of the best reading, with their frames."""
         ...
 
     def stable(self) -> str:

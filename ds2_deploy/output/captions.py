@@ -7,6 +7,7 @@ from typing import TextIO
 from rich.cells import cell_len
 
 from ds2_deploy.output.progress import ERASE_LINE
+from ds2_deploy.output.writers import rounded
 from ds2_deploy.streaming.stream import StreamResult
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -51,9 +52,7 @@ class JsonCaptions(LineCaptions):
         self.final(result)
 
     def final(self, result: StreamResult) -> None:
-        fields = {
-            name: round(value, 3) if isinstance(value, float) else value for name, value in result._asdict().items()
-        }
+        fields = rounded(result) | {"words": [rounded(word) for word in result.words]}
         self.out.write(json.dumps(fields, ensure_ascii=False) + "\n")
         self.out.flush()
 

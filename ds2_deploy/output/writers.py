@@ -4,7 +4,9 @@ import json
 import re
 from typing import Any, NamedTuple, TextIO
 
+from ds2_deploy.decoding.protocol import TimedWord
 from ds2_deploy.errors import ConfigError
+from ds2_deploy.output.subtitles import cues, lines
 
 
 class Transcript(NamedTuple):
@@ -16,6 +18,9 @@ class Transcript(NamedTuple):
     duration_s: float
     passages: tuple[tuple[float, float, str], ...] = ()
     """Start and end in seconds and text of each piece of a recording that was cut at silences."""
+    words: tuple[TimedWord, ...] = ()
+    channel: int = 0
+    """The one that was heard; 0 where all were."""
 
 
 class TextWriter:
@@ -26,6 +31,8 @@ class TextWriter:
 
     suffix = ".txt"
     """Of files in this format."""
+    joins = True
+    """Whether one file can hold several recordings."""
 
     def __init__(self, stream: TextIO, *, single: bool) -> None:
         self.stream = stream
@@ -80,18 +87,81 @@ def _json(transcript: Transcript) -> str:
             {"start_s": round(start_s, 3), "end_s": round(end_s, 3), "text": text}
             for start_s, end_s, text in transcript.passages
         ]
+    fields["words"] = [rounded(word) for word in transcript.words]
     text = json.dumps(fields, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)  # names that are not UTF-8
 
 
-WRITERS: dict[str, type[TextWriter]] = {"text": TextWriter, "json": JsonWriter, "jsonl": JsonLinesWriter}
-LATER = ("srt", "vtt", "ctm", "tsv")
+def rounded(fields: NamedTuple) -> dict[str, Any]:
+    """By name, with numbers to the thousandth."""
+    return {n: round(value, 3) if isinstance(value, float) else value for n, value in fields._asdict().items()}
+
+
+class SrtWriter(TextWriter):
+    """SubRip: numbered subtitles."""
+
+    suffix = ".srt"
+    joins = False
+
+    def write(self, transcript: Transcript) -> None:
+        for number, (start_s, end_s, text) in enumerate(cues(transcript.words), 1):
+            times = f"{_clock(start_s, ',')} --> {_clock(end_s, ',')}"
+            self._put("\n".join((str(number), times, *lines(text), "", "")))
+
+
+class VttWriter(TextWriter):
+    """WebVTT, as browsers show it."""
+
+    suffix = ".vtt"
+    joins = False
+
+    def write(self, transcript: Transcript) -> None:
+        self._put("WEBVTT\n\n")
+        for start_s, end_s, text in cues(transcript.words):
+            shown = [line.translate(VTT_ESCAPES) for line in lines(text)]
+            self._put("\n".join((f"{_clock(start_s, '.')} --> {_clock(end_s, '.')}", *shown, "", "")))
+
+
+VTT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
+
+
+class TsvWriter(TextWriter):
+    """Start and end in milliseconds and text of each subtitle, below a heading: the columns of Whisper's."""
+
+    suffix = ".tsv"
+    joins = False
+
+    def write(self, transcript: Transcript) -> None:
+        self._put("start\tend\ttext\n")
+        for start_s, end_s, text in cues(transcript.words):
+            self._put(f"{round(start_s * 1000)}\t{round(end_s * 1000)}\t{text}\n")
+
+
+class CtmWriter(TextWriter):
+    """A line a word, as NIST's sclite reads them: recording, channel, start, duration, word, confidence."""
+
+    suffix = ".ctm"
+
+    def write(self, transcript: Transcript) -> None:
+        name = "_".join(transcript.path.split())
+        for word, start_s, end_s, confidence in transcript.words:
+            times = f"{start_s:.3f} {end_s - start_s:.3f}"
+            self._put(f"{name} {transcript.channel + 1} {times} {'_'.join(word.split())} {confidence:.3f}\n")
+
+
+def _clock(seconds: float, point: str) -> str:
+    minutes, milliseconds = divmod(round(seconds * 1000), 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{milliseconds // 1000:02}{point}{milliseconds % 1000:03}"
+
+
+WRITERS: dict[str, type[TextWriter]] = {
+    "text": TextWriter, "json": JsonWriter, "jsonl": JsonLinesWriter,
+    "srt": SrtWriter, "vtt": VttWriter, "tsv": TsvWriter, "ctm": CtmWriter,
+}  # fmt: skip
 
 
 def writer_class(format_name: str) -> type[TextWriter]:
     """The writer of this format; ConfigError where there is none."""
-    if format_name in LATER:
-        raise ConfigError(f"The format {format_name} comes with a later release: choose {', '.join(WRITERS)}.")
     if format_name not in WRITERS:
         raise ConfigError(f"There is no format {format_name!r}: choose {', '.join(WRITERS)}.")
     return WRITERS[format_name]

@@ -20,7 +20,8 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.decoding import decoder_class
+from ds2_deploy.decoding import make_decoder
+from ds2_deploy.decoding.beam import BeamConfig
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.errors import ConfigError, OverloadError, StreamError
 from ds2_deploy.metadata import ModelMetadata
@@ -80,7 +81,7 @@ class Dispatcher:
         backend: str = "auto",
         device: str = "auto",
         precision: Precision = "fp32",
-        decoder: str = "greedy",
+        decoder: str | BeamConfig = "greedy",
         threads: int | None = None,
         max_batch: int = MAX_BATCH,
         max_streams: int = MAX_STREAMS,
@@ -91,7 +92,7 @@ class Dispatcher:
         return cls(
             loaded,
             folder.metadata,
-            decoder_class(decoder)(folder.metadata.alphabet),
+            make_decoder(decoder, folder.metadata.alphabet, folder.path),
             workers=(threads or cpu_cores()) if loaded.device == "cpu" else GPU_WORKERS,
             max_batch=max_batch,
             max_streams=max_streams,

@@ -60,4 +60,4 @@ def _transcribe(
     finally:
         if stream is not None:
             stream.close()
-    return Result(source, Hypothesis(heard.text, heard.score), samples / rate, None)
+    return Result(source, Hypothesis(heard.text, heard.score), samples / rate, None, words=heard.words)

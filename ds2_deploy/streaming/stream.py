@@ -18,7 +18,7 @@ import numpy.typing as npt
 import soxr
 
 from ds2_deploy.audio.load import Samples, checked_samples
-from ds2_deploy.decoding.protocol import Decoder
+from ds2_deploy.decoding.protocol import Decoder, TimedWord
 from ds2_deploy.errors import AudioError, InferenceError, StreamError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.streaming.endpoint import EndpointConfig
@@ -45,6 +45,8 @@ class StreamResult(NamedTuple):
     """Of the last letter."""
     score: float
     """Natural logarithm: how probable the decoder finds this reading."""
+    words: tuple[TimedWord, ...] = ()
+    """With their times since the stream began, once the utterance is final."""
 
 
 NOTHING = StreamResult("", "", is_final=False, start_s=0.0, end_s=0.0, score=0.0)
@@ -324,7 +326,9 @@ class Stream:
     def _close_utterance(self, *, is_last: bool = False) -> list[StreamResult]:
         """The utterance becomes final and the next one begins; the model's state goes on."""
         partial = self._partial()
-        final = partial._replace(stable=partial.text, is_final=True)
+        begin_s, frame_s = self._utterance_begin * self._metadata.frame_s, self._metadata.frame_s
+        words = tuple(word.timed(frame_s, begin_s) for word in self._decoder.words())
+        final = partial._replace(stable=partial.text, is_final=True, words=words)
         self._last = final if is_last else NOTHING
         self._decoder = self._decoder.next()
         self._utterance_begin = self._frames

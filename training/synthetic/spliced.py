@@ -17,7 +17,8 @@ import numpy.typing as npt
 import soundfile
 
 from ds2_deploy.audio.load import load_audio
-from ds2_deploy.errors import ManifestError
+from ds2_deploy.decoding.alignment import best_path
+from ds2_deploy.errors import AlignmentError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import load_model
 from ds2_deploy.runtime.protocol import Backend, pad_batch
@@ -49,34 +50,6 @@ class Words(NamedTuple):
     """(S,) each; together they are the recording, without long silence around it."""
 
 
-def best_path(log_probs: npt.NDArray[np.float32], labels: Sequence[int]) -> list[tuple[int, int]]:
-    """First and last frame of each of `labels` (L,) on CTC's most probable path through (T, K); blank is 0.
-
-    ManifestError where there are too few frames for the labels.
-    """
-    states = np.zeros(2 * len(labels) + 1, np.int64)
-    states[1::2] = labels
-    skips = np.zeros(len(states), bool)  # a blank may be left out between different labels
-    skips[3::2] = states[3::2] != states[1:-2:2]
-    scores = np.full(len(states), -np.inf)
-    scores[:2] = log_probs[0, states[:2]]
-    steps = np.zeros((len(log_probs), len(states)), np.int64)
-    for t in range(1, len(log_probs)):
-        one, two = np.r_[-np.inf, scores[:-1]], np.r_[-np.inf, -np.inf, scores[:-2]][: len(states)]
-        choices = np.stack([scores, one, np.where(skips, two, -np.inf)])
-        steps[t] = choices.argmax(0)
-        scores = choices.max(0) + log_probs[t, states]
-    state = len(states) - 1 if len(states) == 1 or scores[-1] >= scores[-2] else len(states) - 2
-    if not np.isfinite(scores[state]):
-        raise ManifestError(f"{len(log_probs)} frames are too few for {len(labels)} labels.")
-    found: dict[int, tuple[int, int]] = {}
-    for t in range(len(log_probs) - 1, -1, -1):
-        if state % 2:
-            found[state // 2] = (t, found.get(state // 2, (t, t))[1])
-        state -= int(steps[t, state])
-    return [found[number] for number in range(len(labels))]
-
-
 def cuts(audio: Samples, rate: int, spans: Sequence[tuple[float, float]]) -> list[int]:
     """Samples at which a recording is cut into words, given each word's first and last second: one more than words."""
     size = int(QUIET_S * rate)
@@ -103,7 +76,7 @@ def cut_into_words(
         result = backend.run(*pad_batch([audio], metadata.min_samples))
         try:
             spans = best_path(result.log_probs[0, : int(result.lengths[0])], metadata.alphabet.encode(" ".join(words)))
-        except ManifestError:
+        except AlignmentError:
             continue
         ends = np.cumsum([len(word) + 1 for word in words]) - 1  # where the space after each word stands
         starts = [0, *(ends[:-1] + 1)]

@@ -1,0 +1,86 @@
+"""ds2 lm-build: an n-gram language model out of text."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from ds2_deploy.text.alphabet import Alphabet
+
+
+def lm_build(
+    source: Annotated[
+        Path, typer.Argument(metavar="TEXT|MANIFEST", help="A text file, a sentence a line, or a manifest (.jsonl).")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the language model, such as MODEL/lm.")],
+    model: Annotated[
+        str, typer.Option(help="The model it is for: its language and its letters. A bundled one or a model folder.")
+    ] = "default",
+    order: Annotated[int, typer.Option(help="Words that a word's probability depends on, itself included.")] = 3,
+    prune: Annotated[
+        list[int] | None,
+        typer.Option(help="Leave out n-grams that occur no more often; given again for each length from one on."),
+    ] = None,
+) -> None:
+    """Make an n-gram language model (modified Kneser-Ney) for the beam search.
+
+    A sentence that the model's letters cannot spell is left out. The model takes the folder MODEL/lm by itself when it
+    is asked for --decoder beam.
+    """
+    from ds2_deploy.commands.common import usage_errors
+    from ds2_deploy.decoding.language_model import FILES
+    from ds2_deploy.files import atomic_path
+    from ds2_deploy.model_folder import open_model
+    from training.ngram import estimate
+
+    metadata = open_model(model).metadata
+    sentences, strange = _sentences(source, metadata.language, metadata.alphabet)
+    with usage_errors():
+        found = estimate(sentences, order, prune or ())
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / FILES[-1]
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
+        found.write(stream)
+    grams = ", ".join(f"{len(level)} of length {n}" for n, level in enumerate(found.probabilities, 1))
+    words = sum(map(len, sentences))
+    left_out = f"; {strange} sentences that its letters cannot spell were left out" if strange else ""
+    typer.echo(f"{path}: n-grams of {len(sentences)} sentences, {words} words: {grams}{left_out}.", err=True)
+
+
+def _sentences(source: Path, language: str, alphabet: "Alphabet") -> tuple[list[list[str]], int]:
+    """In the language's units; how many were left out for their letters."""
+    from ds2_deploy.errors import ManifestError, PronunciationError
+    from ds2_deploy.text.languages import language_named
+
+    normalize = language_named(language).normalize
+    each = bool(alphabet.separator) or alphabet.boundary is None  # label is a word, as in decoding.beam
+    sentences: list[list[str]] = []
+    strange = 0
+    for text in _texts(source):
+        try:
+            spelled = normalize(text)
+        except PronunciationError:
+            strange += 1
+            continue
+        if alphabet.missing(spelled):
+            strange += 1
+        elif spelled:
+            sentences.append(alphabet.tokens(spelled) if each else spelled.split())
+    if not sentences:
+        raise ManifestError(f"{source} holds no sentence that the model's letters can spell.")
+    return sentences, strange
+
+
+def _texts(source: Path) -> list[str]:
+    from ds2_deploy.errors import ManifestError
+    from training.manifest import read_manifest
+
+    if source.suffix == ".jsonl":
+        return [utterance.text for utterance in read_manifest(source)]
+    try:
+        return source.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise ManifestError(f"There is no text at {source}.") from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(f"{source} is not text in UTF-8: {error}.") from error

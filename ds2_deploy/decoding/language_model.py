@@ -1,0 +1,175 @@
+"""N-gram language models for the beam search: ARPA files and KenLM's binaries, in whatever case they are written.
+
+KenLM (Heafield 2011, "KenLM: Faster and smaller language model queries") does the counting; here is what it takes to
+ask it about a model's own words.
+"""
+
+import bisect
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+from ds2_deploy.errors import LanguageModelError
+from ds2_deploy.extras import require
+from ds2_deploy.text.alphabet import Alphabet
+
+FILES = ("lm.bin", "lm.arpa")
+"""In a folder of a language model, the first that is there."""
+WORDS_FILE = "words.txt"
+"""Beside a binary, which does not tell its words."""
+SETTINGS_FILE = "decoder.json"
+BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
+MARKS = {"<s>", "</s>", "<unk>", "<UNK>"}
+FEWEST = 0.5
+"""Share of a language model's words that an alphabet must be able to spell."""
+
+
+class LmSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """decoder.json: what `ds2 lm-tune` found best with the language model of its folder."""
+
+    alpha: float
+    """Weight of its logarithms."""
+    beta: float
+    """What each word adds."""
+    beam_width: int
+
+
+class LmFiles(NamedTuple):
+    """A language model on disk."""
+
+    model: Path
+    words: Path | None
+    settings: LmSettings | None
+
+
+def find_language_model(path: Path) -> LmFiles:
+    """`path` is an ARPA file, a KenLM binary, or a folder of one with its words and settings."""
+    if not path.exists():
+        raise LanguageModelError(f"There is no language model at {path}.")
+    folder = path if path.is_dir() else path.parent
+    model = path if path.is_file() else next((path / name for name in FILES if (path / name).is_file()), None)
+    if model is None:
+        raise LanguageModelError(f"The folder {path} holds neither {' nor '.join(FILES)}: it is no language model.")
+    words, settings = folder / WORDS_FILE, folder / SETTINGS_FILE
+    found = _settings(settings) if path.is_dir() and settings.is_file() else None
+    return LmFiles(model, words if words.is_file() else None, found)
+
+
+def _settings(path: Path) -> LmSettings:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=LmSettings)
+    except msgspec.DecodeError as error:
+        raise LanguageModelError(f"{path} cannot be read: {error}.") from error
+
+
+def words_of_model(files: LmFiles) -> list[str]:
+    """All words that it knows, without its marks."""
+    with files.model.open("rb") as stream:
+        binary = stream.read(len(BINARY_MAGIC)) == BINARY_MAGIC
+    if binary and files.words is None:
+        raise LanguageModelError(
+            f"{files.model} is a binary, which does not tell its words: list them in {WORDS_FILE} beside it."
+        )
+    if binary and files.words:
+        words = files.words.read_text(encoding="utf-8").split()
+    else:
+        words = list(_arpa_words(files.model))
+    words = [word for word in words if word not in MARKS]
+    if not words:
+        raise LanguageModelError(f"{files.model} knows no word.")
+    return words
+
+
+def _arpa_words(path: Path) -> Iterator[str]:
+    """The unigrams of an ARPA file."""
+    within = False
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("\\1-grams:"):
+                    within = True
+                elif within and line.startswith("\\"):
+                    return
+                elif within and line.strip():
+                    yield line.split()[1]
+    except (UnicodeDecodeError, IndexError) as error:
+        raise LanguageModelError(f"{path} is neither an ARPA file nor a KenLM binary.") from error
+    if not within:
+        raise LanguageModelError(f"{path} is neither an ARPA file nor a KenLM binary: it has no section \\1-grams.")
+    raise LanguageModelError(f"{path} is cut off: nothing follows its 1-grams.")
+
+
+CASES: tuple[Callable[[str], str], ...] = (str, str.lower, str.upper)
+
+
+def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str, str]:
+    """Words as the alphabet writes them -> as the language model does: public ones are often in capitals.
+
+    LanguageModelError where the alphabet can write less than FEWEST of them in any case.
+    """
+    letters = {label for i, label in enumerate(alphabet.labels) if i != alphabet.blank}
+    best: dict[str, str] = {}
+    for case in CASES:
+        ours = {case(word): word for word in words if _can_write(case(word), letters, alphabet.separator)}
+        if len(ours) > len(best):
+            best = ours
+    if len(best) < FEWEST * len(words):
+        strange = next(word for word in words if word not in best.values())
+        raise LanguageModelError(
+            f"The language model {source} has another alphabet than the model, which can write {len(best)} of its "
+            f"{len(words)} words and not, for one, {strange!r}."
+        )
+    return best
+
+
+def _can_write(word: str, letters: set[str], separator: str) -> bool:
+    return word in letters if separator else letters.issuperset(word)
+
+
+class NGramScorer:
+    """What pyctcdecode asks of a language model, in natural logarithms: alpha · ln P(word | before) + beta."""
+
+    def __init__(self, model: Any, words: dict[str, str], alpha: float, beta: float, unknown: float) -> None:
+        self._kenlm = require("kenlm")
+        self._model, self._words, self._sorted = model, words, sorted(words)
+        self._alpha, self._beta, self._unknown = alpha * math.log(10), beta, unknown  # KenLM's logarithms are of ten
+
+    @property
+    def order(self) -> int:
+        return int(self._model.order)
+
+    def get_start_state(self) -> Any:
+        state = self._kenlm.State()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def score_partial_token(self, partial_token: str) -> float:
+        """Of the beginning of a word: nothing where a word begins like that, else as an unknown one."""
+        place = bisect.bisect_left(self._sorted, partial_token)
+        known = place < len(self._sorted) and self._sorted[place].startswith(partial_token)
+        return 0.0 if known else self._unknown
+
+    def score(self, prev_state: Any, word: str, is_last_word: bool = False) -> tuple[float, Any]:
+        """Of a word, and of the end where it is the last; a text that ends in a space ends in an empty word."""
+        state, total = prev_state, 0.0
+        if word:
+            state = self._kenlm.State()
+            total = self._beta + self._alpha * self._model.BaseScore(prev_state, self._words.get(word, word), state)
+            total += 0.0 if word in self._words else self._unknown
+        if is_last_word:
+            total += self._alpha * self._model.BaseScore(state, "</s>", self._kenlm.State())
+        return total, state
+
+
+def load_scorer(files: LmFiles, alphabet: Alphabet, alpha: float, beta: float, unknown: float) -> NGramScorer:
+    """The language model of `files` for a model with this alphabet."""
+    kenlm = require("kenlm")
+    words = spelled(words_of_model(files), alphabet, files.model)
+    try:
+        model = kenlm.Model(str(files.model))
+    except (OSError, RuntimeError) as error:
+        raise LanguageModelError(f"KenLM cannot read {files.model}: {' '.join(str(error).split())[:300]}") from error
+    return NGramScorer(model, words, alpha, beta, unknown)

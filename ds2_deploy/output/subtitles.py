@@ -1,0 +1,85 @@
+"""Subtitles out of timed words: broken at pauses, short enough to read, long enough to be seen.
+
+Lines and durations as broadcasters ask for them (BBC and Netflix: two lines of at most 42 characters, 5/6 to 7 s).
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import zip_longest
+from typing import NamedTuple
+
+from ds2_deploy.decoding.protocol import TimedWord
+
+LINE_CHARACTERS = 42
+LINES = 2
+SHORTEST_S, LONGEST_S = 5 / 6, 7.0
+PAUSE_S = 0.8
+"""A silence that long begins a new subtitle."""
+LINGER_S = 0.3
+"""A subtitle stays that long after its last word, where nothing follows: words end early in a recogniser's ear."""
+GAP_S = 0.04
+"""Between two subtitles: a frame of film, so that the eye sees the change."""
+
+
+class Cue(NamedTuple):
+    """What is shown at once."""
+
+    start_s: float
+    end_s: float
+    text: str
+
+
+def cues(words: Iterable[TimedWord]) -> Iterator[Cue]:
+    """Subtitles in order, none overlapping the next; together they hold every word once."""
+    groups = list(_groups(words))
+    for group, following in zip_longest(groups, groups[1:]):
+        start_s = group[0].start_s
+        end_s = max(group[-1].end_s + LINGER_S, start_s + SHORTEST_S)
+        if following:
+            end_s = min(end_s, max(following[0].start_s - GAP_S, group[-1].end_s))
+        yield Cue(start_s, end_s, joined(group))
+
+
+def _groups(words: Iterable[TimedWord]) -> Iterator[list[TimedWord]]:
+    group: list[TimedWord] = []
+    for word in words:
+        if group and not _fits(group, word):
+            yield group
+            group = []
+        group.append(word)
+    if group:
+        yield group
+
+
+def _fits(group: list[TimedWord], word: TimedWord) -> bool:
+    """Whether the subtitle can go on with this word."""
+    pause_s = word.start_s - group[-1].end_s
+    shown = lines(joined([*group, word]))
+    short = len(shown) <= LINES and all(len(line) <= LINE_CHARACTERS for line in shown)
+    return pause_s < PAUSE_S and word.end_s - group[0].start_s <= LONGEST_S and short
+
+
+def joined(words: Sequence[TimedWord]) -> str:
+    """With spaces between words, and none between the characters of a language that has none."""
+    return "".join(
+        word.word if i == 0 or (_is_wide(word.word) and _is_wide(words[i - 1].word)) else f" {word.word}"
+        for i, word in enumerate(words)
+    )
+
+
+def _is_wide(word: str) -> bool:
+    """A character of Chinese or Japanese."""
+    return len(word) == 1 and "\u3040" <= word <= "\u9fff"
+
+
+def lines(text: str) -> list[str]:
+    """One line where it fits; else two as equal as the words allow, or, where even those are too long, as many as it
+    takes."""
+    if len(text) <= LINE_CHARACTERS:
+        return [text]
+    breaks = [i for i, character in enumerate(text) if character == " "]
+    if not breaks:
+        middle = LINE_CHARACTERS if len(text) > LINES * LINE_CHARACTERS else (len(text) + 1) // 2
+        return [text[:middle], *lines(text[middle:])]
+    middle = min(breaks, key=lambda i: abs(i - len(text) / 2))
+    first, second = text[:middle], text[middle + 1 :]
+    return [*lines(first), *lines(second)]

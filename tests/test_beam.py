@@ -1,0 +1,216 @@
+"""Beam search against all paths of small matrices, language models in odd clothes, and streams in pieces."""
+
+import itertools
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ds2_deploy.decoding import make_decoder
+from ds2_deploy.decoding.beam import BeamConfig, BeamDecoder
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.errors import ConfigError, InferenceError, LanguageModelError
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
+from training.ngram import BEGIN, END, UNKNOWN, NGramModel, estimate
+
+pytest.importorskip("pyctcdecode")
+
+LETTERS = Alphabet.of("ab ")
+CHARACTERS = Alphabet.of("你好吗")
+PHONEMES = Alphabet.of(["HH", "AH", "SIL"])
+OPEN = {"beam_width": 10_000, "beam_prune_logp": -1e9, "token_min_logp": -1e9}
+"""Nothing is pruned."""
+TEXTS = {
+    LETTERS: ["a b", "ab a", "b", "a a b", "ba ab", "a"],
+    CHARACTERS: ["你 好", "你 好 吗", "好 吗", "吗"],
+    PHONEMES: ["HH AH", "HH AH SIL HH AH", "AH", "AH SIL AH"],
+}
+
+
+def random_emissions(frames: int, labels: int, seed: int) -> npt.NDArray[np.float32]:
+    logits = 1.5 * np.random.default_rng(seed).normal(size=(frames, labels))
+    log_probs: npt.NDArray[np.float64] = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
+    return log_probs.astype(np.float32)
+
+
+def language_model(texts: list[str], folder: Path) -> NGramModel:
+    """Written to FOLDER/lm.arpa."""
+    model = estimate([text.split() for text in texts], 2)
+    with (folder / "lm.arpa").open("w", encoding="utf-8") as out:
+        model.write(out)
+    return model
+
+
+def all_readings(log_probs: npt.NDArray[np.float32], alphabet: Alphabet) -> dict[str, float]:
+    """Every text and the logarithm of its probability, summed over all paths."""
+    totals: dict[str, float] = defaultdict(lambda: -np.inf)
+    for path in itertools.product(range(len(alphabet)), repeat=len(log_probs)):
+        labels = [label for label, _ in itertools.groupby(path) if label != alphabet.blank]
+        text = alphabet.decode(labels)
+        text = text if alphabet.separator else " ".join(text.split())
+        score = float(sum(log_probs[t, label] for t, label in enumerate(path)))
+        totals[text] = float(np.logaddexp(totals[text], score))
+    return totals
+
+
+def units(text: str, alphabet: Alphabet) -> list[str]:
+    return alphabet.tokens(text) if alphabet.separator or alphabet.boundary is None else text.split()
+
+
+def sentence_score(model: NGramModel, words: list[str]) -> float:
+    known = [word if (word,) in model.probabilities[0] else UNKNOWN for word in words]
+    padded = [BEGIN, *known, END]
+    return sum(math.log(model.probability(padded[:i], padded[i])) for i in range(1, len(padded)))
+
+
+@pytest.mark.parametrize("alphabet", [LETTERS, CHARACTERS, PHONEMES], ids=["words", "characters", "phonemes"])
+@pytest.mark.parametrize("seed", range(6))
+def test_without_a_language_model_it_finds_the_most_probable_texts(alphabet: Alphabet, seed: int) -> None:
+    log_probs = random_emissions(5, len(alphabet), seed)
+    truth = sorted(all_readings(log_probs, alphabet).items(), key=lambda item: -item[1])
+    readings = BeamDecoder(alphabet, BeamConfig(**OPEN)).readings(log_probs, 5)  # type: ignore[arg-type]
+    assert [(r.text, pytest.approx(r.score, abs=1e-5)) for r in readings] == truth[:5]
+    assert all(r.acoustic == r.score and r.language == 0 for r in readings)
+
+
+@pytest.mark.parametrize("alphabet", [LETTERS, CHARACTERS, PHONEMES], ids=["words", "characters", "phonemes"])
+@pytest.mark.parametrize("seed", range(6))
+def test_with_one_it_finds_the_best_by_the_formula(alphabet: Alphabet, seed: int, tmp_path: Path) -> None:
+    model = language_model(TEXTS[alphabet], tmp_path)
+    alpha, beta, unknown = 0.7, 0.9, -3.0
+    log_probs = random_emissions(5, len(alphabet), seed)
+    truth = {}
+    for text, acoustic in all_readings(log_probs, alphabet).items():
+        words = units(text, alphabet)
+        strange = sum((word,) not in model.probabilities[0] for word in words)
+        language = alpha * sentence_score(model, words) + beta * len(words) + unknown * strange
+        truth[text] = (acoustic + language, acoustic)
+    best = sorted(truth.items(), key=lambda item: -item[1][0])[:4]
+    config = BeamConfig(lm=tmp_path / "lm.arpa", alpha=alpha, beta=beta, unknown=unknown, **OPEN)  # type: ignore[arg-type]
+    readings = BeamDecoder(alphabet, config).readings(log_probs, 4)
+    assert [r.text for r in readings] == [text for text, _ in best]
+    for reading, (_, (score, acoustic)) in zip(readings, best, strict=True):
+        assert reading.score == pytest.approx(score, abs=1e-4)
+        assert reading.acoustic == pytest.approx(acoustic, abs=1e-4)
+        assert reading.language == pytest.approx(score - acoustic, abs=1e-4)
+
+
+def spoken(text: str, certainty: float = 0.6) -> npt.NDArray[np.float32]:
+    """(T, V) of English: a frame a letter and a blank after each."""
+    labels = [label for index in ENGLISH.encode(text) for label in (index, ENGLISH.blank)]
+    probabilities = np.full((len(labels), len(ENGLISH)), (1 - certainty) / (len(ENGLISH) - 1))
+    probabilities[np.arange(len(labels)), labels] = certainty
+    return np.log(probabilities).astype(np.float32)
+
+
+def test_words_have_the_times_of_their_letters() -> None:
+    log_probs = spoken("hello you")
+    found = BeamDecoder(ENGLISH).decode(log_probs)
+    assert found.text == "hello you"
+    assert found.words == GreedyDecoder(ENGLISH).decode(log_probs).words
+
+
+def test_a_language_model_mends_a_misspelling_in_whatever_case_it_is_written(tmp_path: Path) -> None:
+    log_probs = spoken("helo you")
+    assert BeamDecoder(ENGLISH).decode(log_probs).text == "helo you"
+    for name, case in (("lower", str.lower), ("upper", str.upper)):
+        folder = tmp_path / name
+        folder.mkdir()
+        language_model([case("hello you"), case("you hello")] * 5, folder)
+        assert BeamDecoder(ENGLISH, BeamConfig(lm=folder, token_min_logp=-9.0)).decode(log_probs).text == "hello you"
+
+
+def test_hot_words_are_heard_more_readily() -> None:
+    log_probs = spoken("anna", 0.3)
+    log_probs[-2] = np.log(0.02 / (len(ENGLISH) - 2))
+    log_probs[-2, ENGLISH.encode("ay")] = np.log([0.5, 0.48])
+    assert BeamDecoder(ENGLISH).decode(log_probs).text == "anna"
+    assert BeamDecoder(ENGLISH, BeamConfig(hot_words=("anny",))).decode(log_probs).text == "anny"
+    with pytest.raises(ConfigError, match="'zoé'"):
+        BeamDecoder(ENGLISH, BeamConfig(hot_words=("zoé",)))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_stream_ends_as_the_whole_does(seed: int) -> None:
+    log_probs = random_emissions(40, len(ENGLISH), seed)
+    decoder = BeamDecoder(ENGLISH)
+    whole = decoder.decode(log_probs)
+    stream = decoder.start()
+    for piece in np.split(log_probs, [0, 3, 4, 20, 20]):
+        stream.accept(piece)
+        stream.hypothesis()
+    assert stream.frames == 40
+    assert stream.hypothesis()._replace(words=stream.words()) == whole
+
+
+def test_a_letter_that_goes_on_in_the_next_utterance_is_heard_once() -> None:
+    decoder = BeamDecoder(ENGLISH)
+    first = decoder.start()
+    first.accept(spoken("ab")[:-1])  # ends within the b
+    following = first.next()
+    following.accept(np.concatenate([spoken("b")[:1], spoken("c")]))
+    assert (first.hypothesis().text, following.hypothesis().text) == ("ab", "c")
+    assert following.frames == 3
+
+
+def test_no_frames_are_an_empty_and_certain_transcript() -> None:
+    decoder = make_decoder("beam", ENGLISH)
+    assert decoder.decode(np.zeros((0, len(ENGLISH)), dtype=np.float32)) == ("", 0.0, ())
+    assert decoder.start().hypothesis() == ("", 0.0, ())
+
+
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "not numbers"), (-1.0, "sum to")])
+def test_what_are_no_probabilities_is_refused(value: float, words: str) -> None:
+    log_probs = spoken("ab")
+    log_probs[2] = value
+    with pytest.raises(InferenceError, match=f"frame 2 .*{words}"):
+        BeamDecoder(ENGLISH).decode(log_probs)
+
+
+@pytest.mark.parametrize("fields", [{"alpha": -1}, {"alpha": 1e3}, {"beta": math.nan}, {"beam_width": 0}])
+def test_settings_beyond_reason(fields: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(fields))):
+        BeamConfig(**fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("", "no section"),
+        ("hello\nworld\n", "no section"),
+        ("\\data\\\nngram 1=2\n\n\\1-grams:\n-1\ta\n", "cut off"),
+        ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\t</s>\n\n\\end\\\n", "knows no word"),
+        ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tпривет\n\n\\end\\\n", "another alphabet"),
+        ("\\data\\\nngram 1=9\n\n\\1-grams:\n-x\thello\n\n\\end\\\n", "KenLM cannot read"),
+        ("mmap lm http://kheafield.com/code format", "words.txt"),
+    ],
+)
+def test_broken_language_models(content: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / "lm.arpa").write_text(content, encoding="utf-8")
+    with pytest.raises(LanguageModelError, match=words):
+        BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path / "lm.arpa"))
+
+
+def test_no_language_model_there(tmp_path: Path) -> None:
+    with pytest.raises(LanguageModelError, match="no language model at"):
+        BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path / "nothing"))
+    with pytest.raises(LanguageModelError, match=r"neither lm\.bin nor lm\.arpa"):
+        BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path))
+
+
+def test_the_models_own_language_model_is_taken_with_its_settings(tmp_path: Path) -> None:
+    (tmp_path / "lm").mkdir()
+    language_model(["hello you"], tmp_path / "lm")
+    (tmp_path / "lm" / "decoder.json").write_text('{"alpha": 1.25, "beta": 2.5, "beam_width": 8}')
+    decoder = make_decoder("beam", ENGLISH, tmp_path)
+    assert isinstance(decoder, BeamDecoder)
+    assert (decoder.alpha, decoder.beta, decoder.beam_width) == (1.25, 2.5, 8)
+    chosen = make_decoder(BeamConfig(alpha=0.5), ENGLISH, tmp_path)
+    assert isinstance(chosen, BeamDecoder)
+    assert (chosen.alpha, chosen.beta) == (0.5, 2.5)
+    (tmp_path / "lm" / "decoder.json").write_text("{}")
+    with pytest.raises(LanguageModelError, match=r"decoder\.json cannot be read"):
+        make_decoder("beam", ENGLISH, tmp_path)

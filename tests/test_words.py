@@ -1,0 +1,77 @@
+"""Words, their times and confidences: from the best path, from an alignment, from a stream in pieces."""
+
+import math
+from itertools import groupby
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ds2_deploy.decoding.alignment import aligned
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.protocol import TimedWord, Word
+from ds2_deploy.decoding.words import Letter, words_of
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
+
+PHONEMES = Alphabet.of(["HH", "AH", "SIL"])
+CHARACTERS = Alphabet.of("你好")
+
+
+def emissions(path: str, certainty: float = 0.9) -> npt.NDArray[np.float32]:
+    """(T, V) of English in which `path` is the best, a frame a character, `_` being the blank."""
+    labels = [ENGLISH.blank if c == "_" else ENGLISH.labels.index(c) for c in path]
+    probabilities = np.full((len(path), len(ENGLISH)), (1 - certainty) / (len(ENGLISH) - 1))
+    probabilities[np.arange(len(path)), labels] = certainty
+    return np.log(probabilities).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("path", "spans"),
+    [
+        ("__aa_b_  _cc__", [("ab", 2, 6), ("c", 10, 12)]),
+        ("a", [("a", 0, 1)]),
+        ("  a  ", [("a", 2, 3)]),
+        ("a_a a", [("aa", 0, 3), ("a", 4, 5)]),
+        ("____", []),
+        ("", []),
+    ],
+)
+def test_a_word_reaches_from_its_first_letter_to_its_last(path: str, spans: list[tuple[str, int, int]]) -> None:
+    words = GreedyDecoder(ENGLISH).decode(emissions(path)).words
+    assert [word[:3] for word in words] == spans
+    assert all(word.confidence == pytest.approx(0.9, rel=1e-5) for word in words)
+
+
+def test_a_word_is_as_sure_as_its_least_sure_letter_where_it_is_surest() -> None:
+    frames = np.concatenate([emissions("a", 0.5), emissions("a", 0.8), emissions("b", 0.6), emissions("_c", 0.99)])
+    [word] = GreedyDecoder(ENGLISH).decode(frames).words
+    assert word.text == "abc"
+    assert word.confidence == pytest.approx(0.6, rel=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_alignment_of_the_best_path_is_the_best_path(seed: int) -> None:
+    """On random emissions: the greedy text, aligned, is found where greedy heard it or on a path as probable."""
+    logits = 3 * np.random.default_rng(seed).normal(size=(40, 4))
+    alphabet = Alphabet.of("ab ")
+    frames = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+    best = frames.argmax(-1)
+    labels = [int(label) for label, _ in groupby(best) if label != alphabet.blank]
+    letters = aligned(frames, labels, alphabet.blank)
+    runs = [(int(label), len(list(run))) for label, run in groupby(best)]
+    ends = np.cumsum([length for _, length in runs])
+    expected = [(label, end - n, end) for (label, n), end in zip(runs, ends, strict=True) if label != alphabet.blank]
+    assert [letter[:3] for letter in letters] == expected
+    assert [word.text for word in words_of(letters, alphabet)] == alphabet.decode(labels).split()
+
+
+def test_phonemes_and_characters_are_parted_by_their_own_rules() -> None:
+    spoken = [Letter(label, 2 * i, 2 * i + 1, -0.1) for i, label in enumerate([1, 2, 3, 2])]
+    sure = pytest.approx(math.exp(-0.1))
+    assert words_of(spoken, PHONEMES) == (Word("HH AH", 0, 3, sure), Word("AH", 6, 7, sure))
+    assert [word.text for word in words_of(spoken[:2], CHARACTERS)] == ["你", "好"]
+
+
+def test_seconds_count_from_the_recordings_begin_and_end_with_it() -> None:
+    assert Word("a", 10, 20, 0.5).timed(0.02) == TimedWord("a", pytest.approx(0.2), pytest.approx(0.4), 0.5)
+    assert Word("a", 10, 20, 0.5).timed(0.02, 60.0, 60.3) == TimedWord("a", pytest.approx(60.2), 60.3, 0.5)
