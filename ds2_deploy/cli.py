@@ -24,6 +24,7 @@ from ds2_deploy.commands.export import export
 from ds2_deploy.commands.import_ import import_
 from ds2_deploy.commands.info import info
 from ds2_deploy.commands.lm_build import lm_build
+from ds2_deploy.commands.lm_tune import lm_tune
 from ds2_deploy.commands.manifest import manifest
 from ds2_deploy.commands.parity import parity
 from ds2_deploy.commands.stream import stream
@@ -43,6 +44,7 @@ app.command()(manifest)
 app.command()(train)
 app.command()(evaluate)
 app.command()(lm_build)
+app.command()(lm_tune)
 app.command("import")(import_)
 app.command()(export)
 app.command()(parity)

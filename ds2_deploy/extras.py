@@ -15,6 +15,7 @@ EXTRAS = {
     "matplotlib": "plots",
     "pyctcdecode": "lm",
     "kenlm": "lm",
+    "optuna": "lm",
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",

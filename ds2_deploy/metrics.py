@@ -31,6 +31,40 @@ def edit_distance(reference: Sequence[str], hypothesis: Sequence[str]) -> int:
     return distance
 
 
+class Pair(NamedTuple):
+    """A token of the reference against one of the hypothesis; None where it has none."""
+
+    reference: int | None
+    """Its place."""
+    hypothesis: int | None
+
+
+def align_tokens(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pair]:
+    """Fewest errors, token by token in order; of several such alignments, the one with the most substitutions late.
+
+    >>> align_tokens(["a", "b", "c"], ["a", "c"])
+    [Pair(reference=0, hypothesis=0), Pair(reference=1, hypothesis=None), Pair(reference=2, hypothesis=1)]
+    """
+    costs = np.zeros((len(reference) + 1, len(hypothesis) + 1), np.int32)
+    costs[:, 0], costs[0] = np.arange(len(reference) + 1), np.arange(len(hypothesis) + 1)
+    for i, expected in enumerate(reference, 1):
+        for j, heard in enumerate(hypothesis, 1):
+            costs[i, j] = min(costs[i - 1, j - 1] + (expected != heard), costs[i - 1, j] + 1, costs[i, j - 1] + 1)
+    pairs: list[Pair] = []
+    i, j = len(reference), len(hypothesis)
+    while i or j:
+        if i and j and costs[i, j] == costs[i - 1, j - 1] + (reference[i - 1] != hypothesis[j - 1]):
+            i, j = i - 1, j - 1
+            pairs.append(Pair(i, j))
+        elif i and costs[i, j] == costs[i - 1, j] + 1:
+            i -= 1
+            pairs.append(Pair(i, None))
+        else:
+            j -= 1
+            pairs.append(Pair(None, j))
+    return pairs[::-1]
+
+
 class Errors(NamedTuple):
     """Counts over one or several utterances. Phonemes, which spaces separate, are words here."""
 

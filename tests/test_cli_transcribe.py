@@ -93,6 +93,21 @@ def test_json_of_one_and_of_several(transcribe: Ds2, texts: dict[str, str]) -> N
     )
 
 
+@pytest.mark.parametrize("format_name", ["srt", "vtt", "tsv"])
+def test_subtitles_are_a_file_a_recording(
+    transcribe: Ds2, texts: dict[str, str], tmp_path: Path, format_name: str
+) -> None:
+    refused = transcribe("--format", format_name, *texts)
+    assert (refused.code, refused.out) == (2, "")
+    assert "--output-dir" in refused.err
+    assert transcribe("--format", format_name, "--output-dir", tmp_path / "out", *texts).code == 0
+    [first, *_] = texts
+    assert transcribe("--format", format_name, first).out == (
+        tmp_path / "out" / f"{Path(first).stem}.{format_name}"
+    ).read_text(encoding="utf-8")
+    assert len(list((tmp_path / "out").iterdir())) == len(texts)
+
+
 @pytest.mark.parametrize("format_name", ["text", "json", "jsonl"])
 def test_failures_are_a_line_each_and_the_others_are_printed(
     transcribe: Ds2, texts: dict[str, str], tmp_path: Path, format_name: str
@@ -132,7 +147,7 @@ def test_a_folder_without_audio(transcribe: Ds2, texts: dict[str, str], tmp_path
     [
         ([], "PATH"),
         (["x.wav", "--format", "docx"], "no format 'docx'"),
-        (["x.wav", "--decoder", "beam"], "greedy"),
+        (["x.wav", "--decoder", "fancy"], "choose greedy or beam"),
         (["x.wav", "--device", "gpu"], "no device 'gpu'"),
         (["x.wav", "--backend", "tpu"], "tpu"),
         (["x.wav", "--skip-existing"], "--output-dir"),

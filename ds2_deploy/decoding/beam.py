@@ -7,9 +7,10 @@ labels are phonemes, each label is a word to the language model, which so scores
 """
 
 import math
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -82,7 +83,7 @@ class BeamDecoder:
     """CTC prefix beam search (Hannun et al. 2014, "First-pass large vocabulary continuous speech recognition")."""
 
     def __init__(self, alphabet: Alphabet, config: BeamConfig | None = None) -> None:
-        pyctcdecode = require("pyctcdecode")
+        require("pyctcdecode")
         self.alphabet = alphabet
         self.config = config = config or BeamConfig()
         self._each = bool(alphabet.separator) or alphabet.boundary is None  # label is a word
@@ -91,13 +92,25 @@ class BeamDecoder:
         self.alpha = _first(config.alpha, tuned.alpha if tuned else None, ALPHA)
         self.beta = _first(config.beta, tuned.beta if tuned else None, BETA)
         self.beam_width = int(_first(config.beam_width, tuned.beam_width if tuned else None, BEAM_WIDTH))
-        scorer = load_scorer(files, alphabet, self.alpha, self.beta, config.unknown) if files else None
+        self._scorer = load_scorer(files, alphabet, self.alpha, self.beta, config.unknown) if files else None
         for word in config.hot_words:
             if missing := alphabet.missing(word):
                 raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")
-        labels = [PIECE + label if self._each else label for label in alphabet.labels]
-        labels[alphabet.blank] = ""
-        self._search = pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet(labels, self._each), scorer)
+        self._search = self._new_search()
+
+    def weighing(self, alpha: float, beta: float, beam_width: int) -> "BeamDecoder":
+        """The same with other weights; the language model is not loaded again."""
+        other = copy(self)
+        other.alpha, other.beta, other.beam_width = alpha, beta, beam_width
+        other._scorer = self._scorer.weighing(alpha, beta) if self._scorer else None
+        other._search = other._new_search()
+        return other
+
+    def _new_search(self) -> Any:
+        pyctcdecode = require("pyctcdecode")
+        labels = [PIECE + label if self._each else label for label in self.alphabet.labels]
+        labels[self.alphabet.blank] = ""
+        return pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet(labels, self._each), self._scorer)
 
     def decode(self, log_probs: npt.NDArray[np.float32]) -> Hypothesis:
         """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""

@@ -7,6 +7,7 @@ ask it about a model's own words.
 import bisect
 import math
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,6 +138,12 @@ class NGramScorer:
         self._model, self._words, self._sorted = model, words, sorted(words)
         self._alpha, self._beta, self._unknown = alpha * math.log(10), beta, unknown  # KenLM's logarithms are of ten
 
+    def weighing(self, alpha: float, beta: float) -> "NGramScorer":
+        """The same with other weights."""
+        other = copy(self)
+        other._alpha, other._beta = alpha * math.log(10), beta
+        return other
+
     @property
     def order(self) -> int:
         return int(self._model.order)
@@ -169,7 +176,9 @@ def load_scorer(files: LmFiles, alphabet: Alphabet, alpha: float, beta: float, u
     kenlm = require("kenlm")
     words = spelled(words_of_model(files), alphabet, files.model)
     try:
-        model = kenlm.Model(str(files.model))
+        config = kenlm.Config()
+        config.show_progress, config.arpa_complain = False, kenlm.ARPALoadComplain.NONE
+        model = kenlm.Model(str(files.model), config)
     except (OSError, RuntimeError) as error:
         raise LanguageModelError(f"KenLM cannot read {files.model}: {' '.join(str(error).split())[:300]}") from error
     return NGramScorer(model, words, alpha, beta, unknown)

@@ -1,0 +1,97 @@
+"""ds2 lm-tune: how much a language model should weigh."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from training.lm_tune import Trial, Tuned
+
+
+def lm_tune(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model or a model folder.")],
+    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Recordings for validation, not for tests.")],
+    lm: Annotated[
+        Path | None, typer.Option(help="Folder of ds2 lm-build; without it, MODEL/lm. The weights are written there.")
+    ] = None,
+    trials: Annotated[int, typer.Option(min=1, max=10_000, help="Pairs of alpha and beta to try.")] = 60,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=256, help="Processes that decode; without it, one a core.")
+    ] = None,
+    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+) -> None:
+    """Find alpha, beta and beam width with the fewest errors, and write them into the language model's folder.
+
+    The beam search takes them from there (decoder.json). lm-tune.png shows the error rate over alpha and beta, where
+    matplotlib is installed.
+    """
+    from ds2_deploy.decoding import LM_FOLDER
+    from ds2_deploy.errors import LanguageModelError
+    from ds2_deploy.model_folder import open_model
+    from ds2_deploy.output.progress import progress_bar
+    from ds2_deploy.runtime import cpu_cores, open_backend
+    from training.lm_tune import hear, tune
+    from training.manifest import read_manifest
+
+    _check_name(manifest)
+    folder = open_model(model)
+    lm = lm or folder.path / LM_FOLDER
+    if not lm.is_dir():
+        raise LanguageModelError(f"{lm} is not the folder of a language model: make one with ds2 lm-build.")
+    utterances = read_manifest(manifest)
+    loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
+    heard = hear(loaded, folder.metadata, utterances)
+    with progress_bar(trials) as step:
+
+        def show(_: int, __: "Trial") -> None:
+            with step():
+                pass
+
+        tuned = tune(heard, lm, trials, workers or cpu_cores(), show)
+    _write(tuned, lm)
+    _print(tuned)
+
+
+def _check_name(manifest: Path) -> None:
+    """What is tuned on a test set cannot be measured on it any more."""
+    from ds2_deploy.errors import ManifestError
+
+    if "test" in manifest.stem.lower().replace("-", "_").split("_"):
+        raise ManifestError(
+            f"{manifest} is a test set by its name: tune on validation recordings, and measure on the test set."
+        )
+
+
+def _write(tuned: "Tuned", lm: Path) -> None:
+    import msgspec
+
+    from ds2_deploy.decoding.language_model import SETTINGS_FILE
+    from ds2_deploy.errors import MissingPackageError
+    from ds2_deploy.files import atomic_path
+    from training.lm_tune import plot
+
+    with atomic_path(lm / SETTINGS_FILE) as temporary:
+        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(tuned.settings), indent=2) + b"\n")
+    try:
+        plot(tuned, lm / "lm-tune.png")
+    except MissingPackageError as error:
+        typer.echo(f"ds2: no picture: {error}", err=True)
+
+
+def _print(tuned: "Tuned") -> None:
+    from ds2_deploy.commands.common import print_columns
+
+    settings = tuned.settings
+    rows = [
+        ("greedy", tuned.greedy),
+        (f"beam {settings.beam_width}", tuned.beam),
+        (f"beam {settings.beam_width}, language model", tuned.best.errors),
+    ]
+    print_columns(
+        ("", "WER", "words wrong", "CER"),
+        [(name, f"{e.wer:.2%}", f"{e.word_errors} of {e.words}", f"{e.cer:.2%}") for name, e in rows],
+    )
+    print_columns(("beam width", "WER"), [(str(trial.beam_width), f"{trial.errors.wer:.2%}") for trial in tuned.widths])
+    typer.echo(f"alpha {settings.alpha:g}, beta {settings.beta:g}, beam width {settings.beam_width}")

@@ -1,0 +1,143 @@
+"""ds2 lm-build and lm-tune, and the decoder's options, as a user calls them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ds2_deploy.decoding.beam import BeamConfig, BeamDecoder
+from ds2_deploy.decoding.language_model import find_language_model
+from ds2_deploy.errors import LanguageModelError
+from ds2_deploy.text.alphabet import ENGLISH
+from tests.conftest import Ds2
+from tests.test_beam import spoken
+from training.lm_tune import ALPHAS, Heard, plot, tune
+from training.ngram import estimate
+
+pytest.importorskip("pyctcdecode")
+SAMPLE = Path(__file__).parent.parent / "samples" / "code-rms.flac"
+
+
+def test_a_text_becomes_a_language_model_that_the_search_takes(ds2: Ds2, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("Six two nine eight\nsix TWO\n\ncafé\nnine eight six\n")
+    code, out, err = ds2("lm-build", text, "--out", tmp_path / "lm", "--order", "2")
+    assert (code, out) == (0, "")
+    assert "3 sentences, 9 words" in err
+    assert "1 sentences that its letters cannot spell were left out" in err
+    assert "ngram 1=7\n" in (tmp_path / "lm" / "lm.arpa").read_text()  # four words and three marks
+    code, out, err = ds2("transcribe", SAMPLE, "--lm", tmp_path / "lm")
+    assert (code, out, err) == (0, "six two nine eight\n", "")
+
+
+def test_a_manifest_is_a_text_too(ds2: Ds2, tmp_path: Path) -> None:
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "text": "hello you"}) + "\n")
+    assert ds2("lm-build", manifest, "--out", tmp_path / "lm")[0] == 0
+    assert "\thello you\t" in (tmp_path / "lm" / "lm.arpa").read_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "code", "words"),
+    [
+        (None, [], 1, "no text at"),
+        (b"\xff\xfe\x00", [], 1, "not text in UTF-8"),
+        ("привет\n".encode(), [], 1, "no sentence that the model's letters can spell"),
+        (b"hello\n", ["--order", "9"], 2, "order is 9"),
+        (b"hello\n", ["--prune", "0", "--prune", "2", "--prune", "1"], 2, "thresholds"),
+    ],
+)
+def test_wrong_texts(
+    ds2: Ds2, tmp_path: Path, content: bytes | None, options: list[str], code: int, words: str
+) -> None:
+    text = tmp_path / "text.txt"
+    if content is not None:
+        text.write_bytes(content)
+    found, out, err = ds2("lm-build", text, "--out", tmp_path / "lm", *options)
+    assert (found, out) == (code, "")
+    assert words in " ".join(err.replace("│", " ").split())
+    assert not (tmp_path / "lm").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--decoder", "fancy"], 2, "no decoder 'fancy'"),
+        (["--decoder", "greedy", "--alpha", "1"], 2, "--alpha is for the beam search"),
+        (["--decoder", "greedy", "--hot-word", "x"], 2, "--hot-word is for the beam search"),
+        (["--alpha", "99"], 2, "alpha is 99"),
+        (["--lm", "nowhere.arpa"], 1, "no language model at nowhere.arpa"),
+        (["--hot-word", "naïve"], 1, "naïve"),
+    ],
+)
+def test_wrong_options_of_the_search(ds2: Ds2, options: list[str], code: int, words: str) -> None:
+    found, out, err = ds2("transcribe", SAMPLE, *options)
+    assert (found, out) == (code, "")
+    assert words in " ".join(err.replace("│", " ").split())
+
+
+def heard(texts: list[str]) -> Heard:
+    """Recordings in which every double letter is hard to hear."""
+    frames = []
+    for text in texts:
+        log_probs = spoken(text, 0.5)
+        for i in range(1, len(text)):
+            if text[i] == text[i - 1]:  # hardly a blank between the two: one letter is as probable
+                log_probs[2 * i - 1] = np.log(0.01 / (len(ENGLISH) - 2))
+                log_probs[2 * i - 1, [ENGLISH.blank, ENGLISH.encode(text[i])[0]]] = np.log([0.45, 0.54])
+        frames.append(log_probs)
+    return Heard(ENGLISH, "en", frames, texts)
+
+
+TEXTS = ["hello miss anna", "anna will see all", "miss hello", "all will see anna"]
+
+
+def language_model(folder: Path) -> Path:
+    folder.mkdir()
+    with (folder / "lm.arpa").open("w") as out:
+        estimate([text.split() for text in TEXTS], 2).write(out)
+    return folder
+
+
+def test_tuning_finds_weights_that_mend_what_the_network_misheard(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    lm = language_model(tmp_path / "lm")
+    tuned = tune(heard(TEXTS), lm, 6, 2)
+    assert tuned.greedy.word_errors >= 8
+    assert tuned.best.errors.word_errors < tuned.greedy.word_errors
+    assert tuned.best.cost == min(trial.cost for trial in tuned.widths)
+    assert next(trial.beam_width for trial in tuned.widths if trial.cost <= tuned.best.cost) == tuned.best.beam_width
+    assert len({trial.alpha for trial in tuned.trials}) == 6
+    assert all(ALPHAS[0] <= trial.alpha <= ALPHAS[1] for trial in tuned.trials)
+    plot(tuned, tmp_path / "surface.png")
+    assert (tmp_path / "surface.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_other_weights_are_those_of_a_new_decoder(tmp_path: Path) -> None:
+    lm = language_model(tmp_path / "lm")
+    frames: list[npt.NDArray[np.float32]] = heard(TEXTS).frames
+    reweighed = BeamDecoder(ENGLISH, BeamConfig(lm=lm)).weighing(1.5, -0.5, 16)
+    new = BeamDecoder(ENGLISH, BeamConfig(lm=lm, alpha=1.5, beta=-0.5, beam_width=16))
+    assert [reweighed.readings(f, 4) for f in frames] == [new.readings(f, 4) for f in frames]
+
+
+def test_tuning_refuses_a_test_set_and_what_is_no_language_model(ds2: Ds2, tmp_path: Path) -> None:
+    code, _, err = ds2("lm-tune", "default", tmp_path / "an4-test.jsonl", "--lm", tmp_path)
+    assert code == 1
+    assert "is a test set by its name" in err
+    code, _, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", "--lm", tmp_path / "none")
+    assert code == 1
+    assert "ds2 lm-build" in err
+
+
+def test_the_bundled_models_have_language_models_with_settings() -> None:
+    from ds2_deploy.model_folder import bundled_models, open_model
+
+    for name in bundled_models():
+        try:
+            files = find_language_model(open_model(name).path / "lm")
+        except LanguageModelError:
+            pytest.fail(f"{name} has no language model")
+        assert files.settings is not None

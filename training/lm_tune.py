@@ -1,0 +1,167 @@
+"""The weights of a language model: alpha, beta and beam width with the fewest errors on a validation manifest.
+
+The network hears each recording once. Optuna's sampler (Watanabe 2023, "Tree-structured Parzen estimator") proposes
+weights, as many at a time as there are processes, each of which decodes everything with one proposal. Of the beams
+that make as few errors as the one that was searched with, the narrowest is taken.
+"""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.audio.load import load_audio
+from ds2_deploy.decoding.beam import BeamConfig, BeamDecoder
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.language_model import LmSettings
+from ds2_deploy.decoding.protocol import Decoder
+from ds2_deploy.errors import ManifestError
+from ds2_deploy.extras import require
+from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.metrics import Errors
+from ds2_deploy.runtime.protocol import Backend, pad_batch
+from ds2_deploy.text.alphabet import Alphabet
+from ds2_deploy.text.languages import language_named
+from training.manifest import Utterance
+
+ALPHAS, BETAS = (0.0, 3.0), (-2.0, 4.0)
+"""What is searched."""
+WIDTHS = (4, 8, 16, 32, 64, 128)
+SEARCH_WIDTH = 64
+SEED = 2026
+CHARACTERS_WEIGH = 0.01
+"""Of two choices with as many wrong words, the one with fewer wrong characters is better."""
+
+
+class Heard(NamedTuple):
+    """What a network made of recordings whose texts are known."""
+
+    alphabet: Alphabet
+    language: str
+    frames: list[npt.NDArray[np.float32]]
+    """(T, V) log-probabilities of each."""
+    texts: list[str]
+    """In the language's spelling."""
+
+    def errors(self, decoder: Decoder) -> Errors:
+        return Errors.total(
+            Errors.between(text, decoder.decode(frames).text)
+            for frames, text in zip(self.frames, self.texts, strict=True)
+        )
+
+    def cost(self, errors: Errors) -> float:
+        """What is to be made small: the language's own error rate."""
+        if language_named(self.language).metric == "CER":
+            return errors.cer
+        return errors.wer + CHARACTERS_WEIGH * errors.cer
+
+
+class Trial(NamedTuple):
+    """One choice and what came of it."""
+
+    alpha: float
+    beta: float
+    beam_width: int
+    errors: Errors
+    cost: float
+
+
+class Tuned(NamedTuple):
+    """The best choice, all that was tried, and what is to be compared with it."""
+
+    settings: LmSettings
+    best: Trial
+    trials: list[Trial]
+    """Of the search, in the order of asking."""
+    widths: list[Trial]
+    greedy: Errors
+    beam: Errors
+    """Without a language model."""
+
+
+def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]) -> Heard:
+    """Run the network over all recordings, one at a time."""
+    normalize = language_named(metadata.language).normalize
+    frames = []
+    for utterance in utterances:
+        audio = load_audio(utterance.path, metadata.feature.sample_rate)
+        found = backend.run(*pad_batch([audio], metadata.min_samples))
+        frames.append(found.log_probs[0, : int(found.lengths[0])].copy())
+    return Heard(metadata.alphabet, metadata.language, frames, [normalize(u.text) for u in utterances])
+
+
+def tune(
+    heard: Heard,
+    lm: Path,
+    trials: int,
+    workers: int,
+    progress: Callable[[int, Trial], None] = lambda done, trial: None,
+) -> Tuned:
+    """Search alpha and beta, then the beam's width, with `workers` processes."""
+    optuna = require("optuna")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    if not heard.frames:
+        raise ManifestError("There is no recording to tune with.")
+    BeamDecoder(heard.alphabet, BeamConfig(lm=lm))  # what is wrong with it is said here, not in every process
+    study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=SEED, constant_liar=True))
+    tried: list[Trial] = []
+    with ProcessPoolExecutor(workers, get_context("spawn"), _Worker.begin, (heard, lm)) as pool:
+        while len(tried) < trials:
+            asked = [study.ask() for _ in range(min(workers, trials - len(tried)))]
+            choices = [(t.suggest_float("alpha", *ALPHAS), t.suggest_float("beta", *BETAS)) for t in asked]
+            for trial, found in zip(asked, pool.map(_Worker.tried, choices), strict=True):
+                study.tell(trial, found.cost)
+                tried.append(found)
+                progress(len(tried), found)
+        first = min(tried, key=lambda trial: trial.cost)
+        widths = list(pool.map(_Worker.at_width, [(first.alpha, first.beta, width) for width in WIDTHS]))
+    best = next(trial for trial in widths if trial.cost <= first.cost)
+    settings = LmSettings(alpha=round(best.alpha, 3), beta=round(best.beta, 3), beam_width=best.beam_width)
+    plain = BeamDecoder(heard.alphabet, BeamConfig(beam_width=best.beam_width))
+    greedy = heard.errors(GreedyDecoder(heard.alphabet))
+    return Tuned(settings, best, tried, widths, greedy, heard.errors(plain))
+
+
+class _Worker:
+    """What each process keeps: the frames, and a decoder with the language model loaded once."""
+
+    heard: Heard
+    decoder: BeamDecoder
+
+    @classmethod
+    def begin(cls, heard: Heard, lm: Path) -> None:
+        cls.heard, cls.decoder = heard, BeamDecoder(heard.alphabet, BeamConfig(lm=lm))
+
+    @classmethod
+    def tried(cls, choice: tuple[float, float]) -> Trial:
+        return cls.at_width((*choice, SEARCH_WIDTH))
+
+    @classmethod
+    def at_width(cls, choice: tuple[float, float, int]) -> Trial:
+        errors = cls.heard.errors(cls.decoder.weighing(*choice))
+        return Trial(*choice, errors, cls.heard.cost(errors))
+
+
+def plot(tuned: Tuned, path: Path) -> None:
+    """The surface of the error rate over alpha and beta, with every trial and the best one marked."""
+    require("matplotlib").use("Agg")
+    plt = require("matplotlib.pyplot")
+    alphas, betas, rates = zip(*((t.alpha, t.beta, 100 * t.errors.wer) for t in tuned.trials), strict=True)
+    figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
+    if len(tuned.trials) >= 4 and len(set(rates)) > 1:
+        levels = np.linspace(min(rates), np.quantile(rates, 0.9) + 1e-3, 12)
+        surface = axes.tricontourf(alphas, betas, rates, levels=levels, cmap="viridis_r", extend="max")
+        figure.colorbar(surface, label="word error rate in %", format="%.1f")
+    axes.plot(alphas, betas, ".", color="white", markeredgecolor="black", markersize=6)
+    axes.plot(tuned.best.alpha, tuned.best.beta, "*", color="red", markersize=16)
+    axes.set(
+        xlabel="alpha: weight of the language model",
+        ylabel="beta: bonus of a word",
+        title=f"best {tuned.best.errors.wer:.2%}, greedy {tuned.greedy.wer:.2%}, {len(tuned.trials)} trials",
+    )
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
