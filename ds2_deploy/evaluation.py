@@ -1,16 +1,59 @@
 """Error rates and speed of a recogniser on recordings with known text."""
 
 import time
+from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from ds2_deploy.errors import AudioError, DS2Error, ManifestError, PronunciationError
-from ds2_deploy.metrics import Errors, bootstrap_interval
+from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.text.languages import language_named
+
+
+class Reference(NamedTuple):
+    """A recording and what is said in it."""
+
+    path: Path
+    text: str
+    speaker: str = ""
+
+
+class Scored(NamedTuple):
+    """A recording, what was said in the language's spelling, and what was heard."""
+
+    reference: Reference
+    hypothesis: str
+    duration_s: float
+    errors: Errors
+    kinds: Kinds
+
+
+class Group(msgspec.Struct, frozen=True, kw_only=True):
+    """Error rates of a part of the recordings."""
+
+    name: str
+    utterances: int
+    word_errors: int
+    words: int
+    wer: float
+    cer: float
+
+    @classmethod
+    def of(cls, name: str, scored: Sequence[Scored]) -> "Group":
+        total = Errors.total(s.errors for s in scored)
+        return cls(
+            name=name,
+            utterances=len(scored),
+            word_errors=total.word_errors,
+            words=total.words,
+            wer=total.wer,
+            cer=total.cer,
+        )
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,6 +71,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     mean_distance: float
     """Mean Levenshtein distance of an utterance, in labels: phonemes or characters."""
     word_errors: int
+    substitutions: int
+    deletions: int
+    insertions: int
     words: int
     character_errors: int
     characters: int
@@ -39,6 +85,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Seconds of audio per second."""
     backend: str
     device: str
+    decoder: str
+    speakers: list[Group]
+    """Most errors per word first; none where the manifest names no speaker."""
+    lengths: list[Group]
+    """By seconds, shortest first."""
 
     def to_json(self) -> str:
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
@@ -57,9 +108,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
                 lines = [words.line("WER", "words"), characters.line("CER", "characters")]
         speed = (
             f"{self.utterances} utterances, {self.audio_s:.1f} s of audio in {self.seconds:.2f} s: "
-            f"{self.rtfx:.0f} times real time by {self.backend} on {self.device}"
+            f"{self.rtfx:.0f} times real time by {self.backend} on {self.device}, {self.decoder}"
         )
-        return "\n".join((*lines, speed))
+        kinds = f"{self.substitutions} words substituted, {self.deletions} deleted, {self.insertions} inserted"
+        return "\n".join((*lines, kinds, speed))
 
 
 class _Rate(NamedTuple):
@@ -76,8 +128,14 @@ class _Rate(NamedTuple):
         return f"{name} {self.rate:.2%} ({interval}): {self.errors} of {self.units} {unit}"
 
 
-def evaluate(recognizer: Recognizer, references: Sequence[tuple[Path, str]]) -> tuple[Evaluation, list[DS2Error]]:
-    """Transcribe every (path, text) and count.
+LENGTHS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+"""Where the breakdown by length is cut."""
+
+
+def evaluate(
+    recognizer: Recognizer, references: Sequence[Reference]
+) -> tuple[Evaluation, list[Scored], list[DS2Error]]:
+    """Transcribe all and count; every recording's own result; what went wrong.
 
     Recordings that cannot be read, and texts that cannot be put into the language's phonemes, are left out and
     returned as errors.
@@ -85,22 +143,25 @@ def evaluate(recognizer: Recognizer, references: Sequence[tuple[Path, str]]) -> 
     language, alphabet = recognizer.metadata.language, recognizer.metadata.alphabet
     spelled, failures = _spelled(references, language)
     start = time.perf_counter()
-    results = list(recognizer.transcribe(path for path, _ in spelled))
+    results = list(recognizer.transcribe(reference.path for reference in spelled))
     seconds = time.perf_counter() - start
-    errors: list[Errors] = []
+    scored: list[Scored] = []
     audio_s = 0.0
-    for (_, text), result in zip(spelled, results, strict=True):
+    for reference, result in zip(spelled, results, strict=True):
         audio_s += result.duration_s
         if result.error is not None or result.hypothesis is None:
             failures.append(result.error or AudioError("A recording gave no result."))
         else:
-            errors.append(Errors.between(text, result.hypothesis.text))  # labels, so in the language's spelling
-    if not errors:
+            heard = result.hypothesis.text  # labels, so in the language's spelling
+            errors, kinds = Errors.between(reference.text, heard), Kinds.between(reference.text, heard)
+            scored.append(Scored(reference, heard, result.duration_s, errors, kinds))
+    if not scored:
         raise ManifestError(f"None of the {len(references)} recordings could be transcribed; the first: {failures[0]}")
-    total = Errors.total(errors)
-    wer_low, wer_high = bootstrap_interval([(e.word_errors, e.words) for e in errors])
-    cer_low, cer_high = bootstrap_interval([(e.character_errors, e.characters) for e in errors])
-    return Evaluation(
+    every = [s.errors for s in scored]
+    total = Errors.total(every)
+    wer_low, wer_high = bootstrap_interval([(e.word_errors, e.words) for e in every])
+    cer_low, cer_high = bootstrap_interval([(e.character_errors, e.characters) for e in every])
+    evaluation = Evaluation(
         language=language,
         wer=total.wer,
         wer_low=wer_low,
@@ -108,25 +169,48 @@ def evaluate(recognizer: Recognizer, references: Sequence[tuple[Path, str]]) -> 
         cer=total.cer,
         cer_low=cer_low,
         cer_high=cer_high,
-        mean_distance=total.mean_distance(len(errors), alphabet.separator),
+        mean_distance=total.mean_distance(len(scored), alphabet.separator),
         **total._asdict(),
-        utterances=len(errors),
+        **Kinds.total(s.kinds for s in scored)._asdict(),
+        utterances=len(scored),
         audio_s=audio_s,
         seconds=seconds,
         rtfx=audio_s / seconds,
         backend=recognizer.backend.name,
         device=recognizer.backend.device,
-    ), failures
+        decoder=str(recognizer.decoder),
+        speakers=_by_speaker(scored),
+        lengths=_by_length(scored),
+    )
+    return evaluation, scored, failures
 
 
-def _spelled(references: Sequence[tuple[Path, str]], language: str) -> tuple[list[tuple[Path, str]], list[DS2Error]]:
+def _by_speaker(scored: Sequence[Scored]) -> list[Group]:
+    speakers: dict[str, list[Scored]] = defaultdict(list)
+    for s in scored:
+        if s.reference.speaker:
+            speakers[s.reference.speaker].append(s)
+    return sorted((Group.of(*item) for item in speakers.items()), key=lambda group: (-group.wer, group.name))
+
+
+def _by_length(scored: Sequence[Scored]) -> list[Group]:
+    edges = (0.0, *LENGTHS_S, float("inf"))
+    groups = []
+    for low, high in pairwise(edges):
+        within = [s for s in scored if low <= s.duration_s < high]
+        if within:
+            groups.append(Group.of(f"{low:g} to {high:g} s" if high < float("inf") else f"from {low:g} s", within))
+    return groups
+
+
+def _spelled(references: Sequence[Reference], language: str) -> tuple[list[Reference], list[DS2Error]]:
     """With texts in the language's spelling; apart, an error for each that has none."""
     normalize = language_named(language).normalize
-    spelled: list[tuple[Path, str]] = []
+    spelled: list[Reference] = []
     failures: list[DS2Error] = []
-    for path, text in references:
+    for reference in references:
         try:
-            spelled.append((path, normalize(text)))
+            spelled.append(reference._replace(text=normalize(reference.text)))
         except PronunciationError as error:
-            failures.append(PronunciationError(f"{path}: {error}"))
+            failures.append(PronunciationError(f"{reference.path}: {error}"))
     return spelled, failures

@@ -65,6 +65,30 @@ def align_tokens(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pa
     return pairs[::-1]
 
 
+class Kinds(NamedTuple):
+    """Word errors by kind; their sum is the edit distance."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+
+    @classmethod
+    def between(cls, reference: str, hypothesis: str) -> "Kinds":
+        expected, heard = reference.split(), hypothesis.split()
+        pairs = align_tokens(expected, heard)
+        both = [(i, j) for i, j in pairs if i is not None and j is not None]
+        return cls(
+            sum(expected[i] != heard[j] for i, j in both),
+            sum(pair.hypothesis is None for pair in pairs),
+            sum(pair.reference is None for pair in pairs),
+        )
+
+    @classmethod
+    def total(cls, parts: Iterable["Kinds"]) -> "Kinds":
+        columns = list(zip(*parts, strict=True))
+        return cls(*map(sum, columns)) if columns else cls()
+
+
 class Errors(NamedTuple):
     """Counts over one or several utterances. Phonemes, which spaces separate, are words here."""
 

@@ -19,7 +19,7 @@ import torch
 import typer
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.evaluation import Evaluation, evaluate
+from ds2_deploy.evaluation import Evaluation, Reference, evaluate
 from ds2_deploy.extras import require
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.recognizer import Recognizer
@@ -112,7 +112,7 @@ def row(checkpoint: Path, frames: int, valid: Path, test: Path) -> dict[str, Any
 
 
 def _rates(recognizer: Recognizer, manifest: Path) -> dict[str, Any]:
-    result: Evaluation = evaluate(recognizer, [(u.path, u.text) for u in read_manifest(manifest)])[0]
+    result: Evaluation = evaluate(recognizer, [Reference(u.path, u.text) for u in read_manifest(manifest)])[0]
     names = ("wer", "wer_low", "wer_high", "cer", "word_errors", "words")
     return {name: round(getattr(result, name), 5) for name in names}
 

@@ -1,5 +1,6 @@
 """ds2 evaluate: error rates and speed of a model on a manifest."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -20,6 +21,7 @@ from ds2_deploy.commands.common import (
 
 if TYPE_CHECKING:
     from ds2_deploy.decoding.beam import BeamConfig
+    from ds2_deploy.evaluation import Evaluation, Scored
     from ds2_deploy.recognizer import Recognizer
 
 
@@ -38,10 +40,18 @@ def evaluate(
     beam_width: BeamWidth = None,
     hot_word: HotWords = None,
     hot_word_weight: HotWordWeight = None,
+    worst: Annotated[
+        int, typer.Option(min=0, help="Show so many recordings with the most wrong words, and what was wrong.")
+    ] = 0,
+    breakdown: Annotated[bool, typer.Option("--breakdown", help="Show each speaker and length apart.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a page with everything, every wrong word in colour.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""
+    from ds2_deploy.evaluation import Reference
     from ds2_deploy.evaluation import evaluate as run
+    from ds2_deploy.files import atomic_path
+    from ds2_deploy.output.differences import write_html
     from ds2_deploy.runtime import cuda_ordinal
     from training.manifest import read_manifest
 
@@ -50,12 +60,31 @@ def evaluate(
         cuda_ordinal(device)
     utterances = read_manifest(manifest)
     recognizer = _open(model, backend, device, precision, search)
-    evaluation, failures = run(recognizer, [(u.path, u.text) for u in utterances])
+    evaluation, scored, failures = run(recognizer, [Reference(u.path, u.text, u.speaker) for u in utterances])
     for failure in failures:
         print_failure(failure)
+    if html:
+        with atomic_path(html) as temporary:
+            write_html(temporary, f"{model} on {manifest.name}", evaluation, scored)
     typer.echo(evaluation.to_json() if as_json else evaluation.summary())
+    if not as_json:
+        _print_details(evaluation, scored, worst, breakdown)
     if failures:
         raise typer.Exit(1)
+
+
+def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int, breakdown: bool) -> None:
+    from ds2_deploy.commands.common import print_columns
+    from ds2_deploy.output import differences
+
+    for name, groups in (("speaker", evaluation.speakers), ("length", evaluation.lengths)):
+        if breakdown and groups:
+            typer.echo()
+            print_columns((name, *differences.GROUP_COLUMNS), map(differences.group_row, groups))
+    shown = differences.for_terminal if sys.stdout.isatty() else differences.for_pipe
+    for s in differences.worst(scored, worst):
+        found = differences.differences(s.reference.text, s.hypothesis)
+        typer.echo(f"\n{s.reference.path}: {s.errors.word_errors} of {s.errors.words} words\n  {shown(found)}")
 
 
 def _open(

@@ -98,6 +98,10 @@ class BeamDecoder:
                 raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")
         self._search = self._new_search()
 
+    def __str__(self) -> str:
+        lm = f", language model (alpha {self.alpha:g}, beta {self.beta:g})" if self._scorer else ""
+        return f"beam {self.beam_width}{lm}"
+
     def weighing(self, alpha: float, beta: float, beam_width: int) -> "BeamDecoder":
         """The same with other weights; the language model is not loaded again."""
         other = copy(self)

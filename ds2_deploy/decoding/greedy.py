@@ -21,6 +21,9 @@ class GreedyDecoder:
         if self.boundary is not None:
             self.is_letter[self.boundary] = False
 
+    def __str__(self) -> str:
+        return "greedy"
+
     def decode(self, log_probs: npt.NDArray[np.float32]) -> Hypothesis:
         """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""
         stream = self.start()

@@ -1,0 +1,121 @@
+"""What was said against what was heard, word by word: for terminals, pipes and browsers."""
+
+import html
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from ds2_deploy.evaluation import Evaluation, Group, Scored
+from ds2_deploy.metrics import align_tokens
+
+
+class Difference(NamedTuple):
+    """A run of words that were said, heard, or both."""
+
+    said: str
+    heard: str
+
+    @property
+    def is_right(self) -> bool:
+        return self.said == self.heard
+
+
+def differences(reference: str, hypothesis: str) -> list[Difference]:
+    """Runs of right words and runs of errors in turn.
+
+    >>> differences("four nine", "for nine")
+    [Difference(said='four', heard='for'), Difference(said='nine', heard='nine')]
+    """
+    expected, heard = reference.split(), hypothesis.split()
+    pairs = [
+        ("" if i is None else expected[i], "" if j is None else heard[j]) for i, j in align_tokens(expected, heard)
+    ]
+    found = []
+    for _, run in groupby(pairs, key=lambda pair: pair[0] == pair[1]):
+        said, told = zip(*run, strict=True)
+        found.append(Difference(" ".join(filter(None, said)), " ".join(filter(None, told))))
+    return found
+
+
+Mark = Callable[[str], str]
+
+
+def marked(found: Iterable[Difference], missed: Mark, made_up: Mark, plain: Mark = str) -> str:
+    """In a line: what was said and not heard marked by `missed`, what was heard and not said by `made_up`."""
+    words = []
+    for said, heard in found:
+        if said == heard:
+            words.append(plain(said))
+            continue
+        words += [missed(said)] if said else []
+        words += [made_up(heard)] if heard else []
+    return " ".join(words)
+
+
+def for_pipe(found: Iterable[Difference]) -> str:
+    """As wdiff marks it."""
+    return marked(found, lambda said: f"[-{said}-]", lambda heard: f"{{+{heard}+}}")
+
+
+def for_terminal(found: Iterable[Difference]) -> str:
+    """Red and struck out what was missed, green what was made up."""
+    return marked(found, lambda said: f"\x1b[31;9m{said}\x1b[0m", lambda heard: f"\x1b[32m{heard}\x1b[0m")
+
+
+def worst(scored: Sequence[Scored], most: int) -> list[Scored]:
+    """The recordings with errors, most wrong words first."""
+    wrong = [s for s in scored if s.errors.word_errors]
+    return sorted(wrong, key=lambda s: (-s.errors.word_errors, -s.errors.wer, str(s.reference.path)))[:most]
+
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 } th, td { padding: .2em .8em; text-align: right }
+th { border-bottom: 1px solid #888 } td:first-child, th:first-child, td.text { text-align: left }
+del { color: #b00020; background: #fdecee } ins { color: #0a6b2c; background: #e8f6ec; text-decoration: none }
+pre { background: #f5f5f5; padding: .8em; white-space: pre-wrap }
+"""
+
+
+def write_html(path: Path, title: str, evaluation: Evaluation, scored: Sequence[Scored]) -> None:
+    """One file, without scripts or anything from elsewhere: the figures, the breakdowns, every error."""
+    sections = [f"<pre>{html.escape(evaluation.summary())}</pre>"]
+    for name, groups in (("Speaker", evaluation.speakers), ("Length", evaluation.lengths)):
+        if groups:
+            sections.append(_table((name, *GROUP_COLUMNS), map(group_row, groups)))
+    rows = [
+        f"<tr><td>{html.escape(s.reference.path.name)}</td><td>{s.errors.word_errors}/{s.errors.words}</td>"
+        f'<td class="text">{_html(differences(s.reference.text, s.hypothesis))}</td></tr>'
+        for s in worst(scored, len(scored))
+    ]
+    key = "<p><del>said and not heard</del> <ins>heard and not said</ins></p>"
+    sections.append(
+        f"<h2>{len(rows)} of {len(scored)} recordings with errors</h2>{key}<table><tr><th>Recording</th><th>Words wrong"
+        f'</th><th class="text">Text</th></tr>{"".join(rows)}</table>'
+    )
+    page = (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        f"<style>{STYLE}</style><h1>{html.escape(title)}</h1>{''.join(sections)}</html>\n"
+    )
+    path.write_text(page, encoding="utf-8", errors="backslashreplace")
+
+
+GROUP_COLUMNS = ("recordings", "WER", "words wrong", "CER")
+
+
+def group_row(group: Group) -> tuple[str, ...]:
+    wrong = f"{group.word_errors} of {group.words}"
+    return group.name, str(group.utterances), f"{group.wer:.2%}", wrong, f"{group.cer:.2%}"
+
+
+def _html(found: Iterable[Difference]) -> str:
+    return marked(
+        found, lambda t: f"<del>{html.escape(t)}</del>", lambda t: f"<ins>{html.escape(t)}</ins>", html.escape
+    )
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
+    heading = "".join(f"<th>{html.escape(name)}</th>" for name in header)
+    return f"<table><tr>{heading}</tr>{''.join(f'<tr>{row}</tr>' for row in cells)}</table>"

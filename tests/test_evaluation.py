@@ -1,0 +1,115 @@
+"""What `ds2 evaluate` counts and shows, against counts made by hand and by the edit distance."""
+
+import html.parser
+import random
+from pathlib import Path
+
+import pytest
+
+from ds2_deploy.evaluation import Group, Reference, Scored
+from ds2_deploy.metrics import Errors, Kinds, align_tokens, edit_distance
+from ds2_deploy.output.differences import differences, for_pipe, for_terminal, worst
+from tests.conftest import ConvModel, Ds2
+
+
+def scored(name: str, reference: str, hypothesis: str, speaker: str = "", duration_s: float = 1.0) -> Scored:
+    errors, kinds = Errors.between(reference, hypothesis), Kinds.between(reference, hypothesis)
+    return Scored(Reference(Path(name), reference, speaker), hypothesis, duration_s, errors, kinds)
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_an_alignment_has_as_many_errors_as_the_edit_distance_and_everything_in_order(seed: int) -> None:
+    draw = random.Random(seed)
+    reference, hypothesis = ([draw.choice("abc") for _ in range(draw.randint(0, 9))] for _ in range(2))
+    pairs = align_tokens(reference, hypothesis)
+    assert [i for i, _ in pairs if i is not None] == list(range(len(reference)))
+    assert [j for _, j in pairs if j is not None] == list(range(len(hypothesis)))
+    wrong = sum(i is None or j is None or reference[i] != hypothesis[j] for i, j in pairs)
+    assert wrong == edit_distance(reference, hypothesis)
+    assert sum(Kinds.between(" ".join(reference), " ".join(hypothesis))) == wrong
+
+
+@pytest.mark.parametrize(
+    ("reference", "hypothesis", "kinds", "shown"),
+    [
+        ("a b c", "a b c", (0, 0, 0), "a b c"),
+        ("a b c", "a x c", (1, 0, 0), "a [-b-] {+x+} c"),
+        ("a b c", "a c", (0, 1, 0), "a [-b-] c"),
+        ("a c", "a b c", (0, 0, 1), "a {+b+} c"),
+        ("", "a", (0, 0, 1), "{+a+}"),
+        ("a", "", (0, 1, 0), "[-a-]"),
+        ("a b c d", "x c d e", (1, 1, 1), "[-a b-] {+x+} c d {+e+}"),
+    ],
+)
+def test_kinds_and_differences(reference: str, hypothesis: str, kinds: tuple[int, int, int], shown: str) -> None:
+    assert Kinds.between(reference, hypothesis) == kinds
+    assert for_pipe(differences(reference, hypothesis)) == shown
+
+
+def test_a_terminal_sees_colours() -> None:
+    assert for_terminal(differences("a b", "a c")) == "a \x1b[31;9mb\x1b[0m \x1b[32mc\x1b[0m"
+
+
+def test_the_worst_come_first_and_right_ones_not_at_all() -> None:
+    every = [scored("1", "a b", "a b"), scored("2", "a b", "a x"), scored("3", "a b c", "x y c"), scored("4", "a", "")]
+    assert [s.reference.path.name for s in worst(every, 2)] == ["3", "4"]
+    assert [s.reference.path.name for s in worst(every, 9)] == ["3", "4", "2"]
+
+
+def test_a_group_counts_words_not_recordings() -> None:
+    group = Group.of("x", [scored("1", "a b c", "a b c"), scored("2", "a", "b")])
+    assert (group.utterances, group.word_errors, group.words, group.wer) == (2, 1, 4, 0.25)
+
+
+class Reader(html.parser.HTMLParser):
+    """The tags that are open, and the text within each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.texts: dict[str, list[str]] = {}
+
+    def handle_starttag(self, tag: str, _: object) -> None:
+        if tag not in ("meta", "!doctype"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.setdefault(self.open[-1] if self.open else "", []).append(data)
+
+
+def test_a_manifest_is_evaluated_speaker_by_speaker(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
+    import json
+
+    import soundfile
+
+    from tests.conftest import noise
+
+    lines, said = [], []
+    for i, speaker in enumerate(["ann", "bob", "bob"]):
+        samples = noise(16000 * (i + 1), seed=i)
+        soundfile.write(tmp_path / f"{i}.wav", samples, 16000, subtype="FLOAT")
+        text = conv_model.text(samples) if i != 1 else "<b> & nothing of that"
+        said.append(text)
+        lines.append({"audio_filepath": f"{i}.wav", "duration": i + 1.0, "text": text, "speaker": speaker})
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = tmp_path / "page.html"
+    code, out, err = ds2("evaluate", conv_model.path, manifest, "--worst", "5", "--breakdown", "--html", page)
+    assert (code, err) == (0, "")
+    assert "substituted" in out
+    assert f"{tmp_path / '1.wav'}: " in out
+    assert str(tmp_path / "0.wav") not in out
+    reader = Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    assert reader.open == []
+    assert "<b> & nothing of that" in reader.texts["del"]
+    as_json = json.loads(ds2("evaluate", conv_model.path, manifest, "--json").out)
+    assert [(g["name"], g["utterances"]) for g in as_json["speakers"]] == [("bob", 2), ("ann", 1)]
+    assert as_json["speakers"][1]["wer"] == 0
+    assert [g["name"] for g in as_json["lengths"]] == ["1 to 2 s", "2 to 4 s"]
+    kinds = [as_json[name] for name in ("substitutions", "deletions", "insertions")]
+    assert sum(kinds) == as_json["word_errors"] > 0
+    assert as_json["decoder"] == "greedy"
