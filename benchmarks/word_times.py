@@ -22,7 +22,7 @@ import typer
 from machine import machine, save_result
 
 from ds2_deploy.audio.load import load_audio
-from ds2_deploy.decoding.beam import BeamConfig
+from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.metrics import align_tokens
 from ds2_deploy.recognizer import Recognizer
 from training.manifest import Utterance, read_manifest

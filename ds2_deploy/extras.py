@@ -16,6 +16,7 @@ EXTRAS = {
     "pyctcdecode": "lm",
     "kenlm": "lm",
     "optuna": "lm",
+    "flashlight": "lm",
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",
@@ -34,4 +35,5 @@ def require(module: str) -> ModuleType:
 
 def missing_sentence(module: str) -> str:
     extra = EXTRAS[module.split(".")[0]]
-    return f"This needs the package '{module}', which is not installed: pip install 'ds2_deploy[{extra}]'"
+    package = {"flashlight": "flashlight-text"}.get(module.split(".")[0], module)
+    return f"This needs the package '{package}', which is not installed: pip install 'ds2_deploy[{extra}]'"

@@ -29,8 +29,8 @@ from ds2_deploy.audio.load import (
 from ds2_deploy.audio.segments import MAX_SEGMENT_S, segments
 from ds2_deploy.batching import plan_batches
 from ds2_deploy.decoding import make_decoder
-from ds2_deploy.decoding.beam import BeamConfig
 from ds2_deploy.decoding.protocol import Decoder, Hypothesis, TimedWord
+from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model

@@ -10,8 +10,10 @@ import numpy.typing as npt
 import pytest
 
 from ds2_deploy.decoding import make_decoder
-from ds2_deploy.decoding.beam import BeamConfig, BeamDecoder
+from ds2_deploy.decoding.beam import BeamDecoder
+from ds2_deploy.decoding.flashlight import FlashlightDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError, InferenceError, LanguageModelError
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from training.ngram import BEGIN, END, UNKNOWN, NGramModel, estimate
@@ -96,6 +98,74 @@ def test_with_one_it_finds_the_best_by_the_formula(alphabet: Alphabet, seed: int
         assert reading.score == pytest.approx(score, abs=1e-4)
         assert reading.acoustic == pytest.approx(acoustic, abs=1e-4)
         assert reading.language == pytest.approx(score - acoustic, abs=1e-4)
+
+
+def by_formula(
+    log_probs: npt.NDArray[np.float32], alphabet: Alphabet, model: NGramModel, alpha: float, beta: float
+) -> dict[str, tuple[float, float]]:
+    """Of every text of known words: its score by the formula, and by its best path alone in place of all paths."""
+    sums, best = all_readings(log_probs, alphabet), defaultdict(lambda: -np.inf)
+    for path in itertools.product(range(len(alphabet)), repeat=len(log_probs)):
+        labels = [label for label, _ in itertools.groupby(path) if label != alphabet.blank]
+        text = " ".join(alphabet.decode(labels).split())
+        best[text] = max(best[text], float(sum(log_probs[t, label] for t, label in enumerate(path))))
+    scores = {}
+    for text, acoustic in sums.items():
+        words = text.split()
+        if all((word,) in model.probabilities[0] for word in words):
+            language = alpha * sentence_score(model, words) + beta * len(words)
+            scores[text] = (acoustic + language, best[text] + language)
+    return scores
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_flashlight_scores_lie_between_the_best_path_and_all_paths(seed: int, tmp_path: Path) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    model = language_model(TEXTS[LETTERS], tmp_path)
+    log_probs = random_emissions(6, len(LETTERS), seed)
+    scores = by_formula(log_probs, LETTERS, model, 0.7, 0.9)
+    config = BeamConfig(search="flashlight", lm=tmp_path / "lm.arpa", alpha=0.7, beta=0.9, **OPEN)  # type: ignore[arg-type]
+    readings = FlashlightDecoder(LETTERS, config).readings(log_probs, 5)
+    assert len(readings) == 5
+    for text, score, acoustic, language in readings:
+        most, least = scores[text]  # so all its words are known
+        assert least - 1e-3 <= score <= most + 1e-3
+        assert acoustic + language == pytest.approx(score)
+    best = max(scores.values())[0]
+    assert scores[readings[0].text][0] >= best - math.log(2)  # the best text, or one nearly as good
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flashlight_without_a_language_model_hears_any_letters(seed: int) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    log_probs = random_emissions(5, len(LETTERS), seed)
+    truth = all_readings(log_probs, LETTERS)
+    [reading] = FlashlightDecoder(LETTERS, BeamConfig(search="flashlight", **OPEN)).readings(log_probs)  # type: ignore[arg-type]
+    assert truth[reading.text] >= max(truth.values()) - math.log(2)
+    assert reading.score <= truth[reading.text] + 1e-3
+
+
+def test_flashlight_hears_the_words_of_its_language_model_in_any_case(tmp_path: Path) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    language_model(["HELLO YOU", "YOU HELLO"], tmp_path)
+    decoder = make_decoder(BeamConfig(search="flashlight", lm=tmp_path), ENGLISH)
+    found = decoder.decode(spoken("helo you"))
+    assert found.text == "hello you"
+    assert [word.text for word in found.words] == ["hello", "you"]
+    assert decoder.decode(spoken("zq")).text in ("", "you", "hello")
+    stream = decoder.start()
+    for piece in np.split(spoken("helo you"), [3, 4, 11]):
+        stream.accept(piece)
+    assert stream.hypothesis()._replace(words=stream.words()) == found
+
+
+def test_what_flashlight_cannot_do_is_said() -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    with pytest.raises(ConfigError, match="no hot words"):
+        FlashlightDecoder(ENGLISH, BeamConfig(hot_words=("anna",)))
+    for alphabet in (CHARACTERS, PHONEMES):
+        with pytest.raises(ConfigError, match="needs words with spaces"):
+            FlashlightDecoder(alphabet)
 
 
 def spoken(text: str, certainty: float = 0.6) -> npt.NDArray[np.float32]:

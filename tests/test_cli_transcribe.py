@@ -147,7 +147,7 @@ def test_a_folder_without_audio(transcribe: Ds2, texts: dict[str, str], tmp_path
     [
         ([], "PATH"),
         (["x.wav", "--format", "docx"], "no format 'docx'"),
-        (["x.wav", "--decoder", "fancy"], "choose greedy or beam"),
+        (["x.wav", "--decoder", "fancy"], "choose greedy, beam, flashlight"),
         (["x.wav", "--device", "gpu"], "no device 'gpu'"),
         (["x.wav", "--backend", "tpu"], "tpu"),
         (["x.wav", "--skip-existing"], "--output-dir"),

@@ -7,8 +7,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ds2_deploy.decoding.beam import BeamConfig, BeamDecoder
+from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.language_model import find_language_model
+from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import LanguageModelError
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.conftest import Ds2
@@ -65,8 +66,8 @@ def test_wrong_texts(
     ("options", "code", "words"),
     [
         (["--decoder", "fancy"], 2, "no decoder 'fancy'"),
-        (["--decoder", "greedy", "--alpha", "1"], 2, "--alpha is for the beam search"),
-        (["--decoder", "greedy", "--hot-word", "x"], 2, "--hot-word is for the beam search"),
+        (["--decoder", "greedy", "--alpha", "1"], 2, "--alpha is for a search"),
+        (["--decoder", "greedy", "--hot-word", "x"], 2, "--hot-word is for a search"),
         (["--alpha", "99"], 2, "alpha is 99"),
         (["--lm", "nowhere.arpa"], 1, "no language model at nowhere.arpa"),
         (["--hot-word", "naïve"], 1, "naïve"),

@@ -15,10 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.audio.load import load_audio
-from ds2_deploy.decoding.beam import BeamConfig, BeamDecoder
+from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.language_model import LmSettings
 from ds2_deploy.decoding.protocol import Decoder
+from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ManifestError
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ModelMetadata

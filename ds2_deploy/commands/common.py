@@ -9,11 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ds2_deploy.decoding.beam import BeamConfig
+    from ds2_deploy.decoding.search import BeamConfig
 
 DecoderName = Annotated[
     str | None,
-    typer.Option("--decoder", metavar="greedy|beam", help="Without it, beam where an option of its own is given."),
+    typer.Option(
+        "--decoder",
+        metavar="greedy|beam|flashlight",
+        help="Without it, greedy, or beam where --lm or the like is given.",
+    ),
 ]
 LmPath = Annotated[
     Path | None,
@@ -37,7 +41,7 @@ def chosen_decoder(
 ) -> "str | BeamConfig":
     """Of the options above; ConfigError where they contradict each other."""
     from ds2_deploy.decoding import check_decoder
-    from ds2_deploy.decoding.beam import BeamConfig
+    from ds2_deploy.decoding.search import BeamConfig
     from ds2_deploy.errors import ConfigError
 
     given = {
@@ -49,12 +53,13 @@ def chosen_decoder(
         "hot_word_weight": hot_word_weight,
     }
     given = {option: value for option, value in given.items() if value is not None}
-    if name == "beam" or (name is None and given):
-        return BeamConfig(**given)  # type: ignore[arg-type]
+    name = check_decoder(name or ("beam" if given else "greedy"))
+    if name != "greedy":
+        return BeamConfig(search=name, **given)  # type: ignore[arg-type]
     if given:
         option = next(iter(given)).removesuffix("s").replace("_", "-")
-        raise ConfigError(f"--{option} is for the beam search: add --decoder beam.")
-    return check_decoder(name or "greedy")
+        raise ConfigError(f"--{option} is for a search: add --decoder beam.")
+    return name
 
 
 def print_failure(message: object) -> None:

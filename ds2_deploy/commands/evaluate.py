@@ -20,7 +20,7 @@ from ds2_deploy.commands.common import (
 )
 
 if TYPE_CHECKING:
-    from ds2_deploy.decoding.beam import BeamConfig
+    from ds2_deploy.decoding.search import BeamConfig
     from ds2_deploy.evaluation import Evaluation, Scored
     from ds2_deploy.recognizer import Recognizer
 

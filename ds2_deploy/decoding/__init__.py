@@ -4,44 +4,37 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from ds2_deploy.decoding.beam import BeamConfig, BeamDecoder
+from ds2_deploy.decoding.beam import BeamDecoder
+from ds2_deploy.decoding.flashlight import FlashlightDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import Decoder
+from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.text.alphabet import Alphabet
 
 LM_FOLDER = "lm"
 """In a model folder: the language model that goes with it."""
 
-
-def _beam(alphabet: Alphabet, model: Path | None) -> Decoder:
-    return _searching(alphabet, BeamConfig(), model)
-
-
-DECODERS: dict[str, Callable[[Alphabet, Path | None], Decoder]] = {
+DECODERS: dict[str, Callable[[Alphabet, BeamConfig], Decoder]] = {
     "greedy": lambda alphabet, _: GreedyDecoder(alphabet),
-    "beam": _beam,
+    "beam": BeamDecoder,
+    "flashlight": FlashlightDecoder,
 }
 
 
 def check_decoder(name: str) -> str:
     """The name; ConfigError where there is no decoder of that name."""
     if name not in DECODERS:
-        raise ConfigError(f"There is no decoder {name!r}: choose {' or '.join(DECODERS)}.")
+        raise ConfigError(f"There is no decoder {name!r}: choose {', '.join(DECODERS)}.")
     return name
 
 
 def make_decoder(decoder: str | BeamConfig, alphabet: Alphabet, model: Path | None = None) -> Decoder:
-    """One of DECODERS, or a beam search as configured.
+    """One of DECODERS, by its name or as configured.
 
-    A beam search without a language model of its own takes that of the folder `model`, if there is one.
+    A search without a language model of its own takes that of the folder `model`, if there is one.
     """
-    if isinstance(decoder, BeamConfig):
-        return _searching(alphabet, decoder, model)
-    return DECODERS[check_decoder(decoder)](alphabet, model)
-
-
-def _searching(alphabet: Alphabet, config: BeamConfig, model: Path | None) -> BeamDecoder:
+    config = decoder if isinstance(decoder, BeamConfig) else BeamConfig(search=decoder)
     if config.lm is None and model is not None and (model / LM_FOLDER).is_dir():
         config = replace(config, lm=model / LM_FOLDER)
-    return BeamDecoder(alphabet, config)
+    return DECODERS[check_decoder(config.search)](alphabet, config)

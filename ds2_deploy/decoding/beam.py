@@ -1,134 +1,44 @@
 """Beam search over CTC's prefixes, with an n-gram language model and hot words (pyctcdecode and KenLM).
 
-Q(y) = ln P_ctc(y | x) + alpha · ln P_lm(y) + beta · words(y)        (Amodei et al. 2016, section 3.8)
-
-P_ctc sums over all paths that spell y; P_lm includes the end of the sentence. Where a language has no spaces, or its
-labels are phonemes, each label is a word to the language model, which so scores every one of them as it is heard.
+P_ctc sums over all paths that spell a text; P_lm includes the end of the sentence. Where a language has no spaces, or
+its labels are phonemes, each label is a word to the language model, which so scores every one of them as it is heard.
 """
 
-import math
-from copy import copy
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.decoding.alignment import aligned
-from ds2_deploy.decoding.greedy import GreedyDecoder, GreedyStream
-from ds2_deploy.decoding.language_model import find_language_model, load_scorer
-from ds2_deploy.decoding.protocol import Hypothesis, Word
-from ds2_deploy.decoding.words import words_of
-from ds2_deploy.errors import ConfigError, InferenceError
+from ds2_deploy.decoding.language_model import LmFiles, NGramScorer, load_scorer
+from ds2_deploy.decoding.search import Reading, SearchDecoder
 from ds2_deploy.extras import require
-from ds2_deploy.text.alphabet import Alphabet
 
-ALPHA, BETA, BEAM_WIDTH = 0.5, 1.0, 64
-"""Where neither the caller nor the language model's folder says otherwise."""
-MAX_ALPHA, MAX_BETA, MAX_WIDTH = 10.0, 20.0, 10_000
-TOLERANCE = 1e-2
-"""How far from one the probabilities of a frame may sum: FP16 is off by 1e-3."""
 PIECE = "▁"
 """How pyctcdecode marks a label that begins a word."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BeamConfig:
-    """What the search may try and what it prefers. Scores are natural logarithms."""
-
-    lm: Path | None = None
-    """An ARPA file, a KenLM binary, or a folder with one."""
-    alpha: float | None = None
-    """Weight of the language model; None: as its folder says, else ALPHA."""
-    beta: float | None = None
-    """What each word adds; None: as the folder says, else BETA. Nothing without a language model."""
-    beam_width: int | None = None
-    """Prefixes kept from frame to frame; None: as the folder says, else BEAM_WIDTH."""
-    beam_prune_logp: float = -10.0
-    """A prefix that much worse than the best is dropped."""
-    token_min_logp: float = -5.0
-    """A label less probable than that is not tried, unless it is the most probable one."""
-    unknown: float = -10.0
-    """What a word adds that the language model does not know."""
-    hot_words: tuple[str, ...] = ()
-    """Words to expect, known to the language model or not."""
-    hot_word_weight: float = 10.0
-
-    def __post_init__(self) -> None:
-        _check("alpha", self.alpha, 0, MAX_ALPHA)
-        _check("beta", self.beta, -MAX_BETA, MAX_BETA)
-        _check("beam_width", self.beam_width, 1, MAX_WIDTH)
-        _check("hot_word_weight", self.hot_word_weight, 0, 100)
-
-
-def _check(name: str, value: float | None, least: float, most: float) -> None:
-    if value is not None and not least <= value <= most:
-        raise ConfigError(f"{name} is {value:g}: it must lie between {least:g} and {most:g}.")
-
-
-class Reading(NamedTuple):
-    """One of several that the search found, with its scores apart; natural logarithms."""
-
-    text: str
-    score: float
-    """Q: all together."""
-    acoustic: float
-    """ln P_ctc."""
-    language: float
-    """What language model, words and hot words added."""
-
-
-class BeamDecoder:
+class BeamDecoder(SearchDecoder):
     """CTC prefix beam search (Hannun et al. 2014, "First-pass large vocabulary continuous speech recognition")."""
 
-    def __init__(self, alphabet: Alphabet, config: BeamConfig | None = None) -> None:
-        require("pyctcdecode")
-        self.alphabet = alphabet
-        self.config = config = config or BeamConfig()
-        self._each = bool(alphabet.separator) or alphabet.boundary is None  # label is a word
-        files = find_language_model(config.lm) if config.lm else None
-        tuned = files.settings if files else None
-        self.alpha = _first(config.alpha, tuned.alpha if tuned else None, ALPHA)
-        self.beta = _first(config.beta, tuned.beta if tuned else None, BETA)
-        self.beam_width = int(_first(config.beam_width, tuned.beam_width if tuned else None, BEAM_WIDTH))
-        self._scorer = load_scorer(files, alphabet, self.alpha, self.beta, config.unknown) if files else None
-        for word in config.hot_words:
-            if missing := alphabet.missing(word):
-                raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")
-        self._search = self._new_search()
+    package = "pyctcdecode"
 
-    def __str__(self) -> str:
-        lm = f", language model (alpha {self.alpha:g}, beta {self.beta:g})" if self._scorer else ""
-        return f"beam {self.beam_width}{lm}"
+    def _load(self, files: LmFiles | None) -> None:
+        scorer = load_scorer(files, self.alphabet, self.alpha, self.beta, self.config.unknown) if files else None
+        self._scorer: NGramScorer | None = scorer
+        self._searcher = self._new_searcher()
 
-    def weighing(self, alpha: float, beta: float, beam_width: int) -> "BeamDecoder":
-        """The same with other weights; the language model is not loaded again."""
-        other = copy(self)
-        other.alpha, other.beta, other.beam_width = alpha, beta, beam_width
-        other._scorer = self._scorer.weighing(alpha, beta) if self._scorer else None
-        other._search = other._new_search()
-        return other
+    def _weigh(self) -> None:
+        self._scorer = self._scorer.weighing(self.alpha, self.beta) if self._scorer else None
+        self._searcher = self._new_searcher()
 
-    def _new_search(self) -> Any:
-        pyctcdecode = require("pyctcdecode")
-        labels = [PIECE + label if self._each else label for label in self.alphabet.labels]
+    def _new_searcher(self) -> Any:
+        pyctcdecode = require(self.package)
+        labels = [PIECE + label if self.label_is_word else label for label in self.alphabet.labels]
         labels[self.alphabet.blank] = ""
-        return pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet(labels, self._each), self._scorer)
+        return pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet(labels, self.label_is_word), self._scorer)
 
-    def decode(self, log_probs: npt.NDArray[np.float32]) -> Hypothesis:
-        """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""
-        best = self.readings(log_probs)[0]
-        labels = self.alphabet.encode(best.text)
-        words = words_of(aligned(log_probs, labels, self.alphabet.blank), self.alphabet)
-        return Hypothesis(best.text, best.score, words)
-
-    def readings(self, log_probs: npt.NDArray[np.float32], most: int = 1) -> list[Reading]:
-        """The best ones of (T, V), best first, at most as many as asked for."""
-        if not len(log_probs):
-            return [Reading("", 0.0, 0.0, 0.0)]
-        _check_probabilities(log_probs)
-        found = self._search.decode_beams(
+    def _search(self, log_probs: npt.NDArray[np.float32], most: int) -> list[Reading]:
+        found = self._searcher.decode_beams(
             log_probs,
             beam_width=self.beam_width,
             beam_prune_logp=self.config.beam_prune_logp,
@@ -136,87 +46,5 @@ class BeamDecoder:
             hotwords=self.config.hot_words or None,
             hotword_weight=self.config.hot_word_weight,
         )
-        join = "".join if self._each and not self.alphabet.separator else " ".join
+        join = "".join if self.label_is_word and not self.alphabet.separator else " ".join
         return [Reading(join(text.split()), q, p, q - p) for text, _, _, p, q in found[:most]]
-
-    def start(self) -> "BeamStream":
-        """For an utterance that comes in pieces."""
-        return BeamStream(self)
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)
-
-
-def _check_probabilities(log_probs: npt.NDArray[np.float32]) -> None:
-    """InferenceError where they are none; what a search makes of such numbers looks like speech."""
-    totals = np.exp(log_probs.astype(np.float64)).sum(axis=-1)  # (T,)
-    if not np.abs(totals - 1).max() <= TOLERANCE:  # also where there is a NaN
-        frame = int((~(np.abs(totals - 1) <= TOLERANCE)).argmax())
-        what = "not numbers" if math.isnan(totals[frame]) else f"sum to {totals[frame]:.3g}, not to one"
-        raise InferenceError(f"The probabilities of frame {frame} are no probabilities: they are {what}.")
-
-
-class BeamStream:
-    """One utterance in pieces: the frames are kept, and read anew as a whole when somebody asks.
-
-    So the end is `decode`'s, whatever the pieces were. A later frame may change any word of it.
-    """
-
-    def __init__(self, decoder: BeamDecoder, going_on: int | None = None) -> None:
-        self._decoder = decoder
-        self._ears: GreedyStream = GreedyDecoder(decoder.alphabet).start()  # hears where letters are
-        self._pieces: list[npt.NDArray[np.float32]] = []
-        self._going_on = decoder.alphabet.blank if going_on is None else going_on
-        self._read: tuple[int, Hypothesis] = (0, Hypothesis("", 0.0))
-
-    @property
-    def frames(self) -> int:
-        return self._ears.frames
-
-    @property
-    def spoken(self) -> tuple[int, int] | None:
-        return self._ears.spoken
-
-    def accept(self, log_probs: npt.NDArray[np.float32]) -> None:
-        """`log_probs` (t, V), the next frames of the utterance; t may be 0."""
-        frames = self._without_the_last_letter(log_probs)
-        self._ears.accept(frames)
-        self._pieces.append(frames)
-
-    def _without_the_last_letter(self, log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """As blank, where the letter goes on that the utterance before ended with."""
-        blank = self._decoder.alphabet.blank
-        if self._going_on == blank or not len(log_probs):
-            return log_probs
-        others = (log_probs.argmax(axis=-1) != self._going_on).nonzero()[0]
-        count = int(others[0]) if len(others) else len(log_probs)
-        silent = log_probs.copy()
-        silent[:count] = -np.inf
-        silent[:count, blank] = 0.0
-        if len(others):
-            self._going_on = blank
-        return silent
-
-    def hypothesis(self) -> Hypothesis:
-        """The best reading of all frames so far."""
-        return self._reading()._replace(words=())
-
-    def words(self) -> tuple[Word, ...]:
-        """Of the best reading, with their frames."""
-        return self._reading().words
-
-    def _reading(self) -> Hypothesis:
-        if self._read[0] != self.frames:
-            self._pieces = [np.concatenate(self._pieces)]
-            self._read = self.frames, self._decoder.decode(self._pieces[0])
-        return self._read[1]
-
-    def stable(self) -> str:
-        """Nothing: a later word may change what an earlier one is taken for."""
-        return ""
-
-    def next(self) -> "BeamStream":
-        """For the utterance that follows on the next frame: a label that goes on is not a second one."""
-        last = next((piece[-1] for piece in reversed(self._pieces) if len(piece)), None)
-        return BeamStream(self._decoder, None if last is None else int(last.argmax()))

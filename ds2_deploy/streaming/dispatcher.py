@@ -21,8 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.decoding import make_decoder
-from ds2_deploy.decoding.beam import BeamConfig
 from ds2_deploy.decoding.protocol import Decoder
+from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError, OverloadError, StreamError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model

@@ -1,0 +1,126 @@
+"""A fast beam search in C++ (flashlight-text, Kahn et al. 2022), with KenLM built in.
+
+With a language model it hears the model's words and no others, out of a tree of their spellings; without one, any
+letters. Its score counts a prefix's paths together as long as they share the state of the search, so it is a little
+below the true sum.
+"""
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.decoding.language_model import LmFiles, spelled, words_of_model
+from ds2_deploy.decoding.search import Reading, SearchDecoder
+from ds2_deploy.errors import ConfigError, LanguageModelError
+from ds2_deploy.extras import require
+
+UNKNOWN = "<unk>"
+NEVER = -1e4
+"""Logarithm of a probability of nothing that can still be added up."""
+
+
+class FlashlightDecoder(SearchDecoder):
+    """The same formula as BeamDecoder's; hot words and alphabets without words are not for it."""
+
+    package = "flashlight.lib.text.decoder"
+
+    def _load(self, files: LmFiles | None) -> None:
+        if self.config.hot_words:
+            raise ConfigError("The decoder flashlight knows no hot words: take beam.")
+        if self.label_is_word:
+            raise ConfigError("The decoder flashlight needs words with spaces between them: take beam.")
+        self._boundary = self.alphabet.boundary
+        self._lexicon = _Lexicon(files, self) if files else None
+
+    def _weigh(self) -> None:
+        """The weights are handed over with each search."""
+
+    def _search(self, log_probs: npt.NDArray[np.float32], most: int) -> list[Reading]:
+        end = np.full((1, log_probs.shape[1]), NEVER, np.float32)
+        end[0, self._boundary] = 0.0  # the last word ends like any other
+        frames = np.ascontiguousarray(np.concatenate([np.maximum(log_probs, np.float32(NEVER)), end]))  # (T + 1, V)
+        found = self._searcher().decode(frames.ctypes.data, *frames.shape)
+        readings: dict[str, Reading] = {}
+        for result in found:
+            text, language = self._text(result.tokens), result.score - result.emittingModelScore
+            readings.setdefault(text, Reading(text, result.score, result.emittingModelScore, language))
+            if len(readings) == most:
+                break
+        return list(readings.values()) or [Reading("", 0.0, 0.0, 0.0)]
+
+    def _searcher(self) -> Any:
+        """Of one utterance: it keeps what it is at."""
+        flashlight = require(self.package)
+        boundary, blank = self._boundary, self.alphabet.blank
+        width, labels, threshold = self.beam_width, len(self.alphabet), -self.config.beam_prune_logp
+        if self._lexicon is None:
+            options = flashlight.LexiconFreeDecoderOptions(
+                width, labels, threshold, 0.0, 0.0, True, flashlight.CriterionType.CTC
+            )
+            return flashlight.LexiconFreeDecoder(options, flashlight.ZeroLM(), boundary, blank, [])
+        weight = self.alpha * math.log(10)  # KenLM's logarithms are of ten
+        options = flashlight.LexiconDecoderOptions(
+            width, labels, threshold, weight, self.beta, -math.inf, 0.0, True, flashlight.CriterionType.CTC
+        )
+        lexicon = self._lexicon
+        return flashlight.LexiconDecoder(
+            options, lexicon.trie, lexicon.model, boundary, blank, lexicon.unknown, [], False
+        )
+
+    def _text(self, tokens: list[int]) -> str:
+        """Of a path: repeats merged, blanks removed, single spaces between words."""
+        letters = [label for i, label in enumerate(tokens) if i == 0 or label != tokens[i - 1]]
+        return " ".join(self.alphabet.decode([label for label in letters if label >= 0]).split())
+
+
+class _Lexicon:
+    """A language model's words as a tree of letters, each ending in a space."""
+
+    def __init__(self, files: LmFiles, decoder: FlashlightDecoder) -> None:
+        flashlight, kenlm = require(decoder.package), require(f"{decoder.package}.kenlm")
+        create_word_dict = require("flashlight.lib.text.dictionary").create_word_dict
+        alphabet, boundary = decoder.alphabet, decoder.alphabet.boundary
+        words = spelled(words_of_model(files), alphabet, files.model)
+        known = create_word_dict({word: [] for word in [*words.values(), UNKNOWN]})
+        self.model = _load_kenlm(kenlm, files.model, known)
+        self.unknown = known.get_index(UNKNOWN)
+        self.trie = flashlight.Trie(len(alphabet), boundary)
+        start = self.model.start(False)
+        for ours, theirs in words.items():
+            index = known.get_index(theirs)
+            _, score = self.model.score(start, index)
+            self.trie.insert([*alphabet.encode(ours), boundary], index, score)
+        self.trie.smear(flashlight.SmearingMode.MAX)
+
+
+def _load_kenlm(kenlm: Any, path: Path, words: Any) -> Any:
+    try:
+        with _quiet():
+            return kenlm.KenLM(str(path), words)
+    except (RuntimeError, ValueError, OSError) as error:
+        raise LanguageModelError(f"KenLM cannot read {path}: {' '.join(str(error).split())[:300]}") from error
+
+
+_STDERR = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what a library in C++ writes to stderr: KenLM's progress, which this one cannot switch off."""
+    with _STDERR, Path(os.devnull).open("w") as nowhere:
+        sys.stderr.flush()
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
