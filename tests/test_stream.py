@@ -258,6 +258,9 @@ def test_an_utterance_that_does_not_end_is_cut() -> None:
     finals = stream.take_finals()
     assert [final.text for final in finals] == [path[:103], path[103:203], path[203:]]
     times = [(final.start_s, final.end_s) for final in finals]
+    assert [(final.words[0].start_s, final.words[-1].end_s) for final in finals] == [
+        pytest.approx(time) for time in times
+    ]
     np.testing.assert_allclose(times, [(0, 2.06), (2.06, 4.06), (4.06, 6.0)], atol=1e-9)
     assert stream.result == finals[-1]
 

@@ -44,6 +44,7 @@ def test_files_to_text_in_order(dispatcher: Dispatcher, write_wav: WriteWav) -> 
         whole = GreedyDecoder(ENGLISH).decode(emissions_of(samples))
         assert result.hypothesis.text == whole.text == text_of(samples)
         assert result.hypothesis.score == pytest.approx(whole.score, rel=1e-5)
+        assert result.words == tuple(word.timed(METADATA.frame_s) for word in whole.words)
     assert len(dispatcher._streams) == 0
     assert len(text_of(files[0][1])) > 50  # the truth is not empty, either
 

@@ -13,7 +13,6 @@ from tests.tones import RECIPE
 from training.recipe import RECIPES, Recipe, load_recipe
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-import beam_search
 import study
 import study_report
 
@@ -96,18 +95,3 @@ def test_what_counts_as_diverged():
         ([fine[0], fine[1] | {"blank_rate": 1.0}], 0),
     ):
         assert study_report.diverged(log, code)
-
-
-def test_the_bigram_of_the_beam_is_a_distribution(tmp_path):
-    kenlm = pytest.importorskip("kenlm")
-    words = beam_search.bigram(["a b", "a c", "b", "a b c"], tmp_path / "b.arpa")
-    model = kenlm.Model(str(tmp_path / "b.arpa"))
-    assert sorted(words) == ["a", "b", "c"]
-    for context in ("<s>", "a", "b", "c"):
-        state, after = kenlm.State(), kenlm.State()
-        model.BeginSentenceWrite(state) if context == "<s>" else model.NullContextWrite(state)
-        if context != "<s>":
-            model.BaseScore(state, context, after)
-            state = after
-        total = sum(10 ** model.BaseScore(state, word, kenlm.State()) for word in ("a", "b", "c", "</s>", "unseen"))
-        assert total == pytest.approx(1, abs=1e-4)

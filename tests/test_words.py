@@ -1,17 +1,22 @@
 """Words, their times and confidences: from the best path, from an alignment, from a stream in pieces."""
 
 import math
-from itertools import groupby
+from itertools import groupby, pairwise
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.alignment import aligned
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import TimedWord, Word
 from ds2_deploy.decoding.words import Letter, words_of
+from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
+
+SAMPLES = Path(__file__).parent.parent / "samples"
 
 PHONEMES = Alphabet.of(["HH", "AH", "SIL"])
 CHARACTERS = Alphabet.of("你好")
@@ -75,3 +80,31 @@ def test_phonemes_and_characters_are_parted_by_their_own_rules() -> None:
 def test_seconds_count_from_the_recordings_begin_and_end_with_it() -> None:
     assert Word("a", 10, 20, 0.5).timed(0.02) == TimedWord("a", pytest.approx(0.2), pytest.approx(0.4), 0.5)
     assert Word("a", 10, 20, 0.5).timed(0.02, 60.0, 60.3) == TimedWord("a", pytest.approx(60.2), 60.3, 0.5)
+
+
+def test_the_words_of_a_long_recording_lie_where_its_parts_lie() -> None:
+    """Eight recordings with silences between them, heard at once and cut into segments, and as a stream."""
+    pytest.importorskip("onnxruntime")
+    silence = np.zeros(24_000, np.float32)
+    parts = [load_audio(path, 16_000) for path in sorted(SAMPLES.glob("*.flac"))]
+    begins = np.cumsum([0, *(len(part) + len(silence) for part in parts)]) / 16_000
+    joined = np.concatenate([piece for part in parts for piece in (part, silence)])
+    recognizer = Recognizer.open("default", max_segment_s=6.0, threads=1)
+    [result] = recognizer.transcribe([joined])
+    assert len(result.passages) >= 4
+    assert result.hypothesis is not None
+    assert " ".join(word.word for word in result.words) == result.hypothesis.text
+    stream = Recognizer.open("streaming", threads=1).create_stream()
+    stream.accept_waveform(joined, 16_000)
+    stream.input_finished()
+    for words in (result.words, stream.result.words):
+        times = [time for word in words for time in (word.start_s, word.end_s)]
+        assert times == sorted(times)
+        heard_within = [sum(begin <= word.start_s < end for word in words) for begin, end in pairwise(begins)]
+        assert min(heard_within) >= 1
+        for begin, part in zip(begins, parts, strict=False):  # nothing is heard in the silences
+            end = begin + len(part) / 16_000
+            assert not [w for w in words if end + 0.2 < w.start_s < end + 1.4]
+    alone = [[word.word for word in heard.words] for heard in recognizer.transcribe(parts)]
+    together = [[word.word for word in result.words if begin <= word.start_s < end] for begin, end in pairwise(begins)]
+    assert sum(a == b for a, b in zip(alone, together, strict=True)) >= len(parts) - 2  # normalised together

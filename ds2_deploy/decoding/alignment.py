@@ -18,16 +18,19 @@ def best_path(log_probs: npt.NDArray[np.float32], labels: Sequence[int], blank: 
         return []
     states = np.full(2 * len(labels) + 1, blank, np.int64)
     states[1::2] = labels
-    skips = np.zeros(len(states), bool)  # a blank may be left out between different labels
-    skips[3::2] = states[3::2] != states[1:-2:2]
-    scores = np.full(len(states), -np.inf)
-    scores[:2] = log_probs[0, states[:2]] if len(log_probs) else -np.inf
-    steps = np.zeros((len(log_probs), len(states)), np.int8)
-    for t in range(1, len(log_probs)):
-        one, two = np.r_[-np.inf, scores[:-1]], np.r_[-np.inf, -np.inf, scores[:-2]]
-        choices = np.stack([scores, one, np.where(skips, two, -np.inf)])
-        steps[t] = choices.argmax(0)
-        scores = choices.max(0) + log_probs[t, states]
+    skip = np.full(len(states), -np.inf)  # zero where a blank may be left out: between different labels
+    skip[3::2] = np.where(states[3::2] != states[1:-2:2], 0.0, -np.inf)
+    said = log_probs[:, states].astype(np.float64)  # (T, 2L + 1)
+    padded = np.full(len(states) + 2, -np.inf)  # two states before the first, which nothing leads out of
+    scores, one, two = padded[2:], padded[1:-1], padded[:-2]
+    scores[:2] = said[0, :2] if len(said) else -np.inf
+    steps = np.zeros(said.shape, np.int8)
+    for t in range(1, len(said)):
+        skipping = two + skip
+        staying = np.maximum(scores, one)
+        steps[t] = one > scores
+        np.copyto(steps[t], 2, where=skipping > staying)
+        padded[2:] = np.maximum(staying, skipping) + said[t]
     state = len(states) - 1 if scores[-1] >= scores[-2] else len(states) - 2
     if not np.isfinite(scores[state]):
         raise AlignmentError(f"{len(log_probs)} frames are too few for {len(labels)} labels.")
