@@ -159,6 +159,25 @@ def test_flashlight_hears_the_words_of_its_language_model_in_any_case(tmp_path: 
     assert stream.hypothesis()._replace(words=stream.words()) == found
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_frames_of_blank_alone_are_left_out_and_nothing_changes(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    language_model(["hello you", "you hello"], tmp_path)
+    frames = spoken("helo  you", 0.8) + np.random.default_rng(seed).normal(0, 0.3, (18, len(ENGLISH)))
+    blanks = np.full((7, len(ENGLISH)), -9.0)
+    blanks[:, ENGLISH.blank] = 0.0
+    logits = np.concatenate([blanks, frames[:6], blanks, frames[6:7], blanks[:1], frames[7:], blanks])
+    log_probs = (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))).astype(np.float32)
+    decoder = BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path))
+    assert decoder._needless(log_probs).sum() == 18
+    quick = decoder.readings(log_probs, 5)
+    monkeypatch.setattr(decoder, "_needless", lambda rows: np.zeros(len(rows), bool))
+    slow = decoder.readings(log_probs, 5)
+    assert [r.text for r in quick] == [r.text for r in slow]
+    np.testing.assert_allclose([r[1:] for r in quick], [r[1:] for r in slow], atol=1e-4)
+
+
 def test_what_flashlight_cannot_do_is_said() -> None:
     pytest.importorskip("flashlight.lib.text.decoder")
     with pytest.raises(ConfigError, match="no hot words"):
