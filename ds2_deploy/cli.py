@@ -16,6 +16,7 @@ from typing import Annotated
 import typer
 
 from ds2_deploy import __version__
+from ds2_deploy.commands.align import align
 from ds2_deploy.commands.build_engine import build_engine
 from ds2_deploy.commands.common import print_failure
 from ds2_deploy.commands.doctor import doctor
@@ -45,6 +46,7 @@ app.command()(train)
 app.command()(evaluate)
 app.command()(lm_build)
 app.command()(lm_tune)
+app.command()(align)
 app.command("import")(import_)
 app.command()(export)
 app.command()(parity)

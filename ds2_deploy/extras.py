@@ -23,6 +23,10 @@ EXTRAS = {
 }
 
 
+PACKAGES = {"flashlight": "flashlight-text"}
+"""Where a package is called otherwise than its module."""
+
+
 def require(module: str) -> ModuleType:
     """Import `module`, or raise MissingPackageError with the command that installs it."""
     try:

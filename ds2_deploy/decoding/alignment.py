@@ -9,10 +9,19 @@ from ds2_deploy.decoding.words import Letter
 from ds2_deploy.errors import AlignmentError
 
 
-def best_path(log_probs: npt.NDArray[np.float32], labels: Sequence[int], blank: int = 0) -> list[tuple[int, int]]:
+def best_path(
+    log_probs: npt.NDArray[np.float32],
+    labels: Sequence[int],
+    blank: int = 0,
+    *,
+    window: int | None = None,
+    free_ends: bool = False,
+) -> list[tuple[int, int]]:
     """First and last frame of each of `labels` (L,) on the most probable path through (T, V) that spells them.
 
-    Graves et al. 2006, section 4, with the maximum in place of the sum. AlignmentError where there are too few frames.
+    Graves et al. 2006, section 4, with the maximum in place of the sum. `window`: only so many of the 2L + 1 states
+    are looked at, around the most probable one so far, which makes hours of text bearable. `free_ends`: before the
+    first and after the last label the recording may say anything. AlignmentError where there are too few frames.
     """
     if not labels:
         return []
@@ -20,25 +29,39 @@ def best_path(log_probs: npt.NDArray[np.float32], labels: Sequence[int], blank: 
     states[1::2] = labels
     skip = np.full(len(states), -np.inf)  # zero where a blank may be left out: between different labels
     skip[3::2] = np.where(states[3::2] != states[1:-2:2], 0.0, -np.inf)
-    said = log_probs[:, states].astype(np.float64)  # (T, 2L + 1)
-    padded = np.full(len(states) + 2, -np.inf)  # two states before the first, which nothing leads out of
+    width = min(window or len(states), len(states))
+    lows = np.zeros(len(log_probs), np.int64)  # the first state that is looked at, frame by frame
+    steps = np.zeros((len(log_probs), width), np.int8)
+    padded = np.full(width + 2, -np.inf)  # two states before the first, which nothing leads out of
     scores, one, two = padded[2:], padded[1:-1], padded[:-2]
-    scores[:2] = said[0, :2] if len(said) else -np.inf
-    steps = np.zeros(said.shape, np.int8)
-    for t in range(1, len(said)):
-        skipping = two + skip
+    low = 0
+    for t, row in enumerate(log_probs):
+        if width < len(states) and (ahead := int(scores.argmax()) - width // 2) > 0:
+            shift = min(ahead, len(states) - width - low)
+            scores[: width - shift] = scores[shift:].copy()
+            scores[width - shift :] = -np.inf
+            low += shift
+        said = row[states[low : low + width]].astype(np.float64)
+        if free_ends:
+            said[0] = row.max() if low == 0 else said[0]
+            said[-1] = row.max() if low + width == len(states) else said[-1]
+        if t == 0:
+            scores[:2] = said[:2]
+            continue
+        skipping = two + skip[low : low + width]
         staying = np.maximum(scores, one)
         steps[t] = one > scores
         np.copyto(steps[t], 2, where=skipping > staying)
-        padded[2:] = np.maximum(staying, skipping) + said[t]
+        lows[t] = low
+        padded[2:] = np.maximum(staying, skipping) + said
     state = len(states) - 1 if scores[-1] >= scores[-2] else len(states) - 2
-    if not np.isfinite(scores[state]):
+    if low + width < len(states) or not np.isfinite(scores[state - low]):
         raise AlignmentError(f"{len(log_probs)} frames are too few for {len(labels)} labels.")
     found: dict[int, tuple[int, int]] = {}
     for t in range(len(log_probs) - 1, -1, -1):
         if state % 2:
             found[state // 2] = (t, found.get(state // 2, (t, t))[1])
-        state -= int(steps[t, state])
+        state -= int(steps[t, state - lows[t]])
     return [found[number] for number in range(len(labels))]
 
 

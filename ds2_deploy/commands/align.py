@@ -1,0 +1,98 @@
+"""ds2 align: a long recording and its text to a manifest of short utterances."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from training.align import Passage
+
+
+def align(
+    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="The recording, of any length.")],
+    text: Annotated[Path, typer.Argument(metavar="TEXT", help="What is said in it, in order: a text file.")],
+    out: Annotated[Path, typer.Option(metavar="M.jsonl", help="The manifest; its recordings lie in a folder M.")],
+    model: Annotated[str, typer.Option(help="A bundled model or a model folder that knows such speech.")] = "default",
+    min_score: Annotated[
+        float | None, typer.Option(help="Drop passages that fit worse: 0 is perfect, without it -1.5.")
+    ] = None,
+    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing manifest.")] = False,
+) -> None:
+    """Cut a recording at the sentences and lines of its text.
+
+    Passages that were not said, or not like that, are dropped and listed on stderr. Each kept one is a FLAC file and
+    a line of the manifest, with its score.
+    """
+    from ds2_deploy.audio.load import audio_blocks
+    from ds2_deploy.commands.common import print_failure
+    from ds2_deploy.errors import AlignmentError, OutputError
+    from ds2_deploy.model_folder import open_model
+    from ds2_deploy.runtime import cpu_cores, open_backend
+    from training.align import MIN_SCORE, hear, passages_of
+    from training.align import align as place
+
+    if out.exists() and not overwrite:
+        raise OutputError(f"{out} exists: choose another name or add --overwrite.")
+    folder = open_model(model)
+    metadata = folder.metadata
+    passages, strange = passages_of(_read(text), metadata.language, metadata.alphabet)
+    for sentence in strange:
+        print_failure(f"left out, for the model cannot spell it: {sentence!r}")
+    if not passages:
+        raise AlignmentError(f"{text} holds no passage that the model can spell.")
+    loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
+    sound = hear(loaded, metadata, audio_blocks(audio, metadata.feature.sample_rate))
+    placed = place(sound, passages, metadata.alphabet)
+    least = MIN_SCORE if min_score is None else min_score
+    kept = [passage for passage in placed if passage.score >= least]
+    for passage in placed:
+        if passage.score < least:
+            where = f"{passage.start_s:.2f} to {passage.end_s:.2f} s"
+            print_failure(f"dropped, {where}, score {passage.score:.2f}: {passage.text}")
+    if not kept:
+        raise AlignmentError(f"No passage of {text} fits {audio} with a score of {least:g} or more.")
+    _write(audio, kept, out, metadata.feature.sample_rate)
+    seconds = sum(passage.end_s - passage.start_s for passage in kept)
+    typer.echo(f"{out}: {len(kept)} of {len(placed)} passages, {seconds:.1f} of {sound.duration_s:.1f} s", err=True)
+
+
+def _read(path: Path) -> str:
+    from ds2_deploy.errors import AlignmentError
+
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise AlignmentError(f"There is no text at {path}.") from error
+    except UnicodeDecodeError as error:
+        raise AlignmentError(f"{path} is not text in UTF-8: {error}.") from error
+
+
+def _write(audio: Path, passages: "list[Passage]", out: Path, rate: int) -> None:
+    """The recordings first, then the manifest: who sees the manifest finds them all."""
+    import json
+
+    import soundfile
+
+    from ds2_deploy.audio.load import load_audio
+    from ds2_deploy.files import atomic_path
+
+    samples = load_audio(audio, rate)
+    folder = out.with_suffix("")
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for number, passage in enumerate(passages, 1):
+        path = folder / f"{audio.stem}-{number:05}.flac"
+        cut = samples[round(passage.start_s * rate) : round(passage.end_s * rate)]
+        soundfile.write(path, cut, rate)
+        fields = {
+            "audio_filepath": path.relative_to(out.parent).as_posix(),
+            "duration": round(len(cut) / rate, 3),
+            "text": passage.text,
+            "score": round(passage.score, 3),
+        }
+        lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
+    with atomic_path(out) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")

@@ -1,0 +1,138 @@
+"""A long recording and its text: the path within a window against the whole, and recordings whose places are known."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from ds2_deploy.audio.load import load_audio
+from ds2_deploy.decoding.alignment import best_path
+from ds2_deploy.errors import AlignmentError
+from ds2_deploy.metrics import Errors
+from ds2_deploy.recognizer import Recognizer
+from ds2_deploy.text.alphabet import ENGLISH
+from tests.conftest import Ds2
+from training.align import passages_of
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+def said(labels: list[int], seed: int) -> npt.NDArray[np.float32]:
+    """(T, 5) log-probabilities of labels, each one to three frames long with blanks between."""
+    rng = np.random.default_rng(seed)
+    path = [frame for label in labels for frame in [label] * rng.integers(1, 4) + [0] * rng.integers(1, 4)]
+    logits = rng.normal(size=(len(path), 5))
+    logits[np.arange(len(path)), path] += 4
+    log_probs: npt.NDArray[np.float32] = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
+    return log_probs
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_window_finds_the_path_of_the_whole(seed: int) -> None:
+    labels = np.random.default_rng(seed).integers(1, 5, 300).tolist()
+    log_probs = said(labels, seed)
+    whole = best_path(log_probs, labels)
+    assert best_path(log_probs, labels, window=40) == whole
+    assert best_path(log_probs, labels, window=10**6) == whole
+
+
+def test_what_comes_before_and_after_the_text_may_be_anything() -> None:
+    before, text, after = [1, 2, 3, 4, 1, 3], [4, 3, 2, 1, 4, 4, 2], [2, 2, 1, 3]
+    pieces = [said(labels, i) for i, labels in enumerate((before, text, after))]
+    found = best_path(np.concatenate(pieces), text, free_ends=True)
+    begin, end = len(pieces[0]), len(pieces[0]) + len(pieces[1])
+    expected = best_path(pieces[1], text)
+    assert [(first - begin, last - begin) for first, last in found[:-1]] == expected[:-1]
+    assert found[-1][1] < end
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_a_text_that_does_not_fit_is_refused(window: int | None) -> None:
+    with pytest.raises(AlignmentError, match="3 frames are too few for 4 labels"):
+        best_path(said([1, 2], 0)[:3], [1, 2, 1, 2], window=window)
+
+
+def test_passages_are_sentences_in_the_models_spelling() -> None:
+    text = 'He said: "Enter four." Then -- it\'s done!\n\nNaïve\nTWO (three), five'
+    good, strange = passages_of(text, "en", ENGLISH)
+    assert good == ["he said", "enter four", "then it's done", "two three five"]
+    assert strange == ["Naïve"]
+
+
+@pytest.fixture
+def book(tmp_path: Path) -> tuple[Path, Path, list[tuple[str, float, float]]]:
+    """A recording of all samples, its text, and where each part lies, in seconds."""
+    pytest.importorskip("onnxruntime")
+    rate = 16_000
+    paths = sorted(SAMPLES.glob("*.flac"))
+    heard = Recognizer.open(threads=1).recognize([load_audio(path, rate) for path in paths])
+    texts = [hypothesis.text for hypothesis in heard]
+    pieces, places, now = [], [], 0.0
+    for path, text in zip(paths, texts, strict=True):
+        audio = load_audio(path, rate)
+        pieces += [audio, np.zeros(rate, np.float32)]
+        places.append((text, now, now + len(audio) / rate))
+        now += len(audio) / rate + 1
+    soundfile.write(tmp_path / "book.flac", np.concatenate(pieces), rate)
+    (tmp_path / "book.txt").write_text("".join(f"{text.title()}.\n" for text in texts))
+    return tmp_path / "book.flac", tmp_path / "book.txt", places
+
+
+def test_a_book_becomes_a_manifest(
+    ds2: Ds2, tmp_path: Path, book: tuple[Path, Path, list[tuple[str, float, float]]]
+) -> None:
+    audio, text, places = book
+    lines = text.read_text().splitlines()
+    lines.insert(4, "Zebra quilts jump over lazy dogs")
+    text.write_text("\n".join([*lines, "größe"]))
+    code, out, err = ds2("align", audio, text, "--out", tmp_path / "cut.jsonl")
+    assert (code, out) == (0, "")
+    assert re.search(r"dropped, .*score -\d.*: zebra quilts jump over lazy dogs", err)
+    assert "the model cannot spell it: 'größe'" in err
+    found = [json.loads(line) for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in found] == [place[0] for place in places]
+    rate = 16_000
+    whole = load_audio(audio, rate)
+    for line, (_, begin_s, end_s) in zip(found, places, strict=True):
+        cut = load_audio(tmp_path / line["audio_filepath"], rate)
+        assert line["duration"] == pytest.approx(len(cut) / rate, abs=1e-3)
+        starts = [s for s in range(int(max(begin_s - 1, 0) * rate), int(end_s * rate), 1) if whole[s] == cut[0]]
+        start = next(s for s in starts if np.array_equal(whole[s : s + len(cut)], cut))
+        assert begin_s - 1 <= start / rate
+        assert (start + len(cut)) / rate <= end_s + 1
+        assert line["score"] > -1.5
+    cuts = [load_audio(tmp_path / line["audio_filepath"], rate) for line in found]
+    again = Recognizer.open(threads=1).recognize(cuts)
+    errors = Errors.total(Errors.between(line["text"], heard.text) for line, heard in zip(found, again, strict=True))
+    assert errors.cer < 0.05  # cut closer, and so normalised otherwise
+    code, _, err = ds2("align", audio, text, "--out", tmp_path / "cut.jsonl")
+    assert code == 1
+    assert "--overwrite" in err
+
+
+def test_a_text_of_something_else_is_refused(ds2: Ds2, tmp_path: Path, book: tuple[Path, Path, object]) -> None:
+    audio, text, _ = book
+    text.write_text("Quixotic zebras jump.\nMilky vapours swirl up.\n")
+    code, out, err = ds2("align", audio, text, "--out", tmp_path / "cut.jsonl")
+    assert (code, out) == (1, "")
+    assert "No passage of" in err
+    text.write_text("a long story " * 2000)
+    code, _, err = ds2("align", audio, text, "--out", tmp_path / "cut.jsonl")
+    assert code == 1
+    assert "too few" in err
+    assert not (tmp_path / "cut.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [(None, "no text at"), (b"\xff\xff", "not text in UTF-8"), (b"...\n", "no passage")]
+)
+def test_texts_that_are_none(ds2: Ds2, tmp_path: Path, content: bytes | None, words: str) -> None:
+    if content is not None:
+        (tmp_path / "t.txt").write_bytes(content)
+    code, out, err = ds2("align", SAMPLES / "code-rms.flac", tmp_path / "t.txt", "--out", tmp_path / "m.jsonl")
+    assert (code, out) == (1, "")
+    assert words in err
