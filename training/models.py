@@ -68,13 +68,14 @@ ALIGNER = "default"
 NOISE = "augment.noise={work}/noise"
 
 
-def _commands(name: str, first: str, people: tuple[str, ...], epochs: int, rate: float) -> Model:
-    last = (f"epochs={epochs}", f"optimizer.learning_rate={rate}", "batch_size=16", "augment.noise_probability=0.15")
+def _commands(name: str, first: str, people: tuple[str, ...], epochs: tuple[int, int], rate: float) -> Model:
+    """`epochs` of the second and the last stage."""
+    last = ("batch_size=16", f"epochs={epochs[1]}", f"optimizer.learning_rate={rate}", "augment.noise_probability=0.15")
     return Model(
         AN4_VALID,
         (
             Stage("an4", first, (AN4,), leaves="best.pt"),
-            Stage("all", name, (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH), (NOISE,)),
+            Stage("all", name, (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH), (NOISE, f"epochs={epochs[0]}")),
             Stage("last", name, (*people, *people, DIGITS, SPLICED_SPEECH), (NOISE, *last)),
         ),
         share=0.7,
@@ -82,8 +83,8 @@ def _commands(name: str, first: str, people: tuple[str, ...], epochs: int, rate:
 
 
 MODELS = {
-    "default": _commands("default", "an4", (AN4, AN4_VALID), 1, 4e-4),
-    "streaming": _commands("streaming", "an4-streaming", (AN4,), 2, 6e-4),
+    "default": _commands("default", "an4", (AN4, AN4_VALID), (4, 1), 4e-4),
+    "streaming": _commands("streaming", "an4-streaming", (AN4,), (8, 2), 6e-4),
     "sentences": Model(
         "{data}/librispeech-mini/valid.jsonl",
         (Stage("read", "sentences", (*LIBRISPEECH, READ_SPEECH), (NOISE,)),),
