@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import torch
 
 from ds2_deploy.errors import DS2Error
@@ -68,23 +69,27 @@ ALIGNER = "default"
 NOISE = "augment.noise={work}/noise"
 
 
-def _commands(name: str, first: str, people: tuple[str, ...], epochs: tuple[int, int], rate: float) -> Model:
-    """`epochs` of the second and the last stage."""
-    last = ("batch_size=16", f"epochs={epochs[1]}", f"optimizer.learning_rate={rate}", "augment.noise_probability=0.15")
-    return Model(
-        AN4_VALID,
-        (
-            Stage("an4", first, (AN4,), leaves="best.pt"),
-            Stage("all", name, (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH), (NOISE, f"epochs={epochs[0]}")),
-            Stage("last", name, (*people, *people, DIGITS, SPLICED_SPEECH), (NOISE, *last)),
-        ),
-        share=0.7,
-    )
-
+EVERYTHING = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
+LAST = ("epochs=1", "optimizer.learning_rate=4e-4", "batch_size=16", "augment.noise_probability=0.15")
 
 MODELS = {
-    "default": _commands("default", "an4", (AN4, AN4_VALID), (4, 1), 4e-4),
-    "streaming": _commands("streaming", "an4-streaming", (AN4,), (8, 2), 6e-4),
+    "default": Model(
+        AN4_VALID,
+        (
+            Stage("an4", "an4", (AN4,), leaves="best.pt"),
+            Stage("all", "default", EVERYTHING, (NOISE,)),
+            Stage("last", "default", (AN4, AN4_VALID, AN4, AN4_VALID, DIGITS, SPLICED_SPEECH), (NOISE, *LAST)),
+        ),
+        share=0.7,
+    ),
+    "streaming": Model(
+        AN4_VALID,
+        (
+            Stage("an4", "an4-streaming", (AN4,), leaves="best.pt"),
+            Stage("all", "streaming", EVERYTHING, (NOISE,)),
+        ),
+        share=0.5,
+    ),
     "sentences": Model(
         "{data}/librispeech-mini/valid.jsonl",
         (Stage("read", "sentences", (*LIBRISPEECH, READ_SPEECH), (NOISE,)),),
@@ -145,7 +150,9 @@ def blend(name: str, work: Path) -> None:
     first, last = (load_checkpoint(left_by(name, number, work)) for number in (0, -1))
     share = MODELS[name].share
     weights = {key: torch.lerp(first.weights[key], value, share) for key, value in last.weights.items()}
-    Checkpoint(metadata=last.metadata, weights=weights).save(work / name / "model.pt")
+    provenance = msgspec.structs.replace(last.metadata.provenance, valid_wer=None)  # that of the last stage
+    metadata = msgspec.structs.replace(last.metadata, provenance=provenance)
+    Checkpoint(metadata=metadata, weights=weights).save(work / name / "model.pt")
 
 
 def run_ds2(command: list[str]) -> None:
