@@ -63,12 +63,12 @@ def evaluate(
     evaluation, scored, failures = run(recognizer, [Reference(u.path, u.text, u.speaker) for u in utterances])
     for failure in failures:
         print_failure(failure)
-    if html:
-        with atomic_path(html) as temporary:
-            write_html(temporary, f"{model} on {manifest.name}", evaluation, scored)
     typer.echo(evaluation.to_json() if as_json else evaluation.summary())
     if not as_json:
         _print_details(evaluation, scored, worst, breakdown)
+    if html:
+        with atomic_path(html) as temporary:
+            write_html(temporary, f"{model} on {manifest.name}", evaluation, scored)
     if failures:
         raise typer.Exit(1)
 
