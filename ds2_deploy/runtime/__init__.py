@@ -8,6 +8,7 @@ from typing import Any
 from ds2_deploy.errors import BackendUnavailableError, ConfigError, EngineError, MissingPackageError
 from ds2_deploy.extras import EXTRAS, missing_sentence
 from ds2_deploy.model_folder import ModelFolder
+from ds2_deploy.runtime.bench_choice import Work, in_order
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import Backend, StreamBackend
 
@@ -39,9 +40,9 @@ def open_backend(
     """Load `model` on `device` (`auto`, `cpu` or `cuda:N`).
 
     `threads`: CPU threads of one run, None for what the backend thinks best. `auto` takes the first backend that
-    is installed and has the device.
+    is installed and has the device, in the order of the model's bench report where that was made on this machine.
     """
-    backend: Backend = _open(BACKENDS, name, model, device=device, precision=precision, threads=threads)
+    backend: Backend = _open("offline", name, model, device=device, precision=precision, threads=threads)
     return backend
 
 
@@ -50,23 +51,27 @@ def open_stream_backend(
 ) -> StreamBackend:
     """The same for streams; ModelError where the model cannot stream, which says what stands in the way."""
     model.metadata.check_can_stream(model.path)
-    backend: StreamBackend = _open(STREAM_BACKENDS, name, model, device=device, precision=precision, threads=threads)
+    backend: StreamBackend = _open("stream", name, model, device=device, precision=precision, threads=threads)
     return backend
 
 
-def _open(table: dict[str, str], name: str, model: ModelFolder, **options: Any) -> Any:
+def _table(work: Work) -> dict[str, str]:
+    return BACKENDS if work == "offline" else STREAM_BACKENDS
+
+
+def _open(work: Work, name: str, model: ModelFolder, **options: Any) -> Any:
     if name == "auto":
-        return _first_available(table, model, options)
-    backend = _backend_class(table, name)(model, **options)
+        return _first_available(work, model, options)
+    backend = _backend_class(_table(work), name)(model, **options)
     log.info("%s runs on %s (%s, %s)", model.path, backend.name, backend.device, options["precision"])
     return backend
 
 
-def _first_available(table: dict[str, str], model: ModelFolder, options: dict[str, Any]) -> Any:
+def _first_available(work: Work, model: ModelFolder, options: dict[str, Any]) -> Any:
     errors = {}
-    for name in table:
+    for name in in_order(list(_table(work)), model, work):
         try:
-            return _open(table, name, model, **options)
+            return _open(work, name, model, **options)
         except NOT_HERE as error:
             log.info("Not %s: %s", name, error)
             errors[name] = error
