@@ -10,16 +10,15 @@ import msgspec
 from ds2_deploy.audio.load import EXTENSIONS
 from ds2_deploy.extras import require
 from ds2_deploy.runtime import cpu_cores
+from ds2_deploy.runtime.bench_choice import processor_name
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = Path(__file__).parent.parent / "samples"
 
 
 def machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")
-    models = [line.partition(": ")[2] for line in cpuinfo.read_text().splitlines() if "model name" in line]
     return {
-        "cpu": models[0] if models else platform.processor(),
+        "cpu": processor_name(),
         "cores": cpu_cores(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

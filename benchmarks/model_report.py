@@ -27,7 +27,7 @@ from ds2_deploy.metrics import Errors, bootstrap_interval
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime import open_backend
-from ds2_deploy.runtime.protocol import pad_batch
+from ds2_deploy.runtime.protocol import run_alone
 from ds2_deploy.text.languages import language_named
 from training.augment import by_telephone, change_level, change_speed, mixed
 from training.manifest import read_manifest
@@ -145,11 +145,8 @@ def halves(model: str, recordings: list[Samples]) -> Halves | None:
     frames = equal = 0
     largest = 0.0
     for audio in recordings:
-        batch, lengths = pad_batch([audio], folder.metadata.min_samples)
-        one, other = (backend.run(batch, lengths) for backend in backends)
-        count = int(one.lengths[0])
-        x, y = one.log_probs[0, :count], other.log_probs[0, :count]
-        frames, equal = frames + count, equal + int((x.argmax(-1) == y.argmax(-1)).sum())
+        x, y = (run_alone(backend, audio, folder.metadata.min_samples) for backend in backends)
+        frames, equal = frames + len(x), equal + int((x.argmax(-1) == y.argmax(-1)).sum())
         largest = max(largest, float(np.abs(x - y).max(initial=0)))
     said = [[hypothesis.text for hypothesis in recognizer.recognize(recordings)] for recognizer in recognizers]
     words = Errors.total(Errors.between(one, other) for one, other in zip(*said, strict=True))

@@ -22,7 +22,6 @@ EXTRAS = {
     "tensorrt_rtx": "tensorrt-rtx",
 }
 
-
 PACKAGES = {"flashlight": "flashlight-text"}
 """Where a package is called otherwise than its module."""
 
@@ -39,5 +38,5 @@ def require(module: str) -> ModuleType:
 
 def missing_sentence(module: str) -> str:
     extra = EXTRAS[module.split(".")[0]]
-    package = {"flashlight": "flashlight-text"}.get(module.split(".")[0], module)
+    package = PACKAGES.get(module.split(".")[0], module)
     return f"This needs the package '{package}', which is not installed: pip install 'ds2_deploy[{extra}]'"

@@ -11,6 +11,16 @@ from pathlib import Path
 from ds2_deploy.errors import DS2Error, OutputError
 
 
+def read_text(path: Path, error: type[DS2Error]) -> str:
+    """A text file in UTF-8; `error` where it is not there or is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as cause:
+        raise error(f"There is no text at {path}.") from cause
+    except UnicodeDecodeError as cause:
+        raise error(f"{path} is not text in UTF-8: {cause}.") from cause
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path in the same folder; rename it to `path` on success, remove it on failure."""

@@ -47,9 +47,12 @@ def align_tokens(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pa
     """
     costs = np.zeros((len(reference) + 1, len(hypothesis) + 1), np.int32)
     costs[:, 0], costs[0] = np.arange(len(reference) + 1), np.arange(len(hypothesis) + 1)
+    numbers = {token: number for number, token in enumerate({*reference, *hypothesis})}
+    heard = np.array([numbers[token] for token in hypothesis], np.int64)
     for i, expected in enumerate(reference, 1):
-        for j, heard in enumerate(hypothesis, 1):
-            costs[i, j] = min(costs[i - 1, j - 1] + (expected != heard), costs[i - 1, j] + 1, costs[i, j - 1] + 1)
+        before = costs[i - 1]
+        costs[i, 1:] = np.minimum(before[:-1] + (heard != numbers[expected]), before[1:] + 1)
+        costs[i] = np.minimum.accumulate(costs[i] - costs[0]) + costs[0]  # an insertion costs one for each step on
     pairs: list[Pair] = []
     i, j = len(reference), len(hypothesis)
     while i or j:

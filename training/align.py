@@ -21,11 +21,11 @@ import numpy.typing as npt
 from ds2_deploy.audio.load import Samples
 from ds2_deploy.audio.segments import segments
 from ds2_deploy.decoding.alignment import best_path
-from ds2_deploy.errors import AlignmentError, PronunciationError
+from ds2_deploy.errors import AlignmentError
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.runtime.protocol import Backend, pad_batch
+from ds2_deploy.runtime.protocol import Backend, run_alone
 from ds2_deploy.text.alphabet import Alphabet
-from ds2_deploy.text.languages import language_named
+from ds2_deploy.text.languages import try_spelling
 
 PIECE_S = 30.0
 """Longest piece that the network hears at once."""
@@ -64,18 +64,15 @@ class Passage(NamedTuple):
 
 def passages_of(text: str, language: str, alphabet: Alphabet) -> tuple[list[str], list[str]]:
     """Sentences and lines in the model's spelling, without punctuation; apart, those that it cannot spell."""
-    normalize = language_named(language).normalize
     good: list[str] = []
     strange: list[str] = []
     for sentence in (s for line in text.splitlines() for s in SENTENCE_END.split(line)):
         kept = "".join(c if c in alphabet.labels or unicodedata.category(c)[0] not in "PS" else " " for c in sentence)
-        try:
-            spelled = normalize(kept)
-        except PronunciationError:
+        spelled = try_spelling(kept, language, alphabet)
+        if spelled is None:
             strange.append(sentence)
-            continue
-        if spelled:
-            good.append(spelled) if not alphabet.missing(spelled) else strange.append(sentence)
+        elif spelled:
+            good.append(spelled)
     return good, strange
 
 
@@ -95,10 +92,9 @@ def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -
             yield block
 
     for start, piece in segments(counted(), rate, PIECE_S):
-        found = backend.run(*pad_batch([piece], metadata.min_samples))
-        length = int(found.lengths[0])
-        frames += [found.log_probs[0, :length], between]
-        times.append((start / rate) + np.arange(length + 1) * metadata.frame_s)
+        heard = run_alone(backend, piece, metadata.min_samples)
+        frames += [heard, between]
+        times.append((start / rate) + np.arange(len(heard) + 1) * metadata.frame_s)
     if not frames:
         raise AlignmentError("There is no speech in the recording.")
     return Sound(np.concatenate(frames), np.concatenate(times), samples / rate)

@@ -24,7 +24,7 @@ from ds2_deploy.errors import ManifestError
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
-from ds2_deploy.runtime.protocol import Backend, pad_batch
+from ds2_deploy.runtime.protocol import Backend, run_alone
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
 from training.manifest import Utterance
@@ -90,8 +90,7 @@ def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utteran
     frames = []
     for utterance in utterances:
         audio = load_audio(utterance.path, metadata.feature.sample_rate)
-        found = backend.run(*pad_batch([audio], metadata.min_samples))
-        frames.append(found.log_probs[0, : int(found.lengths[0])].copy())
+        frames.append(run_alone(backend, audio, metadata.min_samples).copy())
     return Heard(metadata.alphabet, metadata.language, frames, [normalize(u.text) for u in utterances])
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
+    from ds2_deploy.audio.load import Samples
     from training.align import Passage
 
 
@@ -26,9 +27,10 @@ def align(
     Passages that were not said, or not like that, are dropped and listed on stderr. Each kept one is a FLAC file and
     a line of the manifest, with its score.
     """
-    from ds2_deploy.audio.load import audio_blocks
+    from ds2_deploy.audio.load import load_audio
     from ds2_deploy.commands.common import print_failure
     from ds2_deploy.errors import AlignmentError, OutputError
+    from ds2_deploy.files import read_text
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.runtime import cpu_cores, open_backend
     from training.align import MIN_SCORE, hear, passages_of
@@ -38,13 +40,15 @@ def align(
         raise OutputError(f"{out} exists: choose another name or add --overwrite.")
     folder = open_model(model)
     metadata = folder.metadata
-    passages, strange = passages_of(_read(text), metadata.language, metadata.alphabet)
+    passages, strange = passages_of(read_text(text, AlignmentError), metadata.language, metadata.alphabet)
     for sentence in strange:
         print_failure(f"left out, for the model cannot spell it: {sentence!r}")
     if not passages:
         raise AlignmentError(f"{text} holds no passage that the model can spell.")
     loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
-    sound = hear(loaded, metadata, audio_blocks(audio, metadata.feature.sample_rate))
+    rate = metadata.feature.sample_rate
+    samples = load_audio(audio, rate)
+    sound = hear(loaded, metadata, [samples])
     placed = place(sound, passages, metadata.alphabet)
     least = MIN_SCORE if min_score is None else min_score
     kept = [passage for passage in placed if passage.score >= least]
@@ -54,45 +58,25 @@ def align(
             print_failure(f"dropped, {where}, score {passage.score:.2f}: {passage.text}")
     if not kept:
         raise AlignmentError(f"No passage of {text} fits {audio} with a score of {least:g} or more.")
-    _write(audio, kept, out, metadata.feature.sample_rate)
+    _write(audio.stem, samples, rate, kept, out)
     seconds = sum(passage.end_s - passage.start_s for passage in kept)
     typer.echo(f"{out}: {len(kept)} of {len(placed)} passages, {seconds:.1f} of {sound.duration_s:.1f} s", err=True)
 
 
-def _read(path: Path) -> str:
-    from ds2_deploy.errors import AlignmentError
-
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise AlignmentError(f"There is no text at {path}.") from error
-    except UnicodeDecodeError as error:
-        raise AlignmentError(f"{path} is not text in UTF-8: {error}.") from error
-
-
-def _write(audio: Path, passages: "list[Passage]", out: Path, rate: int) -> None:
+def _write(name: str, samples: "Samples", rate: int, passages: "list[Passage]", out: Path) -> None:
     """The recordings first, then the manifest: who sees the manifest finds them all."""
-    import json
-
     import soundfile
 
-    from ds2_deploy.audio.load import load_audio
-    from ds2_deploy.files import atomic_path
+    from training.corpora.build import write_manifest
+    from training.corpora.check import Utterance
 
-    samples = load_audio(audio, rate)
     folder = out.with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    lines = []
+    utterances = []
     for number, passage in enumerate(passages, 1):
-        path = folder / f"{audio.stem}-{number:05}.flac"
+        path = folder / f"{name}-{number:05}.flac"
         cut = samples[round(passage.start_s * rate) : round(passage.end_s * rate)]
         soundfile.write(path, cut, rate)
-        fields = {
-            "audio_filepath": path.relative_to(out.parent).as_posix(),
-            "duration": round(len(cut) / rate, 3),
-            "text": passage.text,
-            "score": round(passage.score, 3),
-        }
-        lines.append(json.dumps(fields, ensure_ascii=False) + "\n")
-    with atomic_path(out) as temporary:
-        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+        duration_s, score = round(len(cut) / rate, 3), round(passage.score, 3)
+        utterances.append(Utterance(str(path.absolute()), duration_s, passage.text, "", score))
+    write_manifest(out, utterances)

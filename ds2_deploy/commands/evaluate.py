@@ -15,6 +15,7 @@ from ds2_deploy.commands.common import (
     HotWordWeight,
     LmPath,
     chosen_decoder,
+    print_columns,
     print_failure,
     usage_errors,
 )
@@ -74,7 +75,6 @@ def evaluate(
 
 
 def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int, breakdown: bool) -> None:
-    from ds2_deploy.commands.common import print_columns
     from ds2_deploy.output import differences
 
     for name, groups in (("speaker", evaluation.speakers), ("length", evaluation.lengths)):

@@ -50,37 +50,21 @@ def lm_build(
 
 def _sentences(source: Path, language: str, alphabet: "Alphabet") -> tuple[list[list[str]], int]:
     """In the language's units; how many were left out for their letters."""
-    from ds2_deploy.errors import ManifestError, PronunciationError
-    from ds2_deploy.text.languages import language_named
+    from ds2_deploy.errors import ManifestError
+    from ds2_deploy.text.languages import try_spelling
 
-    normalize = language_named(language).normalize
-    each = bool(alphabet.separator) or alphabet.boundary is None  # label is a word, as in decoding.beam
-    sentences: list[list[str]] = []
-    strange = 0
-    for text in _texts(source):
-        try:
-            spelled = normalize(text)
-        except PronunciationError:
-            strange += 1
-            continue
-        if alphabet.missing(spelled):
-            strange += 1
-        elif spelled:
-            sentences.append(alphabet.tokens(spelled) if each else spelled.split())
+    spelled = [try_spelling(text, language, alphabet) for text in _texts(source)]
+    sentences = [alphabet.words(text) for text in spelled if text]
     if not sentences:
         raise ManifestError(f"{source} holds no sentence that the model's letters can spell.")
-    return sentences, strange
+    return sentences, spelled.count(None)
 
 
 def _texts(source: Path) -> list[str]:
     from ds2_deploy.errors import ManifestError
+    from ds2_deploy.files import read_text
     from training.manifest import read_manifest
 
     if source.suffix == ".jsonl":
         return [utterance.text for utterance in read_manifest(source)]
-    try:
-        return source.read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError as error:
-        raise ManifestError(f"There is no text at {source}.") from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(f"{source} is not text in UTF-8: {error}.") from error
+    return read_text(source, ManifestError).splitlines()

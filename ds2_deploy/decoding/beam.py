@@ -35,9 +35,9 @@ class BeamDecoder(SearchDecoder):
 
     def _new_searcher(self) -> Any:
         pyctcdecode = require(self.package)
-        labels = [PIECE + label if self.label_is_word else label for label in self.alphabet.labels]
+        labels = [PIECE + label if self.alphabet.label_is_word else label for label in self.alphabet.labels]
         labels[self.alphabet.blank] = ""
-        return pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet(labels, self.label_is_word), self._scorer)
+        return pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet(labels, self.alphabet.label_is_word), self._scorer)
 
     def _search(self, log_probs: npt.NDArray[np.float32], most: int) -> list[Reading]:
         needless = self._needless(log_probs)  # (T,)
@@ -50,7 +50,7 @@ class BeamDecoder(SearchDecoder):
             hotwords=self.config.hot_words or None,
             hotword_weight=self.config.hot_word_weight,
         )
-        join = "".join if self.label_is_word and not self.alphabet.separator else " ".join
+        join = "".join if self.alphabet.label_is_word and not self.alphabet.separator else " ".join
         return [Reading(join(text.split()), q + left_out, p + left_out, q - p) for text, _, _, p, q in found[:most]]
 
     def _needless(self, log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.decoding.language_model import LmFiles, spelled, words_of_model
+from ds2_deploy.decoding.language_model import LmFiles, spelled, unreadable, words_of_model
 from ds2_deploy.decoding.search import Reading, SearchDecoder
-from ds2_deploy.errors import ConfigError, LanguageModelError
+from ds2_deploy.errors import ConfigError
 from ds2_deploy.extras import require
 
 UNKNOWN = "<unk>"
@@ -35,7 +35,7 @@ class FlashlightDecoder(SearchDecoder):
     def _load(self, files: LmFiles | None) -> None:
         if self.config.hot_words:
             raise ConfigError("The decoder flashlight knows no hot words: take beam.")
-        if self.label_is_word:
+        if self.alphabet.label_is_word:
             raise ConfigError("The decoder flashlight needs words with spaces between them: take beam.")
         self._boundary = self.alphabet.boundary
         self._lexicon = _Lexicon(files, self) if files else None
@@ -106,7 +106,7 @@ def _load_kenlm(kenlm: Any, path: Path, words: Any) -> Any:
         with _quiet():
             return kenlm.KenLM(str(path), words)
     except (RuntimeError, ValueError, OSError) as error:
-        raise LanguageModelError(f"KenLM cannot read {path}: {' '.join(str(error).split())[:300]}") from error
+        raise unreadable(path, error) from error
 
 
 _STDERR = threading.Lock()

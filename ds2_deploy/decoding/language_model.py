@@ -70,15 +70,15 @@ def words_of_model(files: LmFiles) -> list[str]:
     """All words that it knows, without its marks."""
     with files.model.open("rb") as stream:
         binary = stream.read(len(BINARY_MAGIC)) == BINARY_MAGIC
-    if binary and files.words is None:
+    if not binary:
+        found = list(_arpa_words(files.model))
+    elif files.words:
+        found = files.words.read_text(encoding="utf-8").split()
+    else:
         raise LanguageModelError(
             f"{files.model} is a binary, which does not tell its words: list them in {WORDS_FILE} beside it."
         )
-    if binary and files.words:
-        words = files.words.read_text(encoding="utf-8").split()
-    else:
-        words = list(_arpa_words(files.model))
-    words = [word for word in words if word not in MARKS]
+    words = [word for word in found if word not in MARKS]
     if not words:
         raise LanguageModelError(f"{files.model} knows no word.")
     return words
@@ -171,6 +171,11 @@ class NGramScorer:
         return total, state
 
 
+def unreadable(path: Path, error: Exception) -> LanguageModelError:
+    """What KenLM said, in a line."""
+    return LanguageModelError(f"KenLM cannot read {path}: {' '.join(str(error).split())[:300]}")
+
+
 def load_scorer(files: LmFiles, alphabet: Alphabet, alpha: float, beta: float, unknown: float) -> NGramScorer:
     """The language model of `files` for a model with this alphabet."""
     kenlm = require("kenlm")
@@ -180,5 +185,5 @@ def load_scorer(files: LmFiles, alphabet: Alphabet, alpha: float, beta: float, u
         config.show_progress, config.arpa_complain = False, kenlm.ARPALoadComplain.NONE
         model = kenlm.Model(str(files.model), config)
     except (OSError, RuntimeError) as error:
-        raise LanguageModelError(f"KenLM cannot read {files.model}: {' '.join(str(error).split())[:300]}") from error
+        raise unreadable(files.model, error) from error
     return NGramScorer(model, words, alpha, beta, unknown)

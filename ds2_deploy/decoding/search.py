@@ -15,14 +15,14 @@ import numpy.typing as npt
 
 from ds2_deploy.decoding.alignment import aligned
 from ds2_deploy.decoding.greedy import GreedyDecoder, GreedyStream
-from ds2_deploy.decoding.language_model import LmFiles, find_language_model
+from ds2_deploy.decoding.language_model import LmFiles, LmSettings, find_language_model
 from ds2_deploy.decoding.protocol import Hypothesis, Word
 from ds2_deploy.decoding.words import words_of
 from ds2_deploy.errors import ConfigError, InferenceError
 from ds2_deploy.extras import require
 from ds2_deploy.text.alphabet import Alphabet
 
-ALPHA, BETA, BEAM_WIDTH = 0.5, 1.0, 64
+PRESET = LmSettings(alpha=0.5, beta=1.0, beam_width=64)
 """Where neither the caller nor the language model's folder says otherwise."""
 MAX_ALPHA, MAX_BETA, MAX_WIDTH = 10.0, 20.0, 10_000
 TOLERANCE = 1e-2
@@ -38,11 +38,11 @@ class BeamConfig:
     lm: Path | None = None
     """An ARPA file, a KenLM binary, or a folder with one."""
     alpha: float | None = None
-    """Weight of the language model; None: as its folder says, else ALPHA."""
+    """Weight of the language model; None: as its folder says, else PRESET."""
     beta: float | None = None
-    """What each word adds; None: as the folder says, else BETA. Nothing without a language model."""
+    """What each word adds; None: as the folder says, else PRESET. Nothing without a language model."""
     beam_width: int | None = None
-    """Prefixes kept from frame to frame; None: as the folder says, else BEAM_WIDTH."""
+    """Prefixes kept from frame to frame; None: as the folder says, else PRESET."""
     beam_prune_logp: float = -10.0
     """A prefix that much worse than the best is dropped."""
     token_min_logp: float = -5.0
@@ -87,12 +87,11 @@ class SearchDecoder(ABC):
         require(self.package)
         self.alphabet = alphabet
         self.config = config = config or BeamConfig()
-        self.label_is_word = bool(alphabet.separator) or alphabet.boundary is None
         files = find_language_model(config.lm) if config.lm else None
-        tuned = files.settings if files else None
-        self.alpha = _first(config.alpha, tuned.alpha if tuned else None, ALPHA)
-        self.beta = _first(config.beta, tuned.beta if tuned else None, BETA)
-        self.beam_width = int(_first(config.beam_width, tuned.beam_width if tuned else None, BEAM_WIDTH))
+        preset = (files.settings if files else None) or PRESET
+        self.alpha = preset.alpha if config.alpha is None else config.alpha
+        self.beta = preset.beta if config.beta is None else config.beta
+        self.beam_width = preset.beam_width if config.beam_width is None else config.beam_width
         self.has_lm = files is not None
         for word in config.hot_words:
             if missing := alphabet.missing(word):
@@ -139,10 +138,6 @@ class SearchDecoder(ABC):
     def start(self) -> "SearchStream":
         """For an utterance that comes in pieces."""
         return SearchStream(self)
-
-
-def _first(*values: float | None) -> float:
-    return next(value for value in values if value is not None)
 
 
 def _check_probabilities(log_probs: npt.NDArray[np.float32]) -> None:

@@ -105,8 +105,7 @@ class SrtWriter(TextWriter):
 
     def write(self, transcript: Transcript) -> None:
         for number, (start_s, end_s, text) in enumerate(cues(transcript.words), 1):
-            times = f"{_clock(start_s, ',')} --> {_clock(end_s, ',')}"
-            self._put("\n".join((str(number), times, *lines(text), "", "")))
+            self._put(f"{number}\n" + _shown(start_s, end_s, ",", lines(text)))
 
 
 class VttWriter(TextWriter):
@@ -119,7 +118,7 @@ class VttWriter(TextWriter):
         self._put("WEBVTT\n\n")
         for start_s, end_s, text in cues(transcript.words):
             shown = [line.translate(VTT_ESCAPES) for line in lines(text)]
-            self._put("\n".join((f"{_clock(start_s, '.')} --> {_clock(end_s, '.')}", *shown, "", "")))
+            self._put(_shown(start_s, end_s, ".", shown))
 
 
 VTT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
@@ -147,6 +146,11 @@ class CtmWriter(TextWriter):
         for word, start_s, end_s, confidence in transcript.words:
             times = f"{start_s:.3f} {end_s - start_s:.3f}"
             self._put(f"{name} {transcript.channel + 1} {times} {'_'.join(word.split())} {confidence:.3f}\n")
+
+
+def _shown(start_s: float, end_s: float, point: str, shown: list[str]) -> str:
+    """Times, lines and an empty line of a subtitle."""
+    return "\n".join((f"{_clock(start_s, point)} --> {_clock(end_s, point)}", *shown, "", ""))
 
 
 def _clock(seconds: float, point: str) -> str:

@@ -34,6 +34,11 @@ def machine_name() -> str:
     """Of the first GPU, else of the processor: what decides how fast a backend is."""
     if present := gpus():
         return present[0].name
+    return processor_name()
+
+
+def processor_name() -> str:
+    """As Linux or the platform calls it."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.exists() else []
     return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
@@ -51,8 +56,8 @@ def in_order(backends: list[str], model: ModelFolder, work: Work) -> list[str]:
         choice = msgspec.json.decode(path.read_bytes(), type=BenchChoice)
     except msgspec.DecodeError as error:
         raise ModelError(f"{path} is no bench report: {error}.") from error
-    if choice.machine != machine_name():
-        log.info("%s was measured on %s, and this is %s: not heeded.", path, choice.machine, machine_name())
+    if choice.machine != (here := machine_name()):
+        log.info("%s was measured on %s, and this is %s: not heeded.", path, choice.machine, here)
         return backends
     measured = [name for name in choice.fastest.get(work, []) if name in backends]
     log.info("%s says that %s is the fastest here.", path, " before ".join(measured) or "nothing")

@@ -81,6 +81,12 @@ def at_least(audio: npt.NDArray[np.float32], min_samples: int) -> npt.NDArray[np
     return np.pad(audio, ((0, 0), (0, missing))) if missing > 0 else audio
 
 
+def run_alone(backend: Backend, recording: npt.NDArray[np.float32], min_samples: int) -> npt.NDArray[np.float32]:
+    """Log-probabilities (T, V) of one recording (S,)."""
+    log_probs, lengths = backend.run(*pad_batch([recording], min_samples))
+    return log_probs[0, : int(lengths[0])]
+
+
 def pad_batch(
     recordings: list[npt.NDArray[np.float32]], min_samples: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

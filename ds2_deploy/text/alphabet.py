@@ -56,6 +56,15 @@ class Alphabet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         """How `boundary` follows a word in a text: " " or " SIL"; empty where there is none."""
         return "" if self.boundary is None else self.separator + self.labels[self.boundary]
 
+    @property
+    def label_is_word(self) -> bool:
+        """Whether each label counts as a word: phonemes, and characters that no space parts."""
+        return bool(self.separator) or self.boundary is None
+
+    def words(self, text: str) -> list[str]:
+        """What a language model of this alphabet's texts counts."""
+        return self.tokens(text) if self.label_is_word else text.split()
+
     def tokens(self, text: str) -> list[str]:
         """`text` in pieces of a label each, whether or not the alphabet has them."""
         return text.split() if self.separator else list(text)

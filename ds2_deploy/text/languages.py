@@ -7,8 +7,9 @@ import unicodedata
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
-from ds2_deploy.errors import ConfigError
+from ds2_deploy.errors import ConfigError, PronunciationError
 from ds2_deploy.text import phonemes
+from ds2_deploy.text.alphabet import Alphabet
 
 
 def _english(text: str) -> str:
@@ -49,6 +50,15 @@ def language_named(name: str) -> Language:
     if name not in LANGUAGES:
         raise ConfigError(f"The language {name!r} has no text normalisation: choose one of {', '.join(LANGUAGES)}.")
     return LANGUAGES[name]
+
+
+def try_spelling(text: str, language: str, alphabet: Alphabet) -> str | None:
+    """`text` in the language's spelling; None where that, or the alphabet, has no letters for it."""
+    try:
+        spelled = normalize(text, language)
+    except PronunciationError:
+        return None
+    return None if alphabet.missing(spelled) else spelled
 
 
 def normalize(text: str, language: str) -> str:

@@ -7,7 +7,7 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.progress import track
@@ -99,13 +99,15 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 
 def _line(utterance: Utterance, folder: Path) -> str:
     audio = Path(utterance.audio)
-    fields = {
+    fields: dict[str, Any] = {
         "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
         "duration": utterance.duration_s,
         "text": utterance.text,
     }
     if utterance.speaker:
         fields["speaker"] = utterance.speaker
+    if utterance.score is not None:
+        fields["score"] = utterance.score
     return json.dumps(fields, ensure_ascii=False) + "\n"
 
 

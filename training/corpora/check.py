@@ -54,6 +54,8 @@ class Utterance(NamedTuple):
     duration_s: float
     text: str
     speaker: str
+    score: float | None = None
+    """How well an aligned text fits its recording."""
 
 
 Result = Utterance | Dropped

@@ -21,7 +21,7 @@ from ds2_deploy.decoding.alignment import best_path
 from ds2_deploy.errors import AlignmentError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import load_model
-from ds2_deploy.runtime.protocol import Backend, pad_batch
+from ds2_deploy.runtime.protocol import Backend, run_alone
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from training.corpora.build import write_manifest
 from training.corpora.check import Utterance
@@ -73,9 +73,9 @@ def cut_into_words(
         if len(words) < 2:
             yield utterance, Words(words, [audio] * len(words))
             continue
-        result = backend.run(*pad_batch([audio], metadata.min_samples))
+        heard = run_alone(backend, audio, metadata.min_samples)
         try:
-            spans = best_path(result.log_probs[0, : int(result.lengths[0])], metadata.alphabet.encode(" ".join(words)))
+            spans = best_path(heard, metadata.alphabet.encode(" ".join(words)))
         except AlignmentError:
             continue
         ends = np.cumsum([len(word) + 1 for word in words]) - 1  # where the space after each word stands
