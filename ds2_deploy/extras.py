@@ -17,6 +17,7 @@ EXTRAS = {
     "kenlm": "lm",
     "optuna": "lm",
     "flashlight": "lm",
+    "loky": "lm",
     "tensorboard": "tensorboard",
     "tensorrt": "tensorrt",
     "tensorrt_rtx": "tensorrt-rtx",

@@ -12,9 +12,9 @@ from ds2_deploy.errors import DS2Error, OutputError
 
 
 def read_text(path: Path, error: type[DS2Error]) -> str:
-    """A text file in UTF-8; `error` where it is not there or is none."""
+    """A text file in UTF-8, with or without a byte order mark; `error` where it is not there or is none."""
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as cause:
         raise error(f"There is no text at {path}.") from cause
     except UnicodeDecodeError as cause:

@@ -13,12 +13,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_c
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Semaphore
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ds2_deploy.audio.load import (
     AudioSource,
+    Channel,
     Samples,
     audio_blocks,
     audio_duration_s,
@@ -29,9 +31,11 @@ from ds2_deploy.audio.load import (
 from ds2_deploy.audio.segments import MAX_SEGMENT_S, segments
 from ds2_deploy.batching import plan_batches
 from ds2_deploy.decoding import make_decoder
+from ds2_deploy.decoding.pool import DecodingPool, Outcome, decode_row
 from ds2_deploy.decoding.protocol import Decoder, Hypothesis, TimedWord
-from ds2_deploy.decoding.search import BeamConfig
+from ds2_deploy.decoding.search import BeamConfig, SearchDecoder
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError
+from ds2_deploy.extras import require
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_backend, open_stream_backend
@@ -121,6 +125,8 @@ class Recognizer:
     """Longer recordings are cut at silences into pieces of at most that, so memory does not grow with them."""
     cut_long: bool = True
     """False: refuse longer recordings instead."""
+    decoding_processes: int = 0
+    """A search that has many batches decodes them in so many processes of its own; 0: in this one."""
     open_streams: Callable[[], StreamBackend] | None = None
     """Loads the same model for streams, when the first one is created."""
 
@@ -151,11 +157,15 @@ class Recognizer:
         loaded = open_backend(backend, folder, **each)
         if loaded.max_samples is not None:
             max_segment_s = min(max_segment_s, loaded.max_samples / folder.metadata.feature.sample_rate)
+        decoding = make_decoder(decoder, folder.metadata.alphabet, folder.path)
+        if isinstance(decoding, SearchDecoder):
+            require("loky")  # of its processes, which begin in the middle of the work
         return cls(
             metadata=folder.metadata,
             backend=loaded,
-            decoder=make_decoder(decoder, folder.metadata.alphabet, folder.path),
+            decoder=decoding,
             workers=workers if loaded.device == "cpu" else GPU_WORKERS,
+            decoding_processes=0 if threads == 1 else threads,
             batch_seconds=batch_seconds,
             max_segment_s=max_segment_s,
             cut_long=cut_long,
@@ -173,6 +183,20 @@ class Recognizer:
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
 
     @cached_property
+    def _pool(self) -> DecodingPool | None:
+        """Begun when it is first asked for."""
+        return DecodingPool(self.decoder, self._decoding_ahead) if self._decoding_ahead else None
+
+    @property
+    def _decoding_ahead(self) -> int:
+        """Batches that wait for their text while the model hears the next ones."""
+        return self.decoding_processes if isinstance(self.decoder, SearchDecoder) else 0
+
+    @cached_property
+    def _model_free(self) -> Semaphore:
+        return Semaphore(self.workers)
+
+    @cached_property
     def _own_thread(self) -> OwnThread:
         if self.open_streams is None:
             raise ModelError("This recogniser was made of a backend for whole recordings alone: use Recognizer.open.")
@@ -182,24 +206,25 @@ class Recognizer:
         """The hypothesis of each recording: (S,) float32 samples in [-1, 1] at `metadata.feature.sample_rate`."""
         return [_hypothesis(result) for result in self.transcribe(recordings)]
 
-    def transcribe(self, sources: Iterable[Source], *, channel: int | None = None) -> Iterator[Result]:
+    def transcribe(self, sources: Iterable[Source]) -> Iterator[Result]:
         """A result per source, in order, each as soon as it and all before it are there.
 
         A source that cannot be used becomes a result with an error. Memory is bounded: at most HEADERS_AHEAD
-        sources are looked at ahead, and a window's and `workers + 2` batches of audio are held.
+        sources are looked at ahead, and a window's and `workers + 2` batches of audio are held, with a search as many
+        more as it has processes.
         """
         readers = ThreadPoolExecutor(min(MAX_READERS, cpu_cores()), "ds2-reader")
-        runners = ThreadPoolExecutor(self.workers, "ds2-runner")
+        runners = ThreadPoolExecutor(self.workers + self._decoding_ahead, "ds2-runner")
         try:
-            pieces = enumerate(self._pieces(sources, channel, readers))
+            pieces = enumerate(self._pieces(sources, readers))
             batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
             between = self.metadata.alphabet.word_end + self.metadata.alphabet.separator
-            yield from assembled(_in_order(self._results(batches, channel, readers, runners)), between=between)
+            yield from assembled(_in_order(self._results(batches, readers, runners)), between=between)
         finally:  # also when the caller stops early: what has not begun never does
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _pieces(self, sources: Iterable[Source], channel: int | None, readers: ThreadPoolExecutor) -> Iterator[Piece]:
+    def _pieces(self, sources: Iterable[Source], readers: ThreadPoolExecutor) -> Iterator[Piece]:
         """Every recording as it is, or segment by segment where it is long."""
         remaining = iter(sources)
         while ahead := list(itertools.islice(remaining, HEADERS_AHEAD)):
@@ -209,7 +234,7 @@ class Recognizer:
                 elif not self.cut_long:
                     yield Piece(source, self._too_long(source, expected_s), 0.0)
                 else:
-                    yield from self._segments(source, channel)
+                    yield from self._segments(source)
 
     def _too_long(self, source: Source, duration_s: float) -> AudioError:
         name = "The recording" if isinstance(source, np.ndarray) else source_name(source)
@@ -218,13 +243,13 @@ class Recognizer:
             "once: let it be cut at silences."
         )
 
-    def _segments(self, source: Source, channel: int | None) -> Iterator[Piece]:
+    def _segments(self, source: Source) -> Iterator[Piece]:
         """A long recording, read here and block by block; the last piece is empty and says where it ends."""
         rate, heard = self.metadata.feature.sample_rate, 0
 
         def read() -> Iterator[Samples]:
             nonlocal heard
-            for block in self._blocks(source, channel):
+            for block in self._blocks(source):
                 heard += len(block)
                 yield block
 
@@ -235,37 +260,38 @@ class Recognizer:
         except AudioError as error:
             yield Piece(source, error, 0.0, heard / rate)
 
-    def _blocks(self, source: Source, channel: int | None) -> Iterator[Samples]:
+    def _blocks(self, source: Source) -> Iterator[Samples]:
         if isinstance(source, np.ndarray):
             return iter([checked_samples(source)])
-        return audio_blocks(source, self.metadata.feature.sample_rate, channel=channel)
+        return audio_blocks(source, self.metadata.feature.sample_rate)
 
     def _expected_s(self, source: Source) -> float:
         """The length to plan with: the header's, where it can be read without using the source up."""
         try:
             if isinstance(source, np.ndarray):
                 return len(source) / self.metadata.feature.sample_rate
-            if isinstance(source, bytes) or (isinstance(source, str | os.PathLike) and Path(source).is_file()):
+            file = source.file if isinstance(source, Channel) else source
+            if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and Path(file).is_file()):
                 return audio_duration_s(source)
         except AudioError:
             return 0.0  # reading it will say the same again
         return min(self.batch_seconds, self.max_segment_s)  # a pipe: a batch of its own, however long it is
 
     def _results(
-        self, batches: Iterator[Batch], channel: int | None, readers: ThreadPoolExecutor, runners: ThreadPoolExecutor
+        self, batches: Iterator[Batch], readers: ThreadPoolExecutor, runners: ThreadPoolExecutor
     ) -> Iterator[tuple[int, PieceResult]]:
         """Results with their places, batch by batch; the audio of the next batches is decoded meanwhile."""
         running: set[Future[list[tuple[int, PieceResult]]]] = set()
         for batch in batches:
-            audio = [readers.submit(self._load, piece.content, channel) for _, piece in batch]
-            running.add(runners.submit(self._run, batch, audio))
-            if len(running) > self.workers + 1:
+            audio = [readers.submit(self._load, piece.content) for _, piece in batch]
+            running.add(runners.submit(self._run, batch, audio, self._pool if running else None))
+            if len(running) > self.workers + self._decoding_ahead + 1:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from itertools.chain.from_iterable(future.result() for future in done)
         for future in as_completed(running):
             yield from future.result()
 
-    def _load(self, content: Source | AudioError | None, channel: int | None) -> Samples | AudioError:
+    def _load(self, content: Source | AudioError | None) -> Samples | AudioError:
         try:
             if content is None:
                 return np.zeros(0, dtype=np.float32)
@@ -273,11 +299,13 @@ class Recognizer:
                 return content
             if isinstance(content, np.ndarray):
                 return checked_samples(content)
-            return load_audio(content, self.metadata.feature.sample_rate, channel=channel)
+            return load_audio(content, self.metadata.feature.sample_rate)
         except AudioError as error:
             return error
 
-    def _run(self, batch: Batch, audio: list[Future[Samples | AudioError]]) -> list[tuple[int, PieceResult]]:
+    def _run(
+        self, batch: Batch, audio: list[Future[Samples | AudioError]], pool: DecodingPool | None
+    ) -> list[tuple[int, PieceResult]]:
         """The results of one batch; what is too short for a frame has an empty transcript."""
         loaded = {place: future.result() for (place, _), future in zip(batch, audio, strict=True)}
         recordings = {place: samples for place, samples in loaded.items() if not isinstance(samples, AudioError)}
@@ -285,7 +313,7 @@ class Recognizer:
         fitting = [
             p for p, samples in recordings.items() if p not in long and self.metadata.output_frames(len(samples))
         ]
-        texts = dict(zip(fitting, self._hypotheses([recordings[place] for place in fitting]), strict=True))
+        texts = dict(zip(fitting, self._hypotheses([recordings[place] for place in fitting], pool), strict=True))
         results = []
         for place, piece in batch:
             samples = loaded[place]
@@ -295,7 +323,7 @@ class Recognizer:
                 results.append((place, self._run_long(piece, samples)))
             else:
                 outcome = texts.get(place, Hypothesis("", 0.0))
-                if isinstance(outcome, InferenceError):
+                if isinstance(outcome, DS2Error):
                     outcome = about(piece.source, outcome)
                 results.append((place, self._timed(piece, outcome, len(samples) / self._rate)))
         return results
@@ -311,7 +339,7 @@ class Recognizer:
         if not self.cut_long:
             seconds = len(samples) / self._rate
             return PieceResult(piece, self._too_long(piece.source, seconds), seconds)
-        alone = replace(self, workers=1)
+        alone = replace(self, workers=1, decoding_processes=0)
         result = next(alone.transcribe([samples]))
         outcome = result.hypothesis or about(piece.source, result.error or InferenceError("no result"))
         return PieceResult(piece, outcome, result.duration_s, result.passages, result.words)
@@ -320,15 +348,20 @@ class Recognizer:
     def _rate(self) -> int:
         return self.metadata.feature.sample_rate
 
-    def _hypotheses(self, recordings: list[Samples]) -> list[Hypothesis | InferenceError]:
+    def _hypotheses(self, recordings: list[Samples], pool: DecodingPool | None) -> list[Outcome]:
         """One each; where a batch is too much for the machine, each recording by itself."""
+        if not recordings:
+            return []
         try:
-            log_probs, lengths = self.backend.run(*pad_batch(recordings, self.metadata.min_samples))  # (B, T, V), (B,)
+            with self._model_free:
+                padded = pad_batch(recordings, self.metadata.min_samples)
+                log_probs, lengths = self.backend.run(*padded)  # (B, T, V), (B,)
         except InferenceError as error:
             if len(recordings) == 1:
                 return [error]
-            return [self._hypotheses([recording])[0] for recording in recordings]
-        return [self.decoder.decode(row[:length]) for row, length in zip(log_probs, lengths, strict=True)]
+            return [self._hypotheses([recording], pool)[0] for recording in recordings]
+        rows = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
+        return pool.decode(rows) if pool else [decode_row(self.decoder, row) for row in rows]
 
 
 def assembled(results: Iterable[PieceResult], *, between: str = " ") -> Iterator[Result]:

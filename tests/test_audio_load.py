@@ -13,7 +13,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from ds2_deploy.audio import load
-from ds2_deploy.audio.load import audio_blocks, audio_duration_s, load_audio
+from ds2_deploy.audio.load import Channel, audio_blocks, audio_duration_s, load_audio
 from ds2_deploy.errors import AudioError, AudioNotFoundError
 from tests.conftest import noise
 
@@ -70,13 +70,13 @@ def test_channels_are_averaged_or_picked() -> None:
     data = encoded(written)
     np.testing.assert_allclose(load_audio(data, RATE), written.mean(axis=1), atol=1e-7)
     for channel in range(3):
-        np.testing.assert_array_equal(load_audio(data, RATE, channel=channel), written[:, channel])
+        np.testing.assert_array_equal(load_audio(Channel(data, channel), RATE), written[:, channel])
 
 
 @pytest.mark.parametrize("channel", [3, -1])
 def test_a_channel_that_is_not_there(channel: int) -> None:
     with pytest.raises(AudioError, match=f"has no channel {channel}: it has 3, .* last is 2"):
-        load_audio(encoded(noise(10, channels=3)), RATE, channel=channel)
+        load_audio(Channel(encoded(noise(10, channels=3)), channel), RATE)
 
 
 @pytest.mark.parametrize("kind", ["WAV", "FLAC", "OGG", "MP3", "AIFF"])

@@ -1,9 +1,13 @@
 """Beam search against all paths of small matrices, language models in odd clothes, and streams in pieces."""
 
+import gc
 import itertools
 import math
+import os
+import pickle
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +17,8 @@ from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.flashlight import FlashlightDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.language_model import find_language_model, words_of_model
+from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError, InferenceError, LanguageModelError
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
@@ -58,6 +64,15 @@ def all_readings(log_probs: npt.NDArray[np.float32], alphabet: Alphabet) -> dict
     return totals
 
 
+def best_first(truth: dict[str, Any]) -> list[tuple[str, Any]]:
+    """As they are shown: with one silence between phonemes and none around them, by the best that looks alike."""
+    shown: dict[str, Any] = {}
+    for text, score in sorted(truth.items(), key=lambda item: item[1], reverse=True):
+        parts = [part.strip() for part in text.split("SIL")]
+        shown.setdefault(" SIL ".join(part for part in parts if part), score)
+    return list(shown.items())
+
+
 def units(text: str, alphabet: Alphabet) -> list[str]:
     return alphabet.tokens(text) if alphabet.separator or alphabet.boundary is None else text.split()
 
@@ -72,7 +87,7 @@ def sentence_score(model: NGramModel, words: list[str]) -> float:
 @pytest.mark.parametrize("seed", range(6))
 def test_without_a_language_model_it_finds_the_most_probable_texts(alphabet: Alphabet, seed: int) -> None:
     log_probs = random_emissions(5, len(alphabet), seed)
-    truth = sorted(all_readings(log_probs, alphabet).items(), key=lambda item: -item[1])
+    truth = best_first(all_readings(log_probs, alphabet))
     readings = BeamDecoder(alphabet, BeamConfig(**OPEN)).readings(log_probs, 5)  # type: ignore[arg-type]
     assert [(r.text, pytest.approx(r.score, abs=1e-5)) for r in readings] == truth[:5]
     assert all(r.acoustic == r.score and r.language == 0 for r in readings)
@@ -90,7 +105,7 @@ def test_with_one_it_finds_the_best_by_the_formula(alphabet: Alphabet, seed: int
         strange = sum((word,) not in model.probabilities[0] for word in words)
         language = alpha * sentence_score(model, words) + beta * len(words) + unknown * strange
         truth[text] = (acoustic + language, acoustic)
-    best = sorted(truth.items(), key=lambda item: -item[1][0])[:4]
+    best = best_first(truth)[:4]
     config = BeamConfig(lm=tmp_path / "lm.arpa", alpha=alpha, beta=beta, unknown=unknown, **OPEN)  # type: ignore[arg-type]
     readings = BeamDecoder(alphabet, config).readings(log_probs, 4)
     assert [r.text for r in readings] == [text for text, _ in best]
@@ -156,7 +171,7 @@ def test_flashlight_hears_the_words_of_its_language_model_in_any_case(tmp_path: 
     stream = decoder.start()
     for piece in np.split(spoken("helo you"), [3, 4, 11]):
         stream.accept(piece)
-    assert stream.hypothesis()._replace(words=stream.words()) == found
+    assert stream.finish() == found
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -178,10 +193,50 @@ def test_frames_of_blank_alone_are_left_out_and_nothing_changes(
     np.testing.assert_allclose([r[1:] for r in quick], [r[1:] for r in slow], atol=1e-4)
 
 
+@pytest.mark.parametrize("with_lm", [False, True], ids=["any letters", "language model"])
+@pytest.mark.parametrize("seed", range(8))
+def test_flashlight_goes_on_from_piece_to_piece(seed: int, with_lm: bool, tmp_path: Path) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    language_model(TEXTS[LETTERS], tmp_path)
+    log_probs = random_emissions(30, len(LETTERS), seed)
+    decoder = FlashlightDecoder(LETTERS, BeamConfig(search="flashlight", lm=tmp_path if with_lm else None))
+    whole = decoder.decode(log_probs)
+    stream = decoder.start()
+    for piece in np.split(log_probs, np.sort(np.random.default_rng(seed).integers(0, 31, 6)).tolist()):
+        stream.accept(piece)
+        assert (stream.spoken is None) == (not stream.hypothesis().text)
+    assert stream.finish() == whole
+    assert len(whole.text) > 3
+
+
+@pytest.mark.parametrize("frames", [1, 2, 5, 7, 9, 12, 15, 17])  # in the others the last letter is nearly there
+def test_flashlight_drops_a_word_that_is_cut_off(frames: int, tmp_path: Path) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    language_model(["hello you", "you hello"], tmp_path)
+    decoder = FlashlightDecoder(ENGLISH, BeamConfig(search="flashlight", lm=tmp_path))
+    found = decoder.decode(spoken("hello you", 0.9)[:frames])
+    assert found.text == ("hello you" if frames == 17 else "hello" if frames >= 9 else "")
+    assert [word.text for word in found.words] == found.text.split()
+    assert -60 < found.score <= 0
+
+
+def test_flashlights_words_appear_when_the_next_one_begins(tmp_path: Path) -> None:
+    pytest.importorskip("flashlight.lib.text.decoder")
+    language_model(["hello you", "you hello"], tmp_path)
+    stream = FlashlightDecoder(ENGLISH, BeamConfig(search="flashlight", lm=tmp_path)).start()
+    seen = []
+    for frame in spoken("hello you", 0.9):
+        stream.accept(frame[None])
+        seen.append(stream.hypothesis().text)
+    assert [text for text, _ in itertools.groupby(seen)] == ["", "hello"]
+    assert stream.spoken == (0, 9)
+    assert stream.finish().text == "hello you"
+
+
 def test_what_flashlight_cannot_do_is_said() -> None:
     pytest.importorskip("flashlight.lib.text.decoder")
     with pytest.raises(ConfigError, match="no hot words"):
-        FlashlightDecoder(ENGLISH, BeamConfig(hot_words=("anna",)))
+        FlashlightDecoder(ENGLISH, BeamConfig(hot_words={"anna": 1.0}))
     for alphabet in (CHARACTERS, PHONEMES):
         with pytest.raises(ConfigError, match="needs words with spaces"):
             FlashlightDecoder(alphabet)
@@ -215,11 +270,39 @@ def test_a_language_model_mends_a_misspelling_in_whatever_case_it_is_written(tmp
 def test_hot_words_are_heard_more_readily() -> None:
     log_probs = spoken("anna", 0.3)
     log_probs[-2] = np.log(0.02 / (len(ENGLISH) - 2))
-    log_probs[-2, ENGLISH.encode("ay")] = np.log([0.5, 0.48])
+    log_probs[-2, ENGLISH.encode("ay")] = np.log([0.65, 0.33])
     assert BeamDecoder(ENGLISH).decode(log_probs).text == "anna"
-    assert BeamDecoder(ENGLISH, BeamConfig(hot_words=("anny",))).decode(log_probs).text == "anny"
+    assert BeamDecoder(ENGLISH, BeamConfig(hot_words={"anny": 10.0})).decode(log_probs).text == "anny"
+    assert BeamDecoder(ENGLISH, BeamConfig(hot_words={"anny": 0.01})).decode(log_probs).text == "anna"
+    both = BeamConfig(hot_words={"anny": 5.0, "anna": 6.0})
+    assert BeamDecoder(ENGLISH, both).decode(log_probs).text == "anna"
+    for words, match in (({"anny lee": 1.0}, "not one word"), ({"anny": 1e3}, "'anny' is 1000")):
+        with pytest.raises(ConfigError, match=match):
+            BeamDecoder(ENGLISH, BeamConfig(hot_words=words))
     with pytest.raises(ConfigError, match="'zoé'"):
-        BeamDecoder(ENGLISH, BeamConfig(hot_words=("zoé",)))
+        BeamDecoder(ENGLISH, BeamConfig(hot_words={"zoé": 1.0}))
+    for alphabet, word in ((CHARACTERS, "你"), (PHONEMES, "AH")):
+        with pytest.raises(ConfigError, match="with spaces between them"):
+            BeamDecoder(alphabet, BeamConfig(hot_words={word: 1.0}))
+
+
+def test_a_hot_word_adds_its_weight_and_is_not_unknown(tmp_path: Path) -> None:
+    model = language_model(["hello you", "you hello"], tmp_path)
+    log_probs = spoken("hello zed", 0.9)
+    config = BeamConfig(lm=tmp_path, alpha=0.7, beta=0.9, hot_words={"zed": 4.0, "hello": 2.5})
+    best = BeamDecoder(ENGLISH, config).readings(log_probs)[0]
+    assert best.text == "hello zed"
+    language = 0.7 * sentence_score(model, ["hello", "zed"]) + 2 * 0.9 + 4.0 + 2.5
+    assert best.language == pytest.approx(language, abs=1e-4)
+
+
+def test_several_readings_come_with_a_hypothesis_on_demand() -> None:
+    log_probs = random_emissions(12, len(ENGLISH), 3)
+    assert BeamDecoder(ENGLISH).decode(log_probs).readings == ()
+    found = BeamDecoder(ENGLISH, BeamConfig(n_best=4)).decode(log_probs)
+    assert list(found.readings) == BeamDecoder(ENGLISH).readings(log_probs, 4)
+    assert len(found.readings) == 4
+    assert found.readings[0][:2] == found[:2]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -232,7 +315,9 @@ def test_a_stream_ends_as_the_whole_does(seed: int) -> None:
         stream.accept(piece)
         stream.hypothesis()
     assert stream.frames == 40
-    assert stream.hypothesis()._replace(words=stream.words()) == whole
+    assert stream.hypothesis() == whole._replace(words=())
+    assert stream.spoken == (whole.words[0].start, whole.words[-1].end)
+    assert stream.finish() == whole
 
 
 def test_a_letter_that_goes_on_in_the_next_utterance_is_heard_once() -> None:
@@ -245,10 +330,42 @@ def test_a_letter_that_goes_on_in_the_next_utterance_is_heard_once() -> None:
     assert following.frames == 3
 
 
+def test_a_stream_keeps_its_own_frames_and_not_the_batch() -> None:
+    batch = np.stack([spoken("ab")] * 50)
+    stream = BeamDecoder(ENGLISH).start()
+    stream.accept(batch[3])
+    batch[:] = np.nan
+    assert stream.finish().text == "ab"
+
+
+def test_a_decoder_that_was_sent_to_another_process_reads_the_same(tmp_path: Path) -> None:
+    language_model(["hello you", "you hello"], tmp_path)
+    log_probs = spoken("helo you")
+    for config in (BeamConfig(lm=tmp_path), BeamConfig(hot_words={"you": 3.0})):
+        decoder = BeamDecoder(ENGLISH, config).weighing(1.2, 0.3, 9)
+        again = pickle.loads(pickle.dumps(decoder))
+        assert str(again) == str(decoder)
+        assert again.readings(log_probs, 3) == decoder.readings(log_probs, 3)
+
+
+def test_a_decoder_takes_its_language_model_along_when_it_goes(tmp_path: Path) -> None:
+    from pyctcdecode import BeamSearchDecoderCTC
+
+    language_model(["hello you"], tmp_path)
+    gc.collect()
+    before = len(BeamSearchDecoderCTC.model_container)
+    decoders = [BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path))]
+    decoders.append(decoders[0].weighing(1.0, 1.0, 8))
+    assert len(BeamSearchDecoderCTC.model_container) == before + 2
+    decoders.clear()
+    gc.collect()
+    assert len(BeamSearchDecoderCTC.model_container) == before
+
+
 def test_no_frames_are_an_empty_and_certain_transcript() -> None:
     decoder = make_decoder("beam", ENGLISH)
-    assert decoder.decode(np.zeros((0, len(ENGLISH)), dtype=np.float32)) == ("", 0.0, ())
-    assert decoder.start().hypothesis() == ("", 0.0, ())
+    assert decoder.decode(np.zeros((0, len(ENGLISH)), dtype=np.float32)) == Hypothesis("", 0.0)
+    assert decoder.start().hypothesis() == Hypothesis("", 0.0)
 
 
 @pytest.mark.parametrize(("value", "words"), [(np.nan, "not numbers"), (-1.0, "sum to")])
@@ -288,6 +405,28 @@ def test_no_language_model_there(tmp_path: Path) -> None:
         BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path / "nothing"))
     with pytest.raises(LanguageModelError, match=r"neither lm\.bin nor lm\.arpa"):
         BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path))
+    with pytest.raises(LanguageModelError, match="neither a file nor a folder"):
+        BeamDecoder(ENGLISH, BeamConfig(lm=Path(os.devnull)))
+
+
+@pytest.mark.parametrize(
+    "content", ['{"alpha": 99, "beta": 1, "beam_width": 8}', '{"alpha": 1, "beta": 1, "beam_width": 0}']
+)
+def test_settings_of_a_language_model_beyond_reason(content: str, tmp_path: Path) -> None:
+    language_model(["hello you"], tmp_path)
+    (tmp_path / "decoder.json").write_text(content)
+    with pytest.raises(LanguageModelError, match=r"decoder\.json cannot be read: Expected"):
+        BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path))
+
+
+def test_words_beside_a_binary(tmp_path: Path) -> None:
+    (tmp_path / "lm.bin").write_bytes(b"mmap lm http://kheafield.com/code")
+    (tmp_path / "words.txt").write_text("hello\nyou\nhello\n", encoding="utf-8-sig")
+    files = find_language_model(tmp_path)
+    assert words_of_model(files) == ["hello", "you"]
+    (tmp_path / "words.txt").write_bytes("café".encode("latin-1"))
+    with pytest.raises(LanguageModelError, match=r"words\.txt is not text in UTF-8"):
+        words_of_model(files)
 
 
 def test_the_models_own_language_model_is_taken_with_its_settings(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 
 ALPHABETS = [Alphabet.of(" ab"), Alphabet(labels=("a", " ", "_", "b"), blank=2), Alphabet(labels=("x", "_"), blank=1)]
@@ -50,4 +51,4 @@ def test_known_paths(path: str, text: str) -> None:
 
 
 def test_no_frames_are_an_empty_and_certain_transcript() -> None:
-    assert GreedyDecoder(ENGLISH).decode(np.zeros((0, len(ENGLISH)), dtype=np.float32)) == ("", 0.0, ())
+    assert GreedyDecoder(ENGLISH).decode(np.zeros((0, len(ENGLISH)), dtype=np.float32)) == Hypothesis("", 0.0)

@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pytest
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 
 ALPHABETS = [
@@ -50,8 +51,9 @@ def test_pieces_are_the_whole(alphabet: Alphabet, seed: int) -> None:
     for piece in cut(log_probs, seed):
         stream.accept(piece)
     assert stream.frames == len(labels)
-    text, score, _ = stream.hypothesis()
-    assert stream.words() == whole.words
+    text, score, words, _ = stream.finish()
+    assert stream.hypothesis() == Hypothesis(text, score)
+    assert words == whole.words
     assert text == whole.text == " ".join(collapsed(labels, alphabet).split())
     assert score == pytest.approx(whole.score, rel=1e-5)
     assert score == pytest.approx(float(log_probs.astype(np.float64).max(axis=1).sum()), rel=1e-5)
@@ -100,8 +102,8 @@ def test_phonemes_are_heard_as_the_characters_of_words_are() -> None:
             as_phonemes.accept(piece)
             expected = as_characters.stable()
             assert as_phonemes.stable() == " ".join(map(spelled.__getitem__, expected))
-        text, score, _ = as_characters.hypothesis()
-        assert as_phonemes.hypothesis() == (" ".join(map(spelled.__getitem__, text)), score, ())
+        text, score = as_characters.hypothesis()[:2]
+        assert as_phonemes.hypothesis() == Hypothesis(" ".join(map(spelled.__getitem__, text)), score)
         assert as_phonemes.spoken == as_characters.spoken
         longest = max(longest, len(text))
     assert longest > 20
@@ -120,7 +122,7 @@ def test_a_run_across_a_cut_is_one_letter_and_a_blank_makes_two() -> None:
 def test_nothing_heard_is_empty_and_certain() -> None:
     stream = GreedyDecoder(ENGLISH).start()
     stream.accept(np.zeros((0, len(ENGLISH)), dtype=np.float32))
-    assert (stream.hypothesis(), stream.stable(), stream.frames, stream.spoken) == (("", 0.0, ()), "", 0, None)
+    assert (stream.hypothesis(), stream.stable(), stream.frames, stream.spoken) == (Hypothesis("", 0.0), "", 0, None)
 
 
 def test_utterances_know_nothing_of_each_other() -> None:
@@ -129,4 +131,4 @@ def test_utterances_know_nothing_of_each_other() -> None:
     first.accept(emissions(np.array([3, 4]), ENGLISH))
     second.accept(emissions(np.array([4]), ENGLISH))
     assert (first.hypothesis().text, second.hypothesis().text) == ("ab", "b")
-    assert decoder.start().hypothesis() == ("", 0.0, ())
+    assert decoder.start().hypothesis() == Hypothesis("", 0.0)

@@ -33,6 +33,20 @@ def test_a_text_becomes_a_language_model_that_the_search_takes(ds2: Ds2, tmp_pat
     assert (code, out, err) == (0, "six two nine eight\n", "")
 
 
+def test_another_language_model_is_replaced_on_demand_with_all_that_belonged_to_it(ds2: Ds2, tmp_path: Path) -> None:
+    text, lm = tmp_path / "text.txt", tmp_path / "lm"
+    text.write_text("hello you\n", encoding="utf-8-sig")
+    lm.mkdir()
+    for name in ("lm.bin", "words.txt", "decoder.json"):
+        (lm / name).write_text("old")
+    code, _, err = ds2("lm-build", text, "--out", lm)
+    assert code == 1
+    assert "lm.bin exists" in err
+    assert ds2("lm-build", text, "--out", lm, "--overwrite").code == 0
+    assert [path.name for path in lm.iterdir()] == ["lm.arpa"]
+    assert "\thello\t" in (lm / "lm.arpa").read_text()  # no byte order mark
+
+
 def test_a_manifest_is_a_text_too(ds2: Ds2, tmp_path: Path) -> None:
     manifest = tmp_path / "m.jsonl"
     manifest.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "text": "hello you"}) + "\n")
@@ -47,6 +61,7 @@ def test_a_manifest_is_a_text_too(ds2: Ds2, tmp_path: Path) -> None:
         (b"\xff\xfe\x00", [], 1, "not text in UTF-8"),
         ("привет\n".encode(), [], 1, "no sentence that the model's letters can spell"),
         (b"hello\n", ["--order", "9"], 2, "order is 9"),
+        (b"hello\n", ["--order", "1"], 2, "--order is 1"),
         (b"hello\n", ["--prune", "0", "--prune", "2", "--prune", "1"], 2, "thresholds"),
     ],
 )
@@ -71,6 +86,10 @@ def test_wrong_texts(
         (["--alpha", "99"], 2, "alpha is 99"),
         (["--lm", "nowhere.arpa"], 1, "no language model at nowhere.arpa"),
         (["--hot-word", "naïve"], 1, "naïve"),
+        (["--hot-word", "anna=much"], 2, "must be a number"),
+        (["--hot-word", "anna=-1"], 2, "'anna' is -1"),
+        (["--n-best", "3"], 2, "--format json"),
+        (["--n-best", "3", "--format", "json", "--decoder", "greedy"], 2, "--n-best is for a search"),
     ],
 )
 def test_wrong_options_of_the_search(ds2: Ds2, options: list[str], code: int, words: str) -> None:

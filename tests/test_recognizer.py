@@ -12,8 +12,10 @@ import pytest
 import soundfile
 
 from ds2_deploy import recognizer as module
+from ds2_deploy.audio.load import Channel
 from ds2_deploy.batching import length_batches, plan_batches
 from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, InferenceError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.recognizer import Recognizer
@@ -82,7 +84,7 @@ def test_a_bad_file_does_not_stop_the_others(recognizer: Recognizer, write_wav: 
 def test_one_channel_of_a_file(recognizer: Recognizer, conv_model: ConvModel, tmp_path: Path) -> None:
     samples = noise(5000, channels=2)
     soundfile.write(tmp_path / "stereo.wav", samples, 16000, subtype="PCM_16")
-    (result,) = recognizer.transcribe([tmp_path / "stereo.wav"], channel=1)
+    (result,) = recognizer.transcribe([Channel(tmp_path / "stereo.wav", 1)])
     assert result.hypothesis is not None
     assert result.hypothesis.text == conv_model.text(samples[:, 1])
 
@@ -269,3 +271,22 @@ def test_a_recording_too_large_for_the_machine_does_not_stop_the_others(conv_mod
     assert "no memory" in str(results[1].error)
     for recording, result in zip(recordings, results, strict=True):
         assert result.hypothesis is None or result.hypothesis.text == conv_model.text(recording)
+
+
+def test_a_search_that_fails_on_one_recording_spares_the_others() -> None:
+    class Refusing(GreedyDecoder):
+        def decode(self, log_probs: npt.NDArray[np.float32]) -> Hypothesis:
+            if len(log_probs) == 2:
+                raise InferenceError("no probabilities")
+            return super().decode(log_probs)
+
+    class TwoFrames(FakeBackend):
+        def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
+            frames = np.where(lengths == 9000, 2, 1)
+            return Emissions(np.zeros((len(audio), 2, 29), dtype=np.float32), frames)
+
+    metadata = ModelMetadata()
+    recognizer = Recognizer(metadata=metadata, backend=TwoFrames(), decoder=Refusing(metadata.alphabet))
+    good, bad, also_good = recognizer.transcribe([noise(8000), noise(9000), noise(8500)])
+    assert (good.error, also_good.error) == (None, None)
+    assert str(bad.error) == "samples: no probabilities"

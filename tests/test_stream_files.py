@@ -9,6 +9,7 @@ import pytest
 import soundfile
 
 from ds2_deploy.audio import load
+from ds2_deploy.audio.load import Channel
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import AudioError, AudioNotFoundError, InferenceError
 from ds2_deploy.streaming.dispatcher import Dispatcher
@@ -86,7 +87,7 @@ def test_long_recordings_come_block_by_block(
 def test_one_channel_of_a_file(dispatcher: Dispatcher, tmp_path: Path) -> None:
     samples = noise(5000, channels=2)
     soundfile.write(tmp_path / "stereo.wav", samples, 16000, subtype="PCM_16")
-    first, second = transcribe_streams(dispatcher, [tmp_path / "stereo.wav"] * 2, channel=1)
+    first, second = transcribe_streams(dispatcher, [Channel(tmp_path / "stereo.wav", 1)] * 2)
     assert first.hypothesis is not None
     assert first.hypothesis == second.hypothesis
     assert first.hypothesis.text == text_of(samples[:, 1])

@@ -5,6 +5,7 @@ weights, as many at a time as there are processes, each of which decodes everyth
 that make as few errors as the one that was searched with, the narrowest is taken.
 """
 
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -54,11 +55,14 @@ class Heard(NamedTuple):
             for frames, text in zip(self.frames, self.texts, strict=True)
         )
 
+    @property
+    def metric(self) -> str:
+        """The language's own: WER, PER or CER."""
+        return language_named(self.language).metric
+
     def cost(self, errors: Errors) -> float:
         """What is to be made small: the language's own error rate."""
-        if language_named(self.language).metric == "CER":
-            return errors.cer
-        return errors.wer + CHARACTERS_WEIGH * errors.cer
+        return errors.cer if self.metric == "CER" else errors.wer + CHARACTERS_WEIGH * errors.cer
 
 
 class Trial(NamedTuple):
@@ -82,6 +86,10 @@ class Tuned(NamedTuple):
     greedy: Errors
     beam: Errors
     """Without a language model."""
+    metric: str
+
+    def rate(self, errors: Errors) -> float:
+        return errors.cer if self.metric == "CER" else errors.wer
 
 
 def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]) -> Heard:
@@ -92,6 +100,12 @@ def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utteran
         audio = load_audio(utterance.path, metadata.feature.sample_rate)
         frames.append(run_alone(backend, audio, metadata.min_samples).copy())
     return Heard(metadata.alphabet, metadata.language, frames, [normalize(u.text) for u in utterances])
+
+
+def check(alphabet: Alphabet, lm: Path) -> None:
+    """What is wrong with the language model or missing is said here, before hours of work."""
+    require("optuna")
+    BeamDecoder(alphabet, BeamConfig(lm=lm))
 
 
 def tune(
@@ -106,7 +120,6 @@ def tune(
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not heard.frames:
         raise ManifestError("There is no recording to tune with.")
-    BeamDecoder(heard.alphabet, BeamConfig(lm=lm))  # what is wrong with it is said here, not in every process
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=SEED, constant_liar=True))
     tried: list[Trial] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _Worker.begin, (heard, lm)) as pool:
@@ -123,7 +136,7 @@ def tune(
     settings = LmSettings(alpha=round(best.alpha, 3), beta=round(best.beta, 3), beam_width=best.beam_width)
     plain = BeamDecoder(heard.alphabet, BeamConfig(beam_width=best.beam_width))
     greedy = heard.errors(GreedyDecoder(heard.alphabet))
-    return Tuned(settings, best, tried, widths, greedy, heard.errors(plain))
+    return Tuned(settings, best, tried, widths, greedy, heard.errors(plain), heard.metric)
 
 
 class _Worker:
@@ -134,6 +147,7 @@ class _Worker:
 
     @classmethod
     def begin(cls, heard: Heard, lm: Path) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process that asked
         cls.heard, cls.decoder = heard, BeamDecoder(heard.alphabet, BeamConfig(lm=lm))
 
     @classmethod
@@ -150,18 +164,19 @@ def plot(tuned: Tuned, path: Path) -> None:
     """The surface of the error rate over alpha and beta, with every trial and the best one marked."""
     require("matplotlib").use("Agg")
     plt = require("matplotlib.pyplot")
-    alphas, betas, rates = zip(*((t.alpha, t.beta, 100 * t.errors.wer) for t in tuned.trials), strict=True)
+    alphas, betas, rates = zip(*((t.alpha, t.beta, 100 * tuned.rate(t.errors)) for t in tuned.trials), strict=True)
     figure, axes = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
     if len(tuned.trials) >= 4 and len(set(rates)) > 1:
         levels = np.linspace(min(rates), np.quantile(rates, 0.9) + 1e-3, 12)
         surface = axes.tricontourf(alphas, betas, rates, levels=levels, cmap="viridis_r", extend="max")
-        figure.colorbar(surface, label="word error rate in %", format="%.1f")
+        figure.colorbar(surface, label=f"{tuned.metric} in %", format="%.1f")
     axes.plot(alphas, betas, ".", color="white", markeredgecolor="black", markersize=6)
     axes.plot(tuned.best.alpha, tuned.best.beta, "*", color="red", markersize=16)
     axes.set(
         xlabel="alpha: weight of the language model",
         ylabel="beta: bonus of a word",
-        title=f"best {tuned.best.errors.wer:.2%}, greedy {tuned.greedy.wer:.2%}, {len(tuned.trials)} trials",
+        title=f"best {tuned.rate(tuned.best.errors):.2%}, greedy {tuned.rate(tuned.greedy):.2%}, "
+        f"{len(tuned.trials)} trials",
     )
     figure.savefig(path, dpi=110)
     plt.close(figure)

@@ -7,7 +7,7 @@ import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -17,8 +17,20 @@ import soxr
 from ds2_deploy.errors import AudioError, AudioNotFoundError
 
 Samples = npt.NDArray[np.float32]
-AudioSource = str | os.PathLike[str] | bytes | BinaryIO
+AudioFile = str | os.PathLike[str] | bytes | BinaryIO
 """A path; or an audio file's content, as bytes or a file object (which is read to its end)."""
+
+
+class Channel(NamedTuple):
+    """One channel of a recording."""
+
+    file: AudioFile
+    number: int
+    """0 is the first."""
+
+
+AudioSource = AudioFile | Channel
+"""An audio file, of which the mean of all channels is heard, or one channel of it."""
 
 BLOCK_VALUES = 2**18
 """Samples times channels decoded at once: 1 MB, 16 s of 16 kHz mono."""
@@ -48,21 +60,22 @@ def checked_samples(samples: object) -> Samples:
     return np.asarray(samples, dtype=np.float32)
 
 
-def load_audio(source: AudioSource, sample_rate: int, *, channel: int | None = None) -> Samples:
-    """The whole recording as (S,) mono at `sample_rate`: all channels averaged, or `channel` alone (0 is the first).
+def load_audio(source: AudioSource, sample_rate: int) -> Samples:
+    """The whole recording as (S,) mono at `sample_rate`.
 
     Integer files are scaled to [-1, 1); floats are kept as they are, also beyond full scale, because clipping
     distorts. No samples are an empty array; what cannot be decoded or is not finite is an AudioError.
     """
-    blocks = list(audio_blocks(source, sample_rate, channel=channel))
+    blocks = list(audio_blocks(source, sample_rate))
     if len(blocks) == 1:
         return blocks[0]  # spares the copy
     return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
-def audio_blocks(source: AudioSource, sample_rate: int, *, channel: int | None = None) -> Iterator[Samples]:
+def audio_blocks(source: AudioSource, sample_rate: int) -> Iterator[Samples]:
     """The same samples as `load_audio`, block by block (S_i,), in bounded memory."""
     name = source_name(source)
+    channel = source.number if isinstance(source, Channel) else None
     with _open(source, name) as file:
         if channel is not None and not 0 <= channel < file.channels:
             raise AudioError(
@@ -86,8 +99,20 @@ def audio_duration_s(source: AudioSource, *, decode: bool = False) -> float:
         return float(frames) / float(file.samplerate)
 
 
+def channels_of(file: AudioFile) -> list[Channel]:
+    """Each of its channels; a pipe or file object is read here, for it can be read but once."""
+    if not isinstance(file, str | os.PathLike | bytes):
+        file = file.read()
+    elif not isinstance(file, bytes) and Path(file).exists() and not Path(file).is_file():
+        file = Path(file).read_bytes()
+    with _open(file, source_name(file)) as opened:
+        return [Channel(file, number) for number in range(opened.channels)]
+
+
 def source_name(source: AudioSource) -> str:
     """How messages call a source."""
+    if isinstance(source, Channel):
+        return source_name(source.file)
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     return str(getattr(source, "name", "the recording"))
@@ -105,7 +130,7 @@ class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile carr
 
 
 def _open(source: AudioSource, name: str) -> _ForwardFile:
-    content = _content(source, name)
+    content = _content(source.file if isinstance(source, Channel) else source, name)
     try:
         file = _ForwardFile(content)
     except (soundfile.SoundFileError, TypeError) as error:  # TypeError: headerless .raw
@@ -120,7 +145,7 @@ def _open(source: AudioSource, name: str) -> _ForwardFile:
     return file
 
 
-def _content(source: AudioSource, name: str) -> bytes | io.BytesIO:
+def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
     """What soundfile opens: a regular file's path, or all bytes of anything else."""
     try:
         if not isinstance(source, str | os.PathLike):

@@ -36,6 +36,8 @@ def align(
     from training.align import MIN_SCORE, hear, passages_of
     from training.align import align as place
 
+    if out.suffix != ".jsonl":
+        raise typer.BadParameter(f"--out is {out}: a manifest's name ends in .jsonl.")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or add --overwrite.")
     folder = open_model(model)

@@ -26,8 +26,10 @@ LmPath = Annotated[
 Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the language model.")]
 Beta = Annotated[float | None, typer.Option("--beta", help="What each word adds to a reading's score.")]
 BeamWidth = Annotated[int | None, typer.Option("--beam-width", help="Readings kept from frame to frame.")]
-HotWords = Annotated[list[str] | None, typer.Option("--hot-word", help="A word to expect; may be given often.")]
-HotWordWeight = Annotated[float | None, typer.Option("--hot-word-weight", help="How much to expect them.")]
+HotWords = Annotated[
+    list[str] | None,
+    typer.Option("--hot-word", metavar="WORD[=WEIGHT]", help="A word to expect, and how much: 10; may be given often."),
+]
 
 
 def chosen_decoder(
@@ -37,7 +39,7 @@ def chosen_decoder(
     beta: float | None,
     beam_width: int | None,
     hot_words: list[str] | None,
-    hot_word_weight: float | None,
+    n_best: int = 1,
 ) -> "str | BeamConfig":
     """Of the options above; ConfigError where they contradict each other."""
     from ds2_deploy.decoding import check_decoder
@@ -49,8 +51,8 @@ def chosen_decoder(
         "alpha": alpha,
         "beta": beta,
         "beam_width": beam_width,
-        "hot_words": tuple(hot_words) if hot_words else None,
-        "hot_word_weight": hot_word_weight,
+        "hot_words": dict(map(_hot_word, hot_words)) if hot_words else None,
+        "n_best": n_best if n_best > 1 else None,
     }
     given = {option: value for option, value in given.items() if value is not None}
     name = check_decoder(name or ("beam" if given else "greedy"))
@@ -60,6 +62,18 @@ def chosen_decoder(
         option = next(iter(given)).removesuffix("s").replace("_", "-")
         raise ConfigError(f"--{option} is for a search: add --decoder beam.")
     return name
+
+
+def _hot_word(text: str) -> tuple[str, float]:
+    """Of WORD or WORD=WEIGHT."""
+    from ds2_deploy.decoding.search import HOT_WEIGHT
+    from ds2_deploy.errors import ConfigError
+
+    word, equals, weight = text.partition("=")
+    try:
+        return word, float(weight) if equals else HOT_WEIGHT
+    except ValueError:
+        raise ConfigError(f"--hot-word is {text}: after the = there must be a number.") from None
 
 
 def print_failure(message: object) -> None:

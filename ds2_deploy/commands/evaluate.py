@@ -12,7 +12,6 @@ from ds2_deploy.commands.common import (
     Beta,
     DecoderName,
     HotWords,
-    HotWordWeight,
     LmPath,
     chosen_decoder,
     print_columns,
@@ -40,7 +39,6 @@ def evaluate(
     beta: Beta = None,
     beam_width: BeamWidth = None,
     hot_word: HotWords = None,
-    hot_word_weight: HotWordWeight = None,
     worst: Annotated[
         int, typer.Option(min=0, help="Show so many recordings with the most wrong words, and what was wrong.")
     ] = 0,
@@ -56,8 +54,10 @@ def evaluate(
     from ds2_deploy.runtime import cuda_ordinal
     from training.manifest import read_manifest
 
+    if as_json and worst:
+        raise typer.BadParameter("--worst does not go with --json: take --html for every error.")
     with usage_errors():
-        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_word_weight)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
         cuda_ordinal(device)
     utterances = read_manifest(manifest)
     recognizer = _open(model, backend, device, precision, search)

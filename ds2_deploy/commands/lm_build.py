@@ -22,6 +22,9 @@ def lm_build(
         list[int] | None,
         typer.Option(help="Leave out n-grams that occur no more often; given again for each length from one on."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the language model that is there, tuned weights and all.")
+    ] = False,
 ) -> None:
     """Make an n-gram language model (modified Kneser-Ney) for the beam search.
 
@@ -29,19 +32,27 @@ def lm_build(
     is asked for --decoder beam.
     """
     from ds2_deploy.commands.common import usage_errors
-    from ds2_deploy.decoding.language_model import FILES
+    from ds2_deploy.decoding.language_model import FILES, SETTINGS_FILE, WORDS_FILE
+    from ds2_deploy.errors import OutputError
     from ds2_deploy.files import atomic_path
     from ds2_deploy.model_folder import open_model
     from training.ngram import estimate
 
+    if order < 2:
+        raise typer.BadParameter(f"--order is {order}: KenLM, which reads the model, takes 2 or more.")
+    old = [out / name for name in (*FILES, WORDS_FILE, SETTINGS_FILE) if (out / name).exists()]
+    if old and not overwrite:
+        raise OutputError(f"{old[0]} exists: choose another folder or add --overwrite.")
     metadata = open_model(model).metadata
     sentences, strange = _sentences(source, metadata.language, metadata.alphabet)
     with usage_errors():
         found = estimate(sentences, order, prune or ())
-    out.mkdir(parents=True, exist_ok=True)
     path = out / FILES[-1]
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as stream:
         found.write(stream)
+    for belongs_to_another in old:
+        if belongs_to_another != path:
+            belongs_to_another.unlink()
     grams = ", ".join(f"{len(level)} of length {n}" for n, level in enumerate(found.probabilities, 1))
     words = sum(map(len, sentences))
     left_out = f"; {strange} sentences that its letters cannot spell were left out" if strange else ""

@@ -32,7 +32,7 @@ def lm_tune(
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.output.progress import progress_bar
     from ds2_deploy.runtime import cpu_cores, open_backend
-    from training.lm_tune import hear, tune
+    from training.lm_tune import check, hear, tune
     from training.manifest import read_manifest
 
     _check_name(manifest)
@@ -41,6 +41,7 @@ def lm_tune(
     if not lm.is_dir():
         raise LanguageModelError(f"{lm} is not the folder of a language model: make one with ds2 lm-build.")
     utterances = read_manifest(manifest)
+    check(folder.metadata.alphabet, lm)
     loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
     heard = hear(loaded, folder.metadata, utterances)
     with progress_bar(trials) as step:
@@ -89,9 +90,12 @@ def _print(tuned: "Tuned") -> None:
         (f"beam {settings.beam_width}", tuned.beam),
         (f"beam {settings.beam_width}, language model", tuned.best.errors),
     ]
-    print_columns(
-        ("", "WER", "words wrong", "CER"),
-        [(name, f"{e.wer:.2%}", f"{e.word_errors} of {e.words}", f"{e.cer:.2%}") for name, e in rows],
-    )
-    print_columns(("beam width", "WER"), [(str(trial.beam_width), f"{trial.errors.wer:.2%}") for trial in tuned.widths])
+    if tuned.metric == "CER":
+        columns = [(name, f"{e.cer:.2%}", f"{e.character_errors} of {e.characters}") for name, e in rows]
+        print_columns(("", "CER", "characters wrong"), columns)
+    else:
+        words = [(name, f"{e.wer:.2%}", f"{e.word_errors} of {e.words}", f"{e.cer:.2%}") for name, e in rows]
+        print_columns(("", tuned.metric, "words wrong", "CER"), words)
+    widths = [(str(trial.beam_width), f"{tuned.rate(trial.errors):.2%}") for trial in tuned.widths]
+    print_columns(("beam width", tuned.metric), widths)
     typer.echo(f"alpha {settings.alpha:g}, beta {settings.beta:g}, beam width {settings.beam_width}")

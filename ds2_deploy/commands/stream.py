@@ -11,7 +11,6 @@ from ds2_deploy.commands.common import (
     Beta,
     DecoderName,
     HotWords,
-    HotWordWeight,
     LmPath,
     chosen_decoder,
     usage_errors,
@@ -42,7 +41,6 @@ def stream(
     beta: Beta = None,
     beam_width: BeamWidth = None,
     hot_word: HotWords = None,
-    hot_word_weight: HotWordWeight = None,
     format_name: Annotated[
         Literal["text", "jsonl"],
         typer.Option("--format", help="text: a line an utterance, growing on a terminal; jsonl: an object a change."),
@@ -80,7 +78,7 @@ def stream(
     if source != "-" and rate is not None:
         raise typer.BadParameter("--rate is for stdin: a file knows its own.")
     with usage_errors():
-        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_word_weight)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
         cuda_ordinal(device)
         endpoint = EndpointConfig(
             rule1=EndpointRule(min_trailing_silence=rule1),

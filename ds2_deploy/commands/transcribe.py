@@ -1,7 +1,9 @@
 """ds2 transcribe: recordings to text."""
 
+import itertools
 import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +16,6 @@ from ds2_deploy.commands.common import (
     Beta,
     DecoderName,
     HotWords,
-    HotWordWeight,
     LmPath,
     chosen_decoder,
     print_failure,
@@ -23,9 +24,14 @@ from ds2_deploy.commands.common import (
 
 if TYPE_CHECKING:
     from ds2_deploy.audio.find import Recording
+    from ds2_deploy.audio.load import AudioSource
     from ds2_deploy.output.folder import FolderWriter
     from ds2_deploy.output.writers import TextWriter
     from ds2_deploy.recognizer import Result
+
+
+CALL_SEGMENT_S = 10.0
+"""A channel of a call is silent while the other side speaks, which halves the errors where it is cut (calls.json)."""
 
 
 def transcribe(
@@ -48,7 +54,9 @@ def transcribe(
     beta: Beta = None,
     beam_width: BeamWidth = None,
     hot_word: HotWords = None,
-    hot_word_weight: HotWordWeight = None,
+    n_best: Annotated[
+        int, typer.Option(min=1, max=1000, help="With --format json: so many readings, each with its scores.")
+    ] = 1,
     format_name: Annotated[str, typer.Option("--format", metavar="text|json|jsonl|srt|vtt|tsv|ctm")] = "text",
     output_dir: Annotated[
         Path | None, typer.Option(help="Write a file per recording here, and none to stdout.")
@@ -58,7 +66,11 @@ def transcribe(
         bool, typer.Option("--skip-existing", help="With --output-dir: leave out what has its file already.")
     ] = False,
     channel: Annotated[
-        int | None, typer.Option(min=0, help="Use this channel alone, 0 being the first; without it, the mean of all.")
+        str | None,
+        typer.Option(
+            metavar="N|each",
+            help="This channel alone, 0 being the first, or each apart, as of a call; without it, the mean of all.",
+        ),
     ] = None,
     batch_seconds: Annotated[
         float | None, typer.Option(min=0.1, help="Longest batch in seconds of audio, padding included.")
@@ -66,7 +78,9 @@ def transcribe(
     max_segment_seconds: Annotated[
         float | None,
         typer.Option(
-            min=1, max=3600, help="Cut longer recordings at silences into pieces of at most that; default 60."
+            min=1,
+            max=3600,
+            help="Cut longer recordings at silences into pieces of at most that; default 60, of a call 10.",
         ),
     ] = None,
     refuse_long: Annotated[
@@ -91,11 +105,14 @@ def transcribe(
             raise typer.BadParameter(f"{name} does not go with --stream: a step takes a chunk of each recording.")
     if stream and refuse_long:
         raise typer.BadParameter("--refuse-long does not go with --stream, which takes recordings of any length.")
+    if n_best > 1 and format_name not in ("json", "jsonl"):
+        raise typer.BadParameter("--n-best needs --format json or jsonl.")
     if skip_existing and output_dir is None:
         raise typer.BadParameter("--skip-existing needs --output-dir.")
+    heard_channel = _channel(channel)
     with usage_errors():
         writer = writer_class(format_name)
-        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_word_weight)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, n_best)
         cuda_ordinal(device)
 
     recordings, errors = find_recordings(paths, recursive=recursive)
@@ -118,28 +135,43 @@ def transcribe(
             "threads": threads,
         }
         if stream:
-            results = _streamed(recordings, channel, model=model or "streaming", **options)
+            transcribe_all = _streamed(model=model or "streaming", **options)
         else:
             options["cut_long"] = not refuse_long
+            if heard_channel == "each" and not refuse_long:
+                max_segment_seconds = max_segment_seconds or CALL_SEGMENT_S
             limits = {"batch_seconds": batch_seconds, "max_segment_s": max_segment_seconds}
             options |= {name: value for name, value in limits.items() if value is not None}
-            results = _batched(recordings, channel, model=model or "default", **options)
+            transcribe_all = _batched(recordings, model=model or "default", **options)
         single = len(paths) == len(recordings) == 1 and not Path(paths[0]).is_dir()
         output = FolderWriter(files, writer) if output_dir else writer(sys.stdout, single=single)
         with closing(output):
-            failures += _write_all(recordings, results, output, channel)
+            failures += _write_all(recordings, heard_channel, transcribe_all, output)
     if failures:
         raise typer.Exit(1)
 
 
-def _batched(recordings: "list[Recording]", channel: int | None, **options: Any) -> "Iterator[Result]":
+def _channel(text: str | None) -> "int | Literal['each'] | None":
+    """Of --channel."""
+    if text is None:
+        return None
+    if text == "each":
+        return "each"
+    if not (text.isascii() and text.isdigit()):
+        raise typer.BadParameter(f"--channel is {text}: it must be a channel's number, 0 being the first, or `each`.")
+    return int(text)
+
+
+TranscribeAll = Callable[["Iterable[AudioSource]"], "Iterator[Result]"]
+
+
+def _batched(recordings: "list[Recording]", **options: Any) -> TranscribeAll:
     from ds2_deploy.audio.segments import MAX_SEGMENT_S
     from ds2_deploy.recognizer import Recognizer
 
     alone = len(recordings) == 1  # then all threads serve its one batch
     workers = 1 if alone and not _is_long(recordings[0], options.get("max_segment_s", MAX_SEGMENT_S)) else None
-    recognizer = Recognizer.open(workers=workers, **options)
-    return recognizer.transcribe((recording.source for recording in recordings), channel=channel)
+    return Recognizer.open(workers=workers, **options).transcribe
 
 
 def _is_long(recording: "Recording", limit_s: float) -> bool:
@@ -153,37 +185,70 @@ def _is_long(recording: "Recording", limit_s: float) -> bool:
         return False
 
 
-def _streamed(recordings: "list[Recording]", channel: int | None, **options: Any) -> "Iterator[Result]":
+def _streamed(**options: Any) -> TranscribeAll:
     from ds2_deploy.streaming.dispatcher import Dispatcher
     from ds2_deploy.streaming.files import transcribe_streams
 
     dispatcher = Dispatcher.open(**options)  # here, so that a model that cannot stream is refused before any output
 
-    def results() -> "Iterator[Result]":
+    def transcribe_all(sources: "Iterable[AudioSource]") -> "Iterator[Result]":
         with dispatcher:
-            yield from transcribe_streams(dispatcher, (recording.source for recording in recordings), channel=channel)
+            yield from transcribe_streams(dispatcher, sources)
 
-    return results()
+    return transcribe_all
+
+
+def _sources(recording: "Recording", channel: "int | Literal['each'] | None") -> "list[AudioSource]":
+    """What is to be heard of it; a file that cannot be read is heard as it is, which says why."""
+    from ds2_deploy.audio.load import Channel, channels_of
+    from ds2_deploy.errors import AudioError
+
+    if channel is None:
+        return [recording.source]
+    if channel != "each":
+        return [Channel(recording.source, channel)]
+    try:
+        return [*channels_of(recording.source)]
+    except AudioError:
+        return [recording.source]
 
 
 def _write_all(
     recordings: "list[Recording]",
-    results: "Iterator[Result]",
+    channel: "int | Literal['each'] | None",
+    transcribe_all: TranscribeAll,
     output: "FolderWriter | TextWriter",
-    channel: int | None,
 ) -> int:
     """Write every transcript in order; the number of recordings that failed."""
     from ds2_deploy.output.progress import progress_bar
+    from ds2_deploy.output.turns import turns
     from ds2_deploy.output.writers import Transcript
 
+    counts: deque[int] = deque()  # sources of each recording that is under way
+
+    def sources() -> "Iterator[AudioSource]":
+        for recording in recordings:
+            found = _sources(recording, channel)
+            counts.append(len(found))
+            yield from found
+
     failures = 0
+    results = transcribe_all(sources())
     with progress_bar(len(recordings)) as step:
-        for recording, result in zip(recordings, results, strict=True):
+        for recording in recordings:
             with step():
-                if result.hypothesis is None:
-                    print_failure(result.error)
+                first = next(results)
+                heard = [first, *itertools.islice(results, counts.popleft() - 1)]
+                failed = next((result for result in heard if result.hypothesis is None), None)
+                if failed:
+                    print_failure(failed.error)
                     failures += 1
+                elif channel == "each":
+                    spoken = turns(result.words for result in heard)
+                    output.write(Transcript(recording.name, "", first.duration_s, turns=spoken))
                 else:
-                    heard = (result.hypothesis.text, result.duration_s, result.passages, result.words, channel or 0)
-                    output.write(Transcript(recording.name, *heard))
+                    assert first.hypothesis is not None
+                    text = first.hypothesis.text
+                    told = (text, first.duration_s, first.passages, first.words, channel or 0)
+                    output.write(Transcript(recording.name, *told, readings=first.hypothesis.readings))
     return failures

@@ -8,6 +8,9 @@ import numpy.typing as npt
 from ds2_deploy.decoding.words import Letter
 from ds2_deploy.errors import AlignmentError
 
+WINDOW = 1024
+"""States, some 500 letters or half a minute of speech: a text that was heard in the frames does not stray further."""
+
 
 def best_path(
     log_probs: npt.NDArray[np.float32],
@@ -69,5 +72,5 @@ def aligned(log_probs: npt.NDArray[np.float32], labels: Sequence[int], blank: in
     """`labels` with their frames in (T, V) and how sure the network was of each."""
     return [
         Letter(label, first, last + 1, float(log_probs[first : last + 1, label].max()))
-        for label, (first, last) in zip(labels, best_path(log_probs, labels, blank), strict=True)
+        for label, (first, last) in zip(labels, best_path(log_probs, labels, blank, window=WINDOW), strict=True)
     ]

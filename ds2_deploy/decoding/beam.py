@@ -4,19 +4,24 @@ P_ctc sums over all paths that spell a text; P_lm includes the end of the senten
 its labels are phonemes, each label is a word to the language model, which so scores every one of them as it is heard.
 """
 
+import logging
+import weakref
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.decoding.language_model import LmFiles, NGramScorer, load_scorer
-from ds2_deploy.decoding.search import Reading, SearchDecoder
+from ds2_deploy.decoding.language_model import HotWordScorer, LmFiles, NGramScorer, load_scorer
+from ds2_deploy.decoding.protocol import Reading
+from ds2_deploy.decoding.search import SearchDecoder, SearchStream, SoFar
+from ds2_deploy.errors import ConfigError
 from ds2_deploy.extras import require
 
 MARGIN = 0.01
 """pyctcdecode normalises the frames again, which moves them by less."""
 PIECE = "▁"
 """How pyctcdecode marks a label that begins a word."""
+logging.getLogger("pyctcdecode").setLevel(logging.ERROR)  # it warns of a missing kenlm, and we say what to do
 
 
 class BeamDecoder(SearchDecoder):
@@ -25,6 +30,8 @@ class BeamDecoder(SearchDecoder):
     package = "pyctcdecode"
 
     def _load(self, files: LmFiles | None) -> None:
+        if self.config.hot_words and self.alphabet.label_is_word:
+            raise ConfigError("Hot words are for languages that write words with spaces between them.")
         scorer = load_scorer(files, self.alphabet, self.alpha, self.beta, self.config.unknown) if files else None
         self._scorer: NGramScorer | None = scorer
         self._searcher = self._new_searcher()
@@ -37,9 +44,20 @@ class BeamDecoder(SearchDecoder):
         pyctcdecode = require(self.package)
         labels = [PIECE + label if self.alphabet.label_is_word else label for label in self.alphabet.labels]
         labels[self.alphabet.blank] = ""
-        return pyctcdecode.BeamSearchDecoderCTC(pyctcdecode.Alphabet(labels, self.alphabet.label_is_word), self._scorer)
+        searcher = pyctcdecode.BeamSearchDecoderCTC(
+            pyctcdecode.Alphabet(labels, self.alphabet.label_is_word),
+            HotWordScorer(self.config.hot_words, self._scorer) if self.config.hot_words else self._scorer,
+        )
+        # The class keeps every language model under its searcher's key, until it is told to forget it.
+        weakref.finalize(searcher, type(searcher).model_container.pop, searcher._model_key, None)
+        return searcher
 
-    def _search(self, log_probs: npt.NDArray[np.float32], most: int) -> list[Reading]:
+    def start(self, going_on: int | None = None) -> "BeamStream":
+        """For an utterance that comes in pieces."""
+        return BeamStream(self, going_on)
+
+    def search(self, log_probs: npt.NDArray[np.float32], most: int) -> list[Reading]:
+        """The best readings of (T, V), T at least one, best first."""
         needless = self._needless(log_probs)  # (T,)
         left_out = float(log_probs[needless, self.alphabet.blank].sum())  # of every reading's score alike
         found = self._searcher.decode_beams(
@@ -47,11 +65,20 @@ class BeamDecoder(SearchDecoder):
             beam_width=self.beam_width,
             beam_prune_logp=self.config.beam_prune_logp,
             token_min_logp=self.config.token_min_logp,
-            hotwords=self.config.hot_words or None,
-            hotword_weight=self.config.hot_word_weight,
         )
-        join = "".join if self.alphabet.label_is_word and not self.alphabet.separator else " ".join
-        return [Reading(join(text.split()), q + left_out, p + left_out, q - p) for text, _, _, p, q in found[:most]]
+        readings: dict[str, Reading] = {}
+        for said, _, _, p, q in found:
+            text = self._text(said.split())
+            readings.setdefault(text, Reading(text, q + left_out, p + left_out, q - p))
+        return list(readings.values())[:most]
+
+    def _text(self, words: list[str]) -> str:
+        """Written as the greedy decoder does: a boundary between words, and none around them."""
+        if not self.alphabet.label_is_word:
+            return " ".join(words)
+        end = self.alphabet.word_end.strip()  # between phonemes; elsewhere there is none
+        words = [word for i, word in enumerate(words) if word != end or (i and words[i - 1] != end)]
+        return self.alphabet.separator.join(words[:-1] if words and words[-1] == end else words)
 
     def _needless(self, log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         """(T,) the frames that add the same to every prefix: where nothing but the blank is tried, as in the frame
@@ -63,3 +90,20 @@ class BeamDecoder(SearchDecoder):
         needless[1:] &= only_blank[:-1]
         needless[:1] = False
         return needless
+
+
+class BeamStream(SearchStream):
+    """pyctcdecode cannot go on where it stopped, so each question reads all frames anew."""
+
+    _decoder: BeamDecoder
+
+    def _advance(self, log_probs: npt.NDArray[np.float32]) -> None:
+        """They are kept, which is enough."""
+
+    def _so_far(self) -> SoFar:
+        best = self._end(1)[0]
+        words = self._words(best.text)
+        return SoFar(best.text, best.score, (words[0].start, words[-1].end) if words else None)
+
+    def _end(self, most: int) -> list[Reading]:
+        return self._decoder.search(self._kept(), most)

@@ -18,13 +18,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.decoding.language_model import LmFiles, spelled, unreadable, words_of_model
-from ds2_deploy.decoding.search import Reading, SearchDecoder
+from ds2_deploy.decoding.protocol import Reading
+from ds2_deploy.decoding.search import SearchDecoder, SearchStream, SoFar
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.extras import require
 
 UNKNOWN = "<unk>"
 NEVER = -1e4
 """Logarithm of a probability of nothing that can still be added up."""
+UNENDED = -50.0
+"""What it costs a reading to end within a word: more than any pruning allows where another ends with one."""
 
 
 class FlashlightDecoder(SearchDecoder):
@@ -37,29 +40,20 @@ class FlashlightDecoder(SearchDecoder):
             raise ConfigError("The decoder flashlight knows no hot words: take beam.")
         if self.alphabet.label_is_word:
             raise ConfigError("The decoder flashlight needs words with spaces between them: take beam.")
-        self._boundary = self.alphabet.boundary
+        self.boundary = self.alphabet.boundary
         self._lexicon = _Lexicon(files, self) if files else None
 
     def _weigh(self) -> None:
         """The weights are handed over with each search."""
 
-    def _search(self, log_probs: npt.NDArray[np.float32], most: int) -> list[Reading]:
-        end = np.full((1, log_probs.shape[1]), NEVER, np.float32)
-        end[0, self._boundary] = 0.0  # the last word ends like any other
-        frames = np.ascontiguousarray(np.concatenate([np.maximum(log_probs, np.float32(NEVER)), end]))  # (T + 1, V)
-        found = self._searcher().decode(frames.ctypes.data, *frames.shape)
-        readings: dict[str, Reading] = {}
-        for result in found:
-            text, language = self._text(result.tokens), result.score - result.emittingModelScore
-            readings.setdefault(text, Reading(text, result.score, result.emittingModelScore, language))
-            if len(readings) == most:
-                break
-        return list(readings.values()) or [Reading("", 0.0, 0.0, 0.0)]
+    def start(self, going_on: int | None = None) -> "FlashlightStream":
+        """For an utterance that comes in pieces."""
+        return FlashlightStream(self, going_on)
 
-    def _searcher(self) -> Any:
+    def searcher(self) -> Any:
         """Of one utterance: it keeps what it is at."""
         flashlight = require(self.package)
-        boundary, blank = self._boundary, self.alphabet.blank
+        boundary, blank = self.boundary, self.alphabet.blank
         width, labels, threshold = self.beam_width, len(self.alphabet), -self.config.beam_prune_logp
         if self._lexicon is None:
             options = flashlight.LexiconFreeDecoderOptions(
@@ -75,10 +69,53 @@ class FlashlightDecoder(SearchDecoder):
             options, lexicon.trie, lexicon.model, boundary, blank, lexicon.unknown, [], False
         )
 
-    def _text(self, tokens: list[int]) -> str:
-        """Of a path: repeats merged, blanks removed, single spaces between words."""
-        letters = [label for i, label in enumerate(tokens) if i == 0 or label != tokens[i - 1]]
-        return " ".join(self.alphabet.decode([label for label in letters if label >= 0]).split())
+
+class FlashlightStream(SearchStream):
+    """Goes on from piece to piece. Before the end a word is heard when the next one begins.
+
+    A path holds a label for each frame, between two of the library's own.
+    """
+
+    _decoder: FlashlightDecoder
+
+    def __init__(self, decoder: FlashlightDecoder, going_on: int | None = None) -> None:
+        super().__init__(decoder, going_on)
+        self._searcher = decoder.searcher()
+        self._searcher.decode_begin()
+
+    def _advance(self, log_probs: npt.NDArray[np.float32]) -> None:
+        frames = np.ascontiguousarray(np.maximum(log_probs, np.float32(NEVER)))
+        self._searcher.decode_step(frames.ctypes.data, *frames.shape)
+
+    def _so_far(self) -> SoFar:
+        best = self._searcher.get_best_hypothesis(0)
+        labels = np.array(best.tokens[1:], np.int64)
+        letters = ((labels != self._alphabet.blank) & (labels != self._decoder.boundary)).nonzero()[0]
+        spoken = (int(letters[0]), int(letters[-1]) + 1) if len(letters) else None
+        return SoFar(self._text(labels.tolist()), best.score, spoken)
+
+    def _end(self, most: int) -> list[Reading]:
+        """As if a space followed, so that the last word ends like any other; half a word is no word."""
+        boundary = self._decoder.boundary
+        end = np.full((1, len(self._alphabet)), NEVER, np.float32)
+        end[0, [boundary, self._alphabet.blank]] = 0.0, UNENDED
+        self._searcher.decode_step(end.ctypes.data, *end.shape)
+        self._searcher.decode_end()
+        readings: dict[str, Reading] = {}
+        for result in self._searcher.get_all_final_hypothesis():
+            path, extra = result.tokens[1:-1], 0.0
+            if path[-1] != boundary:
+                extra = UNENDED
+                path = path[: len(path) - path[::-1].index(boundary)] if boundary in path else []
+            language = result.score - result.emittingModelScore
+            reading = Reading(self._text(path), result.score - extra, result.emittingModelScore - extra, language)
+            readings.setdefault(reading.text, reading)
+        return list(readings.values())[:most] or [Reading("", 0.0, 0.0, 0.0)]
+
+    def _text(self, path: list[int]) -> str:
+        """Repeats merged, blanks removed, single spaces between words."""
+        letters = [label for i, label in enumerate(path) if i == 0 or label != path[i - 1]]
+        return " ".join(self._alphabet.decode(letters).split())
 
 
 class _Lexicon:

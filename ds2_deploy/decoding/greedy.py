@@ -5,7 +5,7 @@ from array import array
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.decoding.protocol import Hypothesis, Word
+from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.decoding.words import Letter, words_of
 from ds2_deploy.text.alphabet import Alphabet
 
@@ -28,7 +28,7 @@ class GreedyDecoder:
         """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""
         stream = self.start()
         stream.accept(log_probs)
-        return stream.hypothesis()._replace(words=stream.words())
+        return stream.finish()
 
     def start(self) -> "GreedyStream":
         """For an utterance that comes in pieces."""
@@ -92,10 +92,10 @@ class GreedyStream:
         """The reading of all frames so far; ln of the best path's probability."""
         return Hypothesis(self._text().removesuffix(self._decoder.word_end), self._score)
 
-    def words(self) -> tuple[Word, ...]:
-        """Of the reading, with their frames."""
+    def finish(self) -> Hypothesis:
+        """The reading of the whole utterance, with its words."""
         letters = map(Letter, self._labels, self._starts, self._ends, self._log_probs)
-        return words_of(letters, self._decoder.alphabet)
+        return self.hypothesis()._replace(words=words_of(letters, self._decoder.alphabet))
 
     def stable(self) -> str:
         """All but the word that may still grow; all where the language parts no words."""

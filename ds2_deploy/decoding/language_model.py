@@ -6,15 +6,17 @@ ask it about a model's own words.
 
 import bisect
 import math
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
 from ds2_deploy.errors import LanguageModelError
 from ds2_deploy.extras import require
+from ds2_deploy.files import read_text
 from ds2_deploy.text.alphabet import Alphabet
 
 FILES = ("lm.bin", "lm.arpa")
@@ -26,16 +28,17 @@ BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
 MARKS = {"<s>", "</s>", "<unk>", "<UNK>"}
 FEWEST = 0.5
 """Share of a language model's words that an alphabet must be able to spell."""
+MAX_ALPHA, MAX_BETA, MAX_WIDTH = 10.0, 20.0, 10_000
 
 
 class LmSettings(msgspec.Struct, frozen=True, kw_only=True):
     """decoder.json: what `ds2 lm-tune` found best with the language model of its folder."""
 
-    alpha: float
+    alpha: Annotated[float, msgspec.Meta(ge=0, le=MAX_ALPHA)]
     """Weight of its logarithms."""
-    beta: float
+    beta: Annotated[float, msgspec.Meta(ge=-MAX_BETA, le=MAX_BETA)]
     """What each word adds."""
-    beam_width: int
+    beam_width: Annotated[int, msgspec.Meta(ge=1, le=MAX_WIDTH)]
 
 
 class LmFiles(NamedTuple):
@@ -52,6 +55,8 @@ def find_language_model(path: Path) -> LmFiles:
         raise LanguageModelError(f"There is no language model at {path}.")
     folder = path if path.is_dir() else path.parent
     model = path if path.is_file() else next((path / name for name in FILES if (path / name).is_file()), None)
+    if not path.is_dir() and model is None:
+        raise LanguageModelError(f"{path} is neither a file nor a folder: it is no language model.")
     if model is None:
         raise LanguageModelError(f"The folder {path} holds neither {' nor '.join(FILES)}: it is no language model.")
     words, settings = folder / WORDS_FILE, folder / SETTINGS_FILE
@@ -62,7 +67,7 @@ def find_language_model(path: Path) -> LmFiles:
 def _settings(path: Path) -> LmSettings:
     try:
         return msgspec.json.decode(path.read_bytes(), type=LmSettings)
-    except msgspec.DecodeError as error:
+    except (OSError, msgspec.DecodeError) as error:
         raise LanguageModelError(f"{path} cannot be read: {error}.") from error
 
 
@@ -73,7 +78,7 @@ def words_of_model(files: LmFiles) -> list[str]:
     if not binary:
         found = list(_arpa_words(files.model))
     elif files.words:
-        found = files.words.read_text(encoding="utf-8").split()
+        found = sorted(set(read_text(files.words, LanguageModelError).split()))
     else:
         raise LanguageModelError(
             f"{files.model} is a binary, which does not tell its words: list them in {WORDS_FILE} beside it."
@@ -159,21 +164,60 @@ class NGramScorer:
         known = place < len(self._sorted) and self._sorted[place].startswith(partial_token)
         return 0.0 if known else self._unknown
 
-    def score(self, prev_state: Any, word: str, is_last_word: bool = False) -> tuple[float, Any]:
-        """Of a word, and of the end where it is the last; a text that ends in a space ends in an empty word."""
+    def score(
+        self, prev_state: Any, word: str, is_last_word: bool = False, *, known: bool = False
+    ) -> tuple[float, Any]:
+        """Of a word, and of the end where it is the last; a text that ends in a space ends in an empty word.
+
+        `known`: not to be punished for being unknown.
+        """
         state, total = prev_state, 0.0
         if word:
             state = self._kenlm.State()
             total = self._beta + self._alpha * self._model.BaseScore(prev_state, self._words.get(word, word), state)
-            total += 0.0 if word in self._words else self._unknown
+            total += 0.0 if known or word in self._words else self._unknown
         if is_last_word:
             total += self._alpha * self._model.BaseScore(state, "</s>", self._kenlm.State())
         return total, state
 
 
+class HotWordScorer:
+    """A language model, or none, for which some words weigh more, whether it knows them or not.
+
+    The beginning of a hot word has its share of the weight already, or the search would drop it.
+    """
+
+    def __init__(self, weights: Mapping[str, float], lm: NGramScorer | None) -> None:
+        self._weights, self._lm = weights, lm
+        self.order = lm.order if lm else 1
+
+    def get_start_state(self) -> Any:
+        return self._lm.get_start_state() if self._lm else None
+
+    def score_partial_token(self, partial_token: str) -> float:
+        """Of the beginning of a word."""
+        shares = [
+            weight * len(partial_token) / len(word)
+            for word, weight in self._weights.items()
+            if word.startswith(partial_token)
+        ]
+        if shares:
+            return max(shares)
+        return self._lm.score_partial_token(partial_token) if self._lm else 0.0
+
+    def score(self, prev_state: Any, word: str, is_last_word: bool = False) -> tuple[float, Any]:
+        """Of a word, and of the end where it is the last."""
+        total, state = 0.0, None
+        if self._lm:
+            total, state = self._lm.score(prev_state, word, is_last_word, known=word in self._weights)
+        return total + self._weights.get(word, 0.0), state
+
+
 def unreadable(path: Path, error: Exception) -> LanguageModelError:
-    """What KenLM said, in a line."""
-    return LanguageModelError(f"KenLM cannot read {path}: {' '.join(str(error).split())[:300]}")
+    """What KenLM said, in a line, without its own lines of code."""
+    said = " ".join(str(error).split())
+    reason = re.sub(r"^\w+(?: because `[^']*')?\. ", "", said.rpartition(" threw ")[2])
+    return LanguageModelError(f"KenLM cannot read {path}: {reason.removesuffix(')').rstrip('.')}.")
 
 
 def load_scorer(files: LmFiles, alphabet: Alphabet, alpha: float, beta: float, unknown: float) -> NGramScorer:

@@ -33,6 +33,18 @@ class Word(NamedTuple):
         return TimedWord(self.text, start, end, self.confidence)
 
 
+class Reading(NamedTuple):
+    """One of several that a search found, with its scores apart; natural logarithms."""
+
+    text: str
+    score: float
+    """All together: Q of ds2_deploy/decoding/search.py."""
+    acoustic: float
+    """ln P_ctc."""
+    language: float
+    """What language model, words and hot words added."""
+
+
 class Hypothesis(NamedTuple):
     """One reading of an utterance."""
 
@@ -40,6 +52,8 @@ class Hypothesis(NamedTuple):
     score: float
     """Natural logarithm: how probable the decoder finds this reading."""
     words: tuple[Word, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    """The best ones, this among them, where a search was asked for several."""
 
 
 class StreamDecoder(Protocol):
@@ -63,8 +77,8 @@ class StreamDecoder(Protocol):
         """The best reading of all frames so far, without its words."""
         ...
 
-    def words(self) -> tuple[Word, ...]:
-        """Of the best reading, with their frames."""
+    def finish(self) -> Hypothesis:
+        """The best reading of the whole utterance, with its words; nothing can be added any more."""
         ...
 
     def stable(self) -> str:

@@ -5,8 +5,9 @@ Q(y) = ln P_ctc(y | x) + alpha · ln P_lm(y) + beta · words(y)        (Amodei e
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -14,9 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.decoding.alignment import aligned
-from ds2_deploy.decoding.greedy import GreedyDecoder, GreedyStream
-from ds2_deploy.decoding.language_model import LmFiles, LmSettings, find_language_model
-from ds2_deploy.decoding.protocol import Hypothesis, Word
+from ds2_deploy.decoding.language_model import (
+    MAX_ALPHA,
+    MAX_BETA,
+    MAX_WIDTH,
+    LmFiles,
+    LmSettings,
+    find_language_model,
+)
+from ds2_deploy.decoding.protocol import Hypothesis, Reading, Word
 from ds2_deploy.decoding.words import words_of
 from ds2_deploy.errors import ConfigError, InferenceError
 from ds2_deploy.extras import require
@@ -24,7 +31,8 @@ from ds2_deploy.text.alphabet import Alphabet
 
 PRESET = LmSettings(alpha=0.5, beta=1.0, beam_width=64)
 """Where neither the caller nor the language model's folder says otherwise."""
-MAX_ALPHA, MAX_BETA, MAX_WIDTH = 10.0, 20.0, 10_000
+HOT_WEIGHT, MAX_HOT = 10.0, 100.0
+"""What a hot word adds where the caller does not say, and at most."""
 TOLERANCE = 1e-2
 """How far from one the probabilities of a frame may sum: FP16 is off by 1e-3."""
 
@@ -49,15 +57,18 @@ class BeamConfig:
     """A label less probable than that is not tried, unless it is the most probable one."""
     unknown: float = -10.0
     """What a word adds that the language model does not know; flashlight does not hear such words at all."""
-    hot_words: tuple[str, ...] = ()
-    """Words to expect, known to the language model or not."""
-    hot_word_weight: float = 10.0
+    hot_words: Mapping[str, float] = field(default_factory=dict)
+    """Words to expect, known to the language model or not, and what each of them adds."""
+    n_best: int = 1
+    """Readings that a hypothesis comes with."""
 
     def __post_init__(self) -> None:
         _check("alpha", self.alpha, 0, MAX_ALPHA)
         _check("beta", self.beta, -MAX_BETA, MAX_BETA)
         _check("beam_width", self.beam_width, 1, MAX_WIDTH)
-        _check("hot_word_weight", self.hot_word_weight, 0, 100)
+        _check("n_best", self.n_best, 1, MAX_WIDTH)
+        for word, weight in self.hot_words.items():
+            _check(f"The weight of the hot word {word!r}", weight, 0, MAX_HOT)
 
 
 def _check(name: str, value: float | None, least: float, most: float) -> None:
@@ -65,20 +76,17 @@ def _check(name: str, value: float | None, least: float, most: float) -> None:
         raise ConfigError(f"{name} is {value:g}: it must lie between {least:g} and {most:g}.")
 
 
-class Reading(NamedTuple):
-    """One of several that the search found, with its scores apart; natural logarithms."""
+class SoFar(NamedTuple):
+    """The best reading of an utterance that may go on."""
 
     text: str
     score: float
-    """Q: all together."""
-    acoustic: float
-    """ln P_ctc."""
-    language: float
-    """What language model, words and hot words added."""
+    spoken: tuple[int, int] | None
+    """Its first frame with a letter, and the one after the last."""
 
 
 class SearchDecoder(ABC):
-    """A beam search; a subclass says who searches."""
+    """A beam search; a subclass says who searches, and how it does so in pieces."""
 
     package: str
     """What it needs to be installed."""
@@ -94,9 +102,16 @@ class SearchDecoder(ABC):
         self.beam_width = preset.beam_width if config.beam_width is None else config.beam_width
         self.has_lm = files is not None
         for word in config.hot_words:
+            if len(word.split()) != 1:
+                raise ConfigError(f"The hot word {word!r} is not one word: give each of a name's by itself.")
             if missing := alphabet.missing(word):
                 raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")
         self._load(files)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Alphabet, BeamConfig]]:
+        """Of what it was made: another process loads the language model for itself."""
+        weights = {"alpha": self.alpha, "beta": self.beta, "beam_width": self.beam_width}
+        return type(self), (self.alphabet, replace(self.config, **weights))  # type: ignore[arg-type]
 
     def __str__(self) -> str:
         lm = f", language model (alpha {self.alpha:g}, beta {self.beta:g})" if self.has_lm else ""
@@ -117,92 +132,108 @@ class SearchDecoder(ABC):
     def _weigh(self) -> None:
         """The weights have changed."""
 
-    @abstractmethod
-    def _search(self, log_probs: npt.NDArray[np.float32], most: int) -> list[Reading]:
-        """Of (T, V), T at least one, best first."""
-
     def decode(self, log_probs: npt.NDArray[np.float32]) -> Hypothesis:
         """`log_probs` (T, V), the valid frames of one utterance; T may be 0."""
-        best = self.readings(log_probs)[0]
-        labels = self.alphabet.encode(best.text)
-        words = words_of(aligned(log_probs, labels, self.alphabet.blank), self.alphabet)
-        return Hypothesis(best.text, best.score, words)
+        return self._heard(log_probs).finish()
 
     def readings(self, log_probs: npt.NDArray[np.float32], most: int = 1) -> list[Reading]:
         """The best ones of (T, V), best first, at most as many as asked for."""
-        if not len(log_probs):
-            return [Reading("", 0.0, 0.0, 0.0)]
-        _check_probabilities(log_probs)
-        return self._search(log_probs, most)
+        return self._heard(log_probs).readings(most)
 
-    def start(self) -> "SearchStream":
-        """For an utterance that comes in pieces."""
-        return SearchStream(self)
+    def _heard(self, log_probs: npt.NDArray[np.float32]) -> "SearchStream":
+        stream = self.start()
+        stream.accept(log_probs)
+        return stream
 
-
-def _check_probabilities(log_probs: npt.NDArray[np.float32]) -> None:
-    """InferenceError where they are none; what a search makes of such numbers looks like speech."""
-    totals = np.exp(log_probs.astype(np.float64)).sum(axis=-1)  # (T,)
-    if not np.abs(totals - 1).max() <= TOLERANCE:  # also where there is a NaN
-        frame = int((~(np.abs(totals - 1) <= TOLERANCE)).argmax())
-        what = "not numbers" if math.isnan(totals[frame]) else f"sum to {totals[frame]:.3g}, not to one"
-        raise InferenceError(f"The probabilities of frame {frame} are no probabilities: they are {what}.")
+    @abstractmethod
+    def start(self, going_on: int | None = None) -> "SearchStream":
+        """For an utterance that comes in pieces; `going_on`: the label that the one before it ended with."""
 
 
-class SearchStream:
-    """One utterance in pieces: the frames are kept, and read anew as a whole when somebody asks.
+class SearchStream(ABC):
+    """One utterance in pieces. What the search makes of it does not depend on how it was cut.
 
-    So the end is `decode`'s, whatever the pieces were. A later frame may change any word of it.
+    The frames are kept, for at the end the words' times are read out of them: 4 V bytes each.
     """
 
     def __init__(self, decoder: SearchDecoder, going_on: int | None = None) -> None:
-        self._decoder = decoder
-        self._ears: GreedyStream = GreedyDecoder(decoder.alphabet).start()  # hears where letters are
+        self.frames = 0
+        self._decoder, self._alphabet = decoder, decoder.alphabet
         self._pieces: list[npt.NDArray[np.float32]] = []
         self._going_on = decoder.alphabet.blank if going_on is None else going_on
-        self._read: tuple[int, Hypothesis] = (0, Hypothesis("", 0.0))
+        self._last = self._going_on
+        self._known: tuple[int, SoFar] = (0, SoFar("", 0.0, None))
 
-    @property
-    def frames(self) -> int:
-        return self._ears.frames
+    @abstractmethod
+    def _advance(self, log_probs: npt.NDArray[np.float32]) -> None:
+        """The next frames (t, V), t at least one, which are kept already."""
+
+    @abstractmethod
+    def _so_far(self) -> SoFar:
+        """Of all frames, at least one."""
+
+    @abstractmethod
+    def _end(self, most: int) -> list[Reading]:
+        """Of all frames, at least one, best first; there will be no more."""
 
     @property
     def spoken(self) -> tuple[int, int] | None:
-        return self._ears.spoken
+        """The first frame with a letter of the best reading so far, and the one after the last."""
+        return self._reading().spoken
 
     def accept(self, log_probs: npt.NDArray[np.float32]) -> None:
-        """`log_probs` (t, V), the next frames of the utterance; t may be 0."""
+        """`log_probs` (t, V), the next frames of the utterance; t may be 0. InferenceError where they are none."""
+        if not len(log_probs):
+            return
+        _check_probabilities(log_probs, self.frames)
+        self._last = int(log_probs[-1].argmax())
         frames = self._without_the_last_letter(log_probs)
-        self._ears.accept(frames)
         self._pieces.append(frames)
+        self.frames += len(frames)
+        self._advance(frames)
 
     def _without_the_last_letter(self, log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """As blank, where the letter goes on that the utterance before ended with."""
-        blank = self._decoder.alphabet.blank
-        if self._going_on == blank or not len(log_probs):
-            return log_probs
-        others = (log_probs.argmax(axis=-1) != self._going_on).nonzero()[0]
-        count = int(others[0]) if len(others) else len(log_probs)
-        silent = log_probs.copy()
-        silent[:count] = -np.inf
-        silent[:count, blank] = 0.0
+        """A copy; as blank, where the letter goes on that the utterance before ended with."""
+        kept, blank = log_probs.copy(), self._alphabet.blank  # of a batch, which is not to be kept
+        if self._going_on == blank:
+            return kept
+        others = (kept.argmax(axis=-1) != self._going_on).nonzero()[0]
+        count = int(others[0]) if len(others) else len(kept)
+        kept[:count] = -np.inf
+        kept[:count, blank] = 0.0
         if len(others):
             self._going_on = blank
-        return silent
+        return kept
+
+    def _kept(self) -> npt.NDArray[np.float32]:
+        """(T, V) all frames."""
+        if len(self._pieces) > 1:
+            self._pieces = [np.concatenate(self._pieces)]
+        return self._pieces[0] if self._pieces else np.zeros((0, len(self._alphabet)), np.float32)
 
     def hypothesis(self) -> Hypothesis:
         """The best reading of all frames so far."""
-        return self._reading()._replace(words=())
+        return Hypothesis(*self._reading()[:2])
 
-    def words(self) -> tuple[Word, ...]:
-        """Of the best reading, with their frames."""
-        return self._reading().words
+    def _reading(self) -> SoFar:
+        if self._known[0] != self.frames:
+            self._known = self.frames, self._so_far()
+        return self._known[1]
 
-    def _reading(self) -> Hypothesis:
-        if self._read[0] != self.frames:
-            self._pieces = [np.concatenate(self._pieces)]
-            self._read = self.frames, self._decoder.decode(self._pieces[0])
-        return self._read[1]
+    def readings(self, most: int) -> list[Reading]:
+        """The best ones of the whole utterance, to which nothing can be added any more."""
+        return self._end(most) if self.frames else [Reading("", 0.0, 0.0, 0.0)]
+
+    def finish(self) -> Hypothesis:
+        """The best reading of the whole utterance, with its words; nothing can be added any more."""
+        readings = self.readings(self._decoder.config.n_best)
+        best = readings[0]
+        others = tuple(readings) if self._decoder.config.n_best > 1 else ()
+        return Hypothesis(best.text, best.score, self._words(best.text), others)
+
+    def _words(self, text: str) -> tuple[Word, ...]:
+        letters = aligned(self._kept(), self._alphabet.encode(text), self._alphabet.blank)
+        return words_of(letters, self._alphabet)
 
     def stable(self) -> str:
         """Nothing: a later word may change what an earlier one is taken for."""
@@ -210,5 +241,13 @@ class SearchStream:
 
     def next(self) -> "SearchStream":
         """For the utterance that follows on the next frame: a label that goes on is not a second one."""
-        last = next((piece[-1] for piece in reversed(self._pieces) if len(piece)), None)
-        return SearchStream(self._decoder, None if last is None else int(last.argmax()))
+        return self._decoder.start(self._last)
+
+
+def _check_probabilities(log_probs: npt.NDArray[np.float32], first: int) -> None:
+    """InferenceError where they are none, from frame `first` on; what a search makes of such looks like speech."""
+    totals = np.exp(log_probs.astype(np.float64)).sum(axis=-1)  # (T,)
+    if not np.abs(totals - 1).max() <= TOLERANCE:  # also where there is a NaN
+        frame = int((~(np.abs(totals - 1) <= TOLERANCE)).argmax())
+        what = "not numbers" if math.isnan(totals[frame]) else f"sum to {totals[frame]:.3g}, not to one"
+        raise InferenceError(f"The probabilities of frame {first + frame} are no probabilities: they are {what}.")

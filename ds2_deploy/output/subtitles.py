@@ -33,7 +33,7 @@ def cues(words: Iterable[TimedWord]) -> Iterator[Cue]:
     groups = list(_groups(words))
     for group, following in zip_longest(groups, groups[1:]):
         start_s = group[0].start_s
-        end_s = max(group[-1].end_s + LINGER_S, start_s + SHORTEST_S)
+        end_s = min(max(group[-1].end_s + LINGER_S, start_s + SHORTEST_S), start_s + LONGEST_S)
         if following:
             end_s = min(end_s, max(following[0].start_s - GAP_S, group[-1].end_s))
         yield Cue(start_s, end_s, joined(group))

@@ -4,9 +4,10 @@ import json
 import re
 from typing import Any, NamedTuple, TextIO
 
-from ds2_deploy.decoding.protocol import TimedWord
+from ds2_deploy.decoding.protocol import Reading, TimedWord
 from ds2_deploy.errors import ConfigError
-from ds2_deploy.output.subtitles import cues, lines
+from ds2_deploy.output.subtitles import Cue, cues, lines
+from ds2_deploy.output.turns import Turn
 
 
 class Transcript(NamedTuple):
@@ -21,10 +22,31 @@ class Transcript(NamedTuple):
     words: tuple[TimedWord, ...] = ()
     channel: int = 0
     """The one that was heard; 0 where all were."""
+    turns: tuple[Turn, ...] = ()
+    """Where each channel was heard apart: who spoke when. `text` and `words` are empty then."""
+    readings: tuple[Reading, ...] = ()
+    """Where several were asked for, of a recording that was heard in one piece."""
+
+    @property
+    def channels(self) -> dict[int, list[TimedWord]]:
+        """Channel -> its words in order."""
+        if not self.turns:
+            return {self.channel: list(self.words)}
+        found: dict[int, list[TimedWord]] = {}
+        for turn in sorted(self.turns, key=lambda turn: turn.channel):
+            found.setdefault(turn.channel, []).extend(turn.words)
+        return found
+
+    def cues(self) -> list[tuple[int | None, Cue]]:
+        """Subtitles in order, each with its channel where there are several."""
+        found = [(channel, cue) for channel, words in self.channels.items() for cue in cues(words)]
+        found.sort(key=lambda item: item[1].start_s)
+        return [(channel if self.turns else None, cue) for channel, cue in found]
 
 
 class TextWriter:
-    """The transcript alone, or a line `path<TAB>transcript` for each of several.
+    """The transcript alone, or a line `path<TAB>transcript` for each of several; of a call, a line a turn, with the
+    channel before what was said.
 
     Every writer is made with `single`: whether there is but one recording, with nothing to tell it from.
     """
@@ -39,7 +61,11 @@ class TextWriter:
         self.single = single
 
     def write(self, transcript: Transcript) -> None:
-        self._put(f"{transcript.text}\n" if self.single else f"{transcript.path}\t{transcript.text}\n")
+        path = "" if self.single else f"{transcript.path}\t"
+        if transcript.turns:
+            self._put("".join(f"{path}{turn.channel}\t{turn.text}\n" for turn in transcript.turns))
+        else:
+            self._put(f"{path}{transcript.text}\n")
 
     def close(self) -> None:
         """Write what ends the format, also after an interruption; the stream stays open."""
@@ -79,7 +105,7 @@ class JsonWriter(TextWriter):
 def _json(transcript: Transcript) -> str:
     fields: dict[str, Any] = {
         "path": transcript.path,
-        "text": transcript.text,
+        "text": transcript.text or " ".join(turn.text for turn in transcript.turns),
         "duration_s": round(transcript.duration_s, 3),
     }
     if transcript.passages:
@@ -87,7 +113,17 @@ def _json(transcript: Transcript) -> str:
             {"start_s": round(start_s, 3), "end_s": round(end_s, 3), "text": text}
             for start_s, end_s, text in transcript.passages
         ]
-    fields["words"] = [rounded(word) for word in transcript.words]
+    if transcript.turns:
+        fields["turns"] = [
+            {"channel": t.channel, "start_s": round(t.start_s, 3), "end_s": round(t.end_s, 3), "text": t.text}
+            for t in transcript.turns
+        ]
+        words = [{"channel": t.channel, **rounded(word)} for t in transcript.turns for word in t.words]
+        fields["words"] = sorted(words, key=lambda word: word["start_s"])
+    else:
+        fields["words"] = [rounded(word) for word in transcript.words]
+    if transcript.readings:
+        fields["readings"] = [rounded(reading) for reading in transcript.readings]
     text = json.dumps(fields, ensure_ascii=False)
     return re.sub("[\ud800-\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)  # names that are not UTF-8
 
@@ -104,8 +140,8 @@ class SrtWriter(TextWriter):
     joins = False
 
     def write(self, transcript: Transcript) -> None:
-        for number, (start_s, end_s, text) in enumerate(cues(transcript.words), 1):
-            self._put(f"{number}\n" + _shown(start_s, end_s, ",", lines(text)))
+        for number, (channel, (start_s, end_s, text)) in enumerate(transcript.cues(), 1):
+            self._put(f"{number}\n" + _shown(start_s, end_s, ",", lines(_told(channel, text))))
 
 
 class VttWriter(TextWriter):
@@ -116,8 +152,10 @@ class VttWriter(TextWriter):
 
     def write(self, transcript: Transcript) -> None:
         self._put("WEBVTT\n\n")
-        for start_s, end_s, text in cues(transcript.words):
+        for channel, (start_s, end_s, text) in transcript.cues():
             shown = [line.translate(VTT_ESCAPES) for line in lines(text)]
+            if channel is not None:
+                shown[0] = f"<v Channel {channel}>{shown[0]}"
             self._put(_shown(start_s, end_s, ".", shown))
 
 
@@ -132,8 +170,8 @@ class TsvWriter(TextWriter):
 
     def write(self, transcript: Transcript) -> None:
         self._put("start\tend\ttext\n")
-        for start_s, end_s, text in cues(transcript.words):
-            self._put(f"{round(start_s * 1000)}\t{round(end_s * 1000)}\t{text}\n")
+        for channel, (start_s, end_s, text) in transcript.cues():
+            self._put(f"{round(start_s * 1000)}\t{round(end_s * 1000)}\t{_told(channel, text)}\n")
 
 
 class CtmWriter(TextWriter):
@@ -143,9 +181,15 @@ class CtmWriter(TextWriter):
 
     def write(self, transcript: Transcript) -> None:
         name = "_".join(transcript.path.split())
-        for word, start_s, end_s, confidence in transcript.words:
-            times = f"{start_s:.3f} {end_s - start_s:.3f}"
-            self._put(f"{name} {transcript.channel + 1} {times} {'_'.join(word.split())} {confidence:.3f}\n")
+        for channel, words in transcript.channels.items():
+            for word, start_s, end_s, confidence in words:
+                times = f"{start_s:.3f} {end_s - start_s:.3f}"
+                self._put(f"{name} {channel + 1} {times} {'_'.join(word.split())} {confidence:.3f}\n")
+
+
+def _told(channel: int | None, text: str) -> str:
+    """With the channel before it, where there are several."""
+    return text if channel is None else f"[{channel}] {text}"
 
 
 def _shown(start_s: float, end_s: float, point: str, shown: list[str]) -> str:

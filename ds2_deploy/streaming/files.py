@@ -17,9 +17,7 @@ AT_ONCE = 16
 """Recordings that stream side by side: enough for two workers' batches, and each holds a block of audio or two."""
 
 
-def transcribe_streams(
-    dispatcher: Dispatcher, sources: Iterable[AudioSource], *, channel: int | None = None
-) -> Iterator[Result]:
+def transcribe_streams(dispatcher: Dispatcher, sources: Iterable[AudioSource]) -> Iterator[Result]:
     """A result per source, in order, each as soon as it and all before it are there."""
     readers = ThreadPoolExecutor(AT_ONCE, "ds2-reader")
     remaining = iter(sources)
@@ -28,7 +26,7 @@ def transcribe_streams(
     try:
         while True:
             for source in itertools.islice(remaining, 2 * AT_ONCE - len(under_way)):
-                under_way.append(readers.submit(_transcribe, dispatcher, source, channel, streams))
+                under_way.append(readers.submit(_transcribe, dispatcher, source, streams))
             if not under_way:
                 return
             yield under_way.popleft().result()
@@ -38,16 +36,14 @@ def transcribe_streams(
             stream.close()
 
 
-def _transcribe(
-    dispatcher: Dispatcher, source: AudioSource, channel: int | None, streams: "weakref.WeakSet[Stream]"
-) -> Result:
+def _transcribe(dispatcher: Dispatcher, source: AudioSource, streams: "weakref.WeakSet[Stream]") -> Result:
     rate = dispatcher.metadata.feature.sample_rate
     samples = 0
     stream = None
     try:
         stream = dispatcher.create_stream()
         streams.add(stream)
-        for block in audio_blocks(source, rate, channel=channel):
+        for block in audio_blocks(source, rate):
             stream.accept_waveform(block, rate)
             samples += len(block)
         stream.input_finished()

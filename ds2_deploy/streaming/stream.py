@@ -325,10 +325,11 @@ class Stream:
 
     def _close_utterance(self, *, is_last: bool = False) -> list[StreamResult]:
         """The utterance becomes final and the next one begins; the model's state goes on."""
-        partial = self._partial()
-        begin_s, frame_s = self._utterance_begin * self._metadata.frame_s, self._metadata.frame_s
-        words = tuple(word.timed(frame_s, begin_s) for word in self._decoder.words())
-        final = partial._replace(stable=partial.text, is_final=True, words=words)
+        heard, frame_s = self._decoder.finish(), self._metadata.frame_s
+        begin_s = self._utterance_begin * frame_s
+        words = tuple(word.timed(frame_s, begin_s) for word in heard.words)
+        start_s, end_s = (words[0].start_s, words[-1].end_s) if words else (begin_s, begin_s)
+        final = StreamResult(heard.text, heard.text, True, start_s, end_s, heard.score, words)
         self._last = final if is_last else NOTHING
         self._decoder = self._decoder.next()
         self._utterance_begin = self._frames

@@ -1,0 +1,127 @@
+"""What processes of their own bring a search, and what it costs to send them the log-probabilities.
+
+    python benchmarks/decoding_pool.py [--model default] [--manifest $DS2_DATA/an4/test.jsonl] [--rounds 3] [--save]
+
+The whole of `Recognizer.transcribe`: reading, network and search, with the search in 0, 1, 2 ... processes, one
+setting after the other in each round; medians. --save writes benchmarks/results/decoding_pool.json.
+"""
+
+import os
+import pickle
+import statistics
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import typer
+from machine import machine, save_result
+
+from ds2_deploy.audio.load import load_audio
+from ds2_deploy.recognizer import Recognizer
+from ds2_deploy.runtime import cpu_cores
+from ds2_deploy.runtime.protocol import run_alone
+from training.manifest import read_manifest
+
+
+class Speed(msgspec.Struct, frozen=True, kw_only=True):
+    """One decoder with so many processes."""
+
+    decoder: str
+    processes: int
+    seconds: float
+    """Median of the rounds."""
+    rtfx: float
+    ratio: float
+    """Seconds without processes by seconds with them: the median of each round's."""
+
+
+class Transport(msgspec.Struct, frozen=True, kw_only=True):
+    """Of one recording's log-probabilities and its hypothesis, there and back; medians in milliseconds."""
+
+    decoder: str
+    pickling_ms: float
+    decoding_ms: float
+
+
+def timed(recognizer: Recognizer, paths: list[Path], processes: int) -> tuple[float, list[str]]:
+    """Seconds of a second pass, when the processes have begun, and what it heard."""
+    with_pool = replace(recognizer, decoding_processes=processes)
+    for _ in range(2):
+        start = time.perf_counter()
+        texts = [result.hypothesis.text if result.hypothesis else "" for result in with_pool.transcribe(paths)]
+        seconds = time.perf_counter() - start
+    return seconds, texts
+
+
+def speeds(model: str, decoder: str, paths: list[Path], counts: list[int], rounds: int) -> list[Speed]:
+    recognizer = Recognizer.open(model, decoder=decoder)
+    found: dict[int, list[float]] = {count: [] for count in counts}
+    texts: list[list[str]] = []
+    for _ in range(rounds):
+        for count in counts:
+            seconds, heard = timed(recognizer, paths, count)
+            found[count].append(seconds)
+            texts.append(heard)
+    if any(heard != texts[0] for heard in texts):
+        raise SystemExit(f"{decoder}: the processes heard something else")
+    rate = recognizer.metadata.feature.sample_rate
+    audio_s = sum(len(load_audio(path, rate)) for path in paths) / rate
+    none = found[counts[0]]
+    return [
+        Speed(
+            decoder=decoder,
+            processes=count,
+            seconds=round(statistics.median(seconds), 3),
+            rtfx=round(audio_s / statistics.median(seconds), 1),
+            ratio=round(statistics.median(a / b for a, b in zip(none, seconds, strict=True)), 3),
+        )
+        for count, seconds in found.items()
+    ]
+
+
+def transport(model: str, decoder: str, paths: list[Path]) -> Transport:
+    recognizer = Recognizer.open(model, decoder=decoder)
+    pickling, decoding = [], []
+    for path in paths:
+        audio = load_audio(path, recognizer.metadata.feature.sample_rate)
+        log_probs = run_alone(recognizer.backend, audio, recognizer.metadata.min_samples)
+        start = time.perf_counter()
+        sent = pickle.loads(pickle.dumps(log_probs, protocol=pickle.HIGHEST_PROTOCOL))
+        middle = time.perf_counter()
+        heard = recognizer.decoder.decode(sent)
+        end = time.perf_counter()
+        pickle.loads(pickle.dumps(heard, protocol=pickle.HIGHEST_PROTOCOL))
+        pickling.append(middle - start + time.perf_counter() - end)
+        decoding.append(end - middle)
+    return Transport(
+        decoder=decoder,
+        pickling_ms=round(1e3 * statistics.median(pickling), 4),
+        decoding_ms=round(1e3 * statistics.median(decoding), 3),
+    )
+
+
+def main(
+    model: Annotated[str, typer.Option()] = "default",
+    manifest: Annotated[Path | None, typer.Option(help="Without it, AN4's test set below DS2_DATA.")] = None,
+    decoders: Annotated[str, typer.Option()] = "beam,flashlight",
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    save: Annotated[bool, typer.Option("--save")] = False,
+) -> None:
+    manifest = manifest or Path(os.environ["DS2_DATA"]) / "an4" / "test.jsonl"
+    paths = [utterance.path for utterance in read_manifest(manifest)]
+    counts = sorted({0, 1, 2, cpu_cores()})
+    found = [speed for name in decoders.split(",") for speed in speeds(model, name, paths, counts, rounds)]
+    sent = [transport(model, name, paths) for name in decoders.split(",")]
+    rows = ["| decoder | processes | seconds | × real time | faster than none |", "|---|---|---|---|---|"]
+    rows += [f"| {s.decoder} | {s.processes} | {s.seconds:.2f} | {s.rtfx:.0f} | {s.ratio:.2f} × |" for s in found]
+    rows += ["", "| decoder | sending a recording's frames and text | decoding them |", "|---|---|---|"]
+    rows += [f"| {t.decoder} | {t.pickling_ms:.3f} ms | {t.decoding_ms:.1f} ms |" for t in sent]
+    print("\n".join(rows))
+    if save:
+        save_result("decoding_pool", {"machine": machine(), "model": model, "speeds": found, "transport": sent})
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,95 @@
+"""Calls: turns in the order of speaking, in every format, and through the command line."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import webvtt
+
+from ds2_deploy.audio.load import channels_of, load_audio
+from ds2_deploy.decoding.protocol import TimedWord
+from ds2_deploy.output.turns import turns
+from ds2_deploy.output.writers import Transcript, writer_class
+from tests.conftest import ConvModel, Ds2, noise
+
+AGENT = (
+    TimedWord("good", 0.5, 0.8, 0.9),
+    TimedWord("morning", 0.9, 1.4, 0.9),
+    TimedWord("yes", 4.0, 4.3, 0.9),
+)
+CALLER = (TimedWord("hello", 1.2, 1.6, 0.8), TimedWord("there", 1.7, 2.0, 0.8))
+
+
+def written(format_name: str) -> str:
+    out = io.StringIO()
+    writer = writer_class(format_name)(out, single=True)
+    writer.write(Transcript("call.wav", "", 5.0, turns=turns([AGENT, CALLER])))
+    writer.close()
+    return out.getvalue()
+
+
+def test_turns_end_at_pauses_and_stand_in_the_order_of_their_beginnings() -> None:
+    found = [(turn.channel, turn.start_s, turn.end_s, turn.text) for turn in turns([AGENT, CALLER])]
+    assert found == [(0, 0.5, 1.4, "good morning"), (1, 1.2, 2.0, "hello there"), (0, 4.0, 4.3, "yes")]
+    assert turns([(), ()]) == ()
+
+
+def test_text_and_json_of_a_call() -> None:
+    assert written("text") == "0\tgood morning\n1\thello there\n0\tyes\n"
+    found = json.loads(written("json"))
+    assert found["text"] == "good morning hello there yes"
+    assert found["turns"][1] == {"channel": 1, "start_s": 1.2, "end_s": 2.0, "text": "hello there"}
+    assert [(word["channel"], word["word"]) for word in found["words"]] == [
+        (0, "good"), (0, "morning"), (1, "hello"), (1, "there"), (0, "yes"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("format_name", "marks"), [("srt", ["[0] ", "[1] ", "[0] "]), ("vtt", ["", "", ""])])
+def test_subtitles_of_a_call_say_who_speaks(format_name: str, marks: list[str]) -> None:
+    captions = webvtt.from_buffer(io.StringIO(written(format_name)), format=format_name)
+    said = ["good morning", "hello there", "yes"]
+    assert [caption.text for caption in captions] == [mark + text for mark, text in zip(marks, said, strict=True)]
+    if format_name == "vtt":
+        assert [caption.voice for caption in captions] == ["Channel 0", "Channel 1", "Channel 0"]
+
+
+def test_ctm_of_a_call_has_one_channel_after_the_other() -> None:
+    assert [line.split()[1:5:3] for line in written("ctm").splitlines()] == [
+        ["1", "good"], ["1", "morning"], ["1", "yes"], ["2", "hello"], ["2", "there"],
+    ]  # fmt: skip
+
+
+def test_channels_of_a_file_and_of_what_can_be_read_once(tmp_path: Path) -> None:
+    samples = noise(4000, channels=3)
+    path = tmp_path / "a.wav"
+    soundfile.write(path, samples, 16000, subtype="FLOAT")
+    for found in (channels_of(path), channels_of(path.open("rb"))):
+        assert [channel.number for channel in found] == [0, 1, 2]
+        for channel, expected in zip(found, samples.T, strict=True):
+            np.testing.assert_array_equal(load_audio(channel, 16000), expected)
+
+
+def test_each_channel_of_a_call_is_heard_apart(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
+    samples = noise(8000, channels=2)
+    soundfile.write(tmp_path / "call.wav", samples, 16000, subtype="PCM_16")
+    code, out, err = ds2("transcribe", tmp_path / "call.wav", "--channel", "each", "--format", "json",
+                         "--model", conv_model.path)  # fmt: skip
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    for channel in (0, 1):
+        said = " ".join(word["word"] for word in found["words"] if word["channel"] == channel)
+        assert said == conv_model.text(samples[:, channel])
+    assert found["duration_s"] == 0.5
+
+
+def test_a_call_that_cannot_be_read_is_one_line(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "good.wav", noise(8000, channels=2), 16000)
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    paths = (tmp_path / "bad.wav", tmp_path / "good.wav", tmp_path / "none.wav")
+    code, out, err = ds2("transcribe", *paths, "--channel", "each", "--model", conv_model.path)
+    assert code == 1
+    assert [line.count(name) for line, name in zip(err.splitlines(), ("bad.wav", "none.wav"), strict=True)] == [1, 1]
+    assert {line.split("\t")[0] for line in out.splitlines()} == {str(tmp_path / "good.wav")}
