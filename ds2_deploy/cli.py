@@ -11,12 +11,13 @@ import logging
 import os
 import sys
 import traceback
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from ds2_deploy import __version__
 from ds2_deploy.commands.align import align
+from ds2_deploy.commands.bench import bench, bench_compare
 from ds2_deploy.commands.build_engine import build_engine
 from ds2_deploy.commands.common import print_failure
 from ds2_deploy.commands.doctor import doctor
@@ -53,6 +54,8 @@ app.command()(parity)
 app.command("build-engine")(build_engine)
 app.command()(transcribe)
 app.command()(stream)
+app.command()(bench)
+app.command("bench-compare")(bench_compare)
 app.command()(info)
 app.command()(doctor)
 
@@ -84,14 +87,21 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # do not wait for what other threads are in the middle of
             sys.stdout.flush()
-            os._exit(INTERRUPTED)
+            _leave()
         raise
     except Exception as error:
         if _interrupted(error):
-            os._exit(INTERRUPTED)
+            _leave()
         if debug:
             traceback.print_exc()
         sys.exit(_report(error))
+
+
+def _leave() -> NoReturn:
+    """Without any clean-up but that of other processes."""
+    if pool := sys.modules.get("ds2_deploy.decoding.pool"):
+        pool.kill_all()
+    os._exit(INTERRUPTED)
 
 
 def _split_off(flag: str, arguments: list[str]) -> tuple[list[str], bool]:

@@ -65,6 +65,10 @@ class InferenceError(DS2Error, RuntimeError):
     """A loaded model failed on its input, for want of memory most often."""
 
 
+class BenchError(DS2Error, RuntimeError):
+    """A measurement could not be made, or a report of one cannot be read."""
+
+
 class StreamError(DS2Error, ValueError):
     """A stream was used in a way it cannot be: samples after its end, another rate half-way."""
 

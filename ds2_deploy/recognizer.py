@@ -35,7 +35,6 @@ from ds2_deploy.decoding.pool import DecodingPool, Outcome, decode_row
 from ds2_deploy.decoding.protocol import Decoder, Hypothesis, TimedWord
 from ds2_deploy.decoding.search import BeamConfig, SearchDecoder
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError
-from ds2_deploy.extras import require
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_backend, open_stream_backend
@@ -157,13 +156,10 @@ class Recognizer:
         loaded = open_backend(backend, folder, **each)
         if loaded.max_samples is not None:
             max_segment_s = min(max_segment_s, loaded.max_samples / folder.metadata.feature.sample_rate)
-        decoding = make_decoder(decoder, folder.metadata.alphabet, folder.path)
-        if isinstance(decoding, SearchDecoder):
-            require("loky")  # of its processes, which begin in the middle of the work
         return cls(
             metadata=folder.metadata,
             backend=loaded,
-            decoder=decoding,
+            decoder=make_decoder(decoder, folder.metadata.alphabet, folder.path),
             workers=workers if loaded.device == "cpu" else GPU_WORKERS,
             decoding_processes=0 if threads == 1 else threads,
             batch_seconds=batch_seconds,
@@ -182,9 +178,11 @@ class Recognizer:
         """
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
 
+    def __post_init__(self) -> None:
+        self._pool, self._model_free  # noqa: B018  # made here, before several threads ask for them
+
     @cached_property
     def _pool(self) -> DecodingPool | None:
-        """Begun when it is first asked for."""
         return DecodingPool(self.decoder, self._decoding_ahead) if self._decoding_ahead else None
 
     @property
@@ -284,7 +282,7 @@ class Recognizer:
         running: set[Future[list[tuple[int, PieceResult]]]] = set()
         for batch in batches:
             audio = [readers.submit(self._load, piece.content) for _, piece in batch]
-            running.add(runners.submit(self._run, batch, audio, self._pool if running else None))
+            running.add(runners.submit(self._run, batch, audio))
             if len(running) > self.workers + self._decoding_ahead + 1:
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 yield from itertools.chain.from_iterable(future.result() for future in done)
@@ -303,9 +301,7 @@ class Recognizer:
         except AudioError as error:
             return error
 
-    def _run(
-        self, batch: Batch, audio: list[Future[Samples | AudioError]], pool: DecodingPool | None
-    ) -> list[tuple[int, PieceResult]]:
+    def _run(self, batch: Batch, audio: list[Future[Samples | AudioError]]) -> list[tuple[int, PieceResult]]:
         """The results of one batch; what is too short for a frame has an empty transcript."""
         loaded = {place: future.result() for (place, _), future in zip(batch, audio, strict=True)}
         recordings = {place: samples for place, samples in loaded.items() if not isinstance(samples, AudioError)}
@@ -313,7 +309,7 @@ class Recognizer:
         fitting = [
             p for p, samples in recordings.items() if p not in long and self.metadata.output_frames(len(samples))
         ]
-        texts = dict(zip(fitting, self._hypotheses([recordings[place] for place in fitting], pool), strict=True))
+        texts = dict(zip(fitting, self._hypotheses([recordings[place] for place in fitting]), strict=True))
         results = []
         for place, piece in batch:
             samples = loaded[place]
@@ -348,7 +344,7 @@ class Recognizer:
     def _rate(self) -> int:
         return self.metadata.feature.sample_rate
 
-    def _hypotheses(self, recordings: list[Samples], pool: DecodingPool | None) -> list[Outcome]:
+    def _hypotheses(self, recordings: list[Samples]) -> list[Outcome]:
         """One each; where a batch is too much for the machine, each recording by itself."""
         if not recordings:
             return []
@@ -359,9 +355,9 @@ class Recognizer:
         except InferenceError as error:
             if len(recordings) == 1:
                 return [error]
-            return [self._hypotheses([recording], pool)[0] for recording in recordings]
+            return [self._hypotheses([recording])[0] for recording in recordings]
         rows = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
-        return pool.decode(rows) if pool else [decode_row(self.decoder, row) for row in rows]
+        return self._pool.decode(rows) if self._pool else [decode_row(self.decoder, row) for row in rows]
 
 
 def assembled(results: Iterable[PieceResult], *, between: str = " ") -> Iterator[Result]:

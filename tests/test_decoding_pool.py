@@ -2,11 +2,16 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ds2_deploy.decoding import pool as module
 from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.pool import DecodingPool
 from ds2_deploy.decoding.search import BeamConfig
@@ -28,10 +33,8 @@ def decoder() -> BeamDecoder:
 @pytest.fixture(scope="module")
 def pool(decoder: BeamDecoder) -> DecodingPool:
     pool = DecodingPool(decoder, 2)
-    deadline = time.monotonic() + 60
-    while not pool.is_ready and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert pool.is_ready
+    pool.begin()
+    wait_for(lambda: pool.is_ready)
     return pool
 
 
@@ -50,12 +53,55 @@ def test_what_cannot_be_decoded_is_an_error_in_its_place(pool: DecodingPool) -> 
     assert "frame 1" in str(error)
 
 
-def test_a_pool_whose_processes_were_killed_decodes_here(decoder: BeamDecoder) -> None:
+def test_a_pool_whose_processes_were_killed_decodes_here(
+    decoder: BeamDecoder, caplog: pytest.LogCaptureFixture
+) -> None:
     own = DecodingPool(decoder, 1)
-    assert own.decode(ROWS) == [decoder.decode(row) for row in ROWS]  # not begun yet, most likely
-    deadline = time.monotonic() + 60
-    while not own.is_ready and time.monotonic() < deadline:
-        time.sleep(0.05)
+    own.begin()
+    wait_for(lambda: own.is_ready)
     for process in list(own._executor._processes):
         os.kill(process, signal.SIGKILL)
-    assert own.decode(ROWS) == [decoder.decode(row) for row in ROWS]
+    for _ in range(3):
+        assert own.decode(ROWS) == [decoder.decode(row) for row in ROWS]
+    assert [record.message.count("was ended") for record in caplog.records] == [1]
+
+
+def test_processes_begin_when_there_is_enough_to_do(decoder: BeamDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WORTH_IT_S", 0.02)
+    own = DecodingPool(decoder, 1)
+    expected = [decoder.decode(row) for row in ROWS]
+    assert own.decode(ROWS[1:2]) == expected[1:2]
+    assert own._executor is None
+    deadline = time.monotonic() + 60
+    while not own.is_ready and time.monotonic() < deadline:
+        assert own.decode(ROWS) == expected
+    assert own.is_ready
+    assert own.decode(ROWS) == expected
+    own.kill()
+    assert own.decode(ROWS) == expected
+
+
+def test_processes_end_with_the_one_that_began_them() -> None:
+    """Which was killed, so that it cannot have told them."""
+    script = (
+        "import os, signal, time\n"
+        "from ds2_deploy.decoding.beam import BeamDecoder\n"
+        "from ds2_deploy.decoding.pool import DecodingPool\n"
+        "from ds2_deploy.text.alphabet import ENGLISH\n"
+        "pool = DecodingPool(BeamDecoder(ENGLISH), 2)\n"
+        "pool.begin()\n"
+        "while not pool.is_ready: time.sleep(0.05)\n"
+        "print(*pool._executor._processes, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, timeout=120)
+    processes = [int(number) for number in done.stdout.split()]
+    assert len(processes) == 2
+    wait_for(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert condition()

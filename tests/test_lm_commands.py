@@ -85,10 +85,11 @@ def test_wrong_texts(
         (["--decoder", "greedy", "--hot-word", "x"], 2, "--hot-word is for a search"),
         (["--alpha", "99"], 2, "alpha is 99"),
         (["--lm", "nowhere.arpa"], 1, "no language model at nowhere.arpa"),
-        (["--hot-word", "naïve"], 1, "naïve"),
+        (["--hot-word", "naïve"], 2, "naïve"),
         (["--hot-word", "anna=much"], 2, "must be a number"),
         (["--hot-word", "anna=-1"], 2, "'anna' is -1"),
         (["--n-best", "3"], 2, "--format json"),
+        (["--n-best", "3", "--format", "json", "--stream"], 2, "--stream"),
         (["--n-best", "3", "--format", "json", "--decoder", "greedy"], 2, "--n-best is for a search"),
     ],
 )
@@ -140,6 +141,7 @@ def test_other_weights_are_those_of_a_new_decoder(tmp_path: Path) -> None:
     frames: list[npt.NDArray[np.float32]] = heard(TEXTS).frames
     reweighed = BeamDecoder(ENGLISH, BeamConfig(lm=lm)).weighing(1.5, -0.5, 16)
     new = BeamDecoder(ENGLISH, BeamConfig(lm=lm, alpha=1.5, beta=-0.5, beam_width=16))
+    assert reweighed._scorer._model is BeamDecoder.weighing(reweighed, 1.0, 1.0, 4)._scorer._model  # type: ignore[union-attr]
     assert [reweighed.readings(f, 4) for f in frames] == [new.readings(f, 4) for f in frames]
 
 

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ import pytest
 import soundfile
 import webvtt
 
-from ds2_deploy.audio.load import channels_of, load_audio
+from ds2_deploy.audio.load import channels_of, load_audio, to_read_again
 from ds2_deploy.decoding.protocol import TimedWord
+from ds2_deploy.errors import AudioError
 from ds2_deploy.output.turns import turns
 from ds2_deploy.output.writers import Transcript, writer_class
 from tests.conftest import ConvModel, Ds2, noise
@@ -62,11 +65,32 @@ def test_ctm_of_a_call_has_one_channel_after_the_other() -> None:
     ]  # fmt: skip
 
 
+def test_a_long_turn_has_lines_of_the_same_length_with_its_mark() -> None:
+    words = tuple(TimedWord("abcdefg", 0.4 * i, 0.4 * i + 0.3, 1.0) for i in range(10))
+    out = io.StringIO()
+    writer_class("srt")(out, single=True).write(Transcript("call.wav", "", 5.0, turns=turns([words, ()])))
+    shown = out.getvalue().splitlines()[2:4]
+    assert shown == ["[0] " + " ".join(["abcdefg"] * 5), " ".join(["abcdefg"] * 5)]
+
+
+def test_a_silent_call_has_no_turns() -> None:
+    out = io.StringIO()
+    writer_class("json")(out, single=True).write(Transcript("call.wav", "", 5.0, turns=()))
+    found = json.loads(out.getvalue())
+    assert (found["turns"], found["words"], found["text"]) == ([], [], "")
+    out = io.StringIO()
+    writer_class("text")(out, single=True).write(Transcript("call.wav", "", 5.0, turns=()))
+    assert out.getvalue() == ""
+
+
 def test_channels_of_a_file_and_of_what_can_be_read_once(tmp_path: Path) -> None:
     samples = noise(4000, channels=3)
     path = tmp_path / "a.wav"
     soundfile.write(path, samples, 16000, subtype="FLOAT")
-    for found in (channels_of(path), channels_of(path.open("rb"))):
+    os.mkfifo(tmp_path / "pipe")
+    threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(path.read_bytes()), daemon=True).start()
+    for file in (path, path.open("rb"), tmp_path / "pipe"):
+        found = channels_of(to_read_again(file))
         assert [channel.number for channel in found] == [0, 1, 2]
         for channel, expected in zip(found, samples.T, strict=True):
             np.testing.assert_array_equal(load_audio(channel, 16000), expected)
@@ -83,6 +107,16 @@ def test_each_channel_of_a_call_is_heard_apart(ds2: Ds2, conv_model: ConvModel, 
         said = " ".join(word["word"] for word in found["words"] if word["channel"] == channel)
         assert said == conv_model.text(samples[:, channel])
     assert found["duration_s"] == 0.5
+
+
+def test_what_can_be_read_once_and_is_no_audio_says_so_with_its_name(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    threading.Thread(target=lambda: pipe.write_bytes(b"no audio"), daemon=True).start()
+    file = to_read_again(pipe)
+    for _ in range(2):
+        with pytest.raises(AudioError, match=f"Cannot decode {pipe}"):
+            channels_of(file)
 
 
 def test_a_call_that_cannot_be_read_is_one_line(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:

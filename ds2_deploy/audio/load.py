@@ -99,12 +99,27 @@ def audio_duration_s(source: AudioSource, *, decode: bool = False) -> float:
         return float(frames) / float(file.samplerate)
 
 
+class Content(bytes):
+    """An audio file's content that knows where it came from."""
+
+    name = "the recording"
+
+
+def to_read_again(file: AudioFile) -> AudioFile:
+    """The same, or the content of what can be read but once: a pipe, a file object."""
+    if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and not _is_pipe(Path(file))):
+        return file
+    content = Content(Path(file).read_bytes() if isinstance(file, str | os.PathLike) else file.read())
+    content.name = source_name(file)
+    return content
+
+
+def _is_pipe(path: Path) -> bool:
+    return path.exists() and not path.is_file()
+
+
 def channels_of(file: AudioFile) -> list[Channel]:
-    """Each of its channels; a pipe or file object is read here, for it can be read but once."""
-    if not isinstance(file, str | os.PathLike | bytes):
-        file = file.read()
-    elif not isinstance(file, bytes) and Path(file).exists() and not Path(file).is_file():
-        file = Path(file).read_bytes()
+    """Each of its channels; AudioError where it cannot be read."""
     with _open(file, source_name(file)) as opened:
         return [Channel(file, number) for number in range(opened.channels)]
 

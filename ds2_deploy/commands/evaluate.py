@@ -95,7 +95,8 @@ def _open(
     from ds2_deploy.recognizer import Recognizer
 
     if not Path(model).is_file():
-        return Recognizer.open(model, backend=backend, device=device, precision=precision, decoder=decoder)
+        with usage_errors():  # a hot word that the model cannot spell
+            return Recognizer.open(model, backend=backend, device=device, precision=precision, decoder=decoder)
     if backend not in ("auto", "torch") or precision != "fp32":
         raise BackendUnavailableError(f"{model} is a checkpoint, which runs in PyTorch in fp32 alone: export it first.")
     require("torch")

@@ -86,11 +86,13 @@ def stream(
             rule3=EndpointRule(min_utterance_length=rule3),
         )
     folder = open_model(model)
+    with usage_errors():  # a hot word that the model cannot spell
+        decoding = make_decoder(search, folder.metadata.alphabet, folder.path)
     stepper = OwnThread(open_stream_backend(backend, folder, device=device, precision=precision, threads=1))
     live = Stream(
         stepper,
         folder.metadata,
-        make_decoder(search, folder.metadata.alphabet, folder.path),
+        decoding,
         endpoint=None if no_endpoint else endpoint,
     )
     if source == "-" and sys.stderr.isatty():

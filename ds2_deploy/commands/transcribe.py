@@ -1,6 +1,5 @@
 """ds2 transcribe: recordings to text."""
 
-import itertools
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -105,8 +104,8 @@ def transcribe(
             raise typer.BadParameter(f"{name} does not go with --stream: a step takes a chunk of each recording.")
     if stream and refuse_long:
         raise typer.BadParameter("--refuse-long does not go with --stream, which takes recordings of any length.")
-    if n_best > 1 and format_name not in ("json", "jsonl"):
-        raise typer.BadParameter("--n-best needs --format json or jsonl.")
+    if n_best > 1 and (format_name not in ("json", "jsonl") or stream or channel == "each"):
+        raise typer.BadParameter("--n-best needs --format json or jsonl, and neither --stream nor --channel each.")
     if skip_existing and output_dir is None:
         raise typer.BadParameter("--skip-existing needs --output-dir.")
     heard_channel = _channel(channel)
@@ -171,7 +170,8 @@ def _batched(recordings: "list[Recording]", **options: Any) -> TranscribeAll:
 
     alone = len(recordings) == 1  # then all threads serve its one batch
     workers = 1 if alone and not _is_long(recordings[0], options.get("max_segment_s", MAX_SEGMENT_S)) else None
-    return Recognizer.open(workers=workers, **options).transcribe
+    with usage_errors():  # a hot word that the model cannot spell
+        return Recognizer.open(workers=workers, **options).transcribe
 
 
 def _is_long(recording: "Recording", limit_s: float) -> bool:
@@ -189,7 +189,8 @@ def _streamed(**options: Any) -> TranscribeAll:
     from ds2_deploy.streaming.dispatcher import Dispatcher
     from ds2_deploy.streaming.files import transcribe_streams
 
-    dispatcher = Dispatcher.open(**options)  # here, so that a model that cannot stream is refused before any output
+    with usage_errors():  # here, so that a model that cannot stream is refused before any output
+        dispatcher = Dispatcher.open(**options)
 
     def transcribe_all(sources: "Iterable[AudioSource]") -> "Iterator[Result]":
         with dispatcher:
@@ -200,17 +201,18 @@ def _streamed(**options: Any) -> TranscribeAll:
 
 def _sources(recording: "Recording", channel: "int | Literal['each'] | None") -> "list[AudioSource]":
     """What is to be heard of it; a file that cannot be read is heard as it is, which says why."""
-    from ds2_deploy.audio.load import Channel, channels_of
+    from ds2_deploy.audio.load import Channel, channels_of, to_read_again
     from ds2_deploy.errors import AudioError
 
     if channel is None:
         return [recording.source]
     if channel != "each":
         return [Channel(recording.source, channel)]
+    file = to_read_again(recording.source)
     try:
-        return [*channels_of(recording.source)]
+        return [*channels_of(file)]
     except AudioError:
-        return [recording.source]
+        return [file]
 
 
 def _write_all(
@@ -238,7 +240,7 @@ def _write_all(
         for recording in recordings:
             with step():
                 first = next(results)
-                heard = [first, *itertools.islice(results, counts.popleft() - 1)]
+                heard = [first, *(next(results) for _ in range(counts.popleft() - 1))]
                 failed = next((result for result in heard if result.hypothesis is None), None)
                 if failed:
                     print_failure(failed.error)
@@ -251,4 +253,6 @@ def _write_all(
                     text = first.hypothesis.text
                     told = (text, first.duration_s, first.passages, first.words, channel or 0)
                     output.write(Transcript(recording.name, *told, readings=first.hypothesis.readings))
+    if next(results, None) is not None:
+        raise AssertionError("there are more results than recordings")
     return failures

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.decoding.language_model import HotWordScorer, LmFiles, NGramScorer, load_scorer
-from ds2_deploy.decoding.protocol import Reading
-from ds2_deploy.decoding.search import SearchDecoder, SearchStream, SoFar
+from ds2_deploy.decoding.protocol import Hypothesis, Reading
+from ds2_deploy.decoding.search import SearchDecoder, SearchStream
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.extras import require
 
@@ -100,10 +100,8 @@ class BeamStream(SearchStream):
     def _advance(self, log_probs: npt.NDArray[np.float32]) -> None:
         """They are kept, which is enough."""
 
-    def _so_far(self) -> SoFar:
-        best = self._end(1)[0]
-        words = self._words(best.text)
-        return SoFar(best.text, best.score, (words[0].start, words[-1].end) if words else None)
+    def _so_far(self) -> Hypothesis:
+        return Hypothesis(*self._end(1)[0][:2])
 
     def _end(self, most: int) -> list[Reading]:
         return self._decoder.search(self._kept(), most)

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.decoding.language_model import LmFiles, spelled, unreadable, words_of_model
-from ds2_deploy.decoding.protocol import Reading
-from ds2_deploy.decoding.search import SearchDecoder, SearchStream, SoFar
+from ds2_deploy.decoding.protocol import Hypothesis, Reading
+from ds2_deploy.decoding.search import SearchDecoder, SearchStream
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.extras import require
 
@@ -49,6 +49,10 @@ class FlashlightDecoder(SearchDecoder):
     def start(self, going_on: int | None = None) -> "FlashlightStream":
         """For an utterance that comes in pieces."""
         return FlashlightStream(self, going_on)
+
+    def language(self, lm_score: float, words: int) -> float:
+        """What the language model, by its logarithm of ten, and the words add to a score."""
+        return self.alpha * math.log(10) * lm_score + self.beta * words if self._lexicon else 0.0
 
     def searcher(self) -> Any:
         """Of one utterance: it keeps what it is at."""
@@ -87,12 +91,9 @@ class FlashlightStream(SearchStream):
         frames = np.ascontiguousarray(np.maximum(log_probs, np.float32(NEVER)))
         self._searcher.decode_step(frames.ctypes.data, *frames.shape)
 
-    def _so_far(self) -> SoFar:
+    def _so_far(self) -> Hypothesis:
         best = self._searcher.get_best_hypothesis(0)
-        labels = np.array(best.tokens[1:], np.int64)
-        letters = ((labels != self._alphabet.blank) & (labels != self._decoder.boundary)).nonzero()[0]
-        spoken = (int(letters[0]), int(letters[-1]) + 1) if len(letters) else None
-        return SoFar(self._text(labels.tolist()), best.score, spoken)
+        return Hypothesis(self._text(best.tokens[1:]), best.score)
 
     def _end(self, most: int) -> list[Reading]:
         """As if a space followed, so that the last word ends like any other; half a word is no word."""
@@ -107,9 +108,9 @@ class FlashlightStream(SearchStream):
             if path[-1] != boundary:
                 extra = UNENDED
                 path = path[: len(path) - path[::-1].index(boundary)] if boundary in path else []
-            language = result.score - result.emittingModelScore
-            reading = Reading(self._text(path), result.score - extra, result.emittingModelScore - extra, language)
-            readings.setdefault(reading.text, reading)
+            text, score = self._text(path), result.score - extra
+            language = self._decoder.language(result.lmScore, len(text.split()))
+            readings.setdefault(text, Reading(text, score, score - language, language))
         return list(readings.values())[:most] or [Reading("", 0.0, 0.0, 0.0)]
 
     def _text(self, path: list[int]) -> str:

@@ -6,15 +6,15 @@ Q(y) = ln P_ctc(y | x) + alpha · ln P_lm(y) + beta · words(y)        (Amodei e
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from copy import copy
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.decoding.alignment import aligned
+from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.language_model import (
     MAX_ALPHA,
     MAX_BETA,
@@ -76,15 +76,6 @@ def _check(name: str, value: float | None, least: float, most: float) -> None:
         raise ConfigError(f"{name} is {value:g}: it must lie between {least:g} and {most:g}.")
 
 
-class SoFar(NamedTuple):
-    """The best reading of an utterance that may go on."""
-
-    text: str
-    score: float
-    spoken: tuple[int, int] | None
-    """Its first frame with a letter, and the one after the last."""
-
-
 class SearchDecoder(ABC):
     """A beam search; a subclass says who searches, and how it does so in pieces."""
 
@@ -119,7 +110,8 @@ class SearchDecoder(ABC):
 
     def weighing(self, alpha: float, beta: float, beam_width: int) -> Self:
         """The same with other weights; the language model is not loaded again."""
-        other = copy(self)
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
         other.alpha, other.beta, other.beam_width = alpha, beta, beam_width
         other._weigh()
         return other
@@ -157,29 +149,34 @@ class SearchStream(ABC):
     """
 
     def __init__(self, decoder: SearchDecoder, going_on: int | None = None) -> None:
-        self.frames = 0
         self._decoder, self._alphabet = decoder, decoder.alphabet
+        self._ears = GreedyDecoder(decoder.alphabet).start()  # hears where letters are before a search is sure which
         self._pieces: list[npt.NDArray[np.float32]] = []
         self._going_on = decoder.alphabet.blank if going_on is None else going_on
         self._last = self._going_on
-        self._known: tuple[int, SoFar] = (0, SoFar("", 0.0, None))
+        self._known = 0, Hypothesis("", 0.0)
 
     @abstractmethod
     def _advance(self, log_probs: npt.NDArray[np.float32]) -> None:
         """The next frames (t, V), t at least one, which are kept already."""
 
     @abstractmethod
-    def _so_far(self) -> SoFar:
-        """Of all frames, at least one."""
+    def _so_far(self) -> Hypothesis:
+        """The best reading of all frames, at least one, without its words."""
 
     @abstractmethod
     def _end(self, most: int) -> list[Reading]:
         """Of all frames, at least one, best first; there will be no more."""
 
     @property
+    def frames(self) -> int:
+        """Taken in so far."""
+        return self._ears.frames
+
+    @property
     def spoken(self) -> tuple[int, int] | None:
-        """The first frame with a letter of the best reading so far, and the one after the last."""
-        return self._reading().spoken
+        """The first frame with a letter, in the greedy reading, and the one after the last."""
+        return self._ears.spoken
 
     def accept(self, log_probs: npt.NDArray[np.float32]) -> None:
         """`log_probs` (t, V), the next frames of the utterance; t may be 0. InferenceError where they are none."""
@@ -189,7 +186,7 @@ class SearchStream(ABC):
         self._last = int(log_probs[-1].argmax())
         frames = self._without_the_last_letter(log_probs)
         self._pieces.append(frames)
-        self.frames += len(frames)
+        self._ears.accept(frames)
         self._advance(frames)
 
     def _without_the_last_letter(self, log_probs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -213,9 +210,6 @@ class SearchStream(ABC):
 
     def hypothesis(self) -> Hypothesis:
         """The best reading of all frames so far."""
-        return Hypothesis(*self._reading()[:2])
-
-    def _reading(self) -> SoFar:
         if self._known[0] != self.frames:
             self._known = self.frames, self._so_far()
         return self._known[1]

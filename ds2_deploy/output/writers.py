@@ -22,7 +22,7 @@ class Transcript(NamedTuple):
     words: tuple[TimedWord, ...] = ()
     channel: int = 0
     """The one that was heard; 0 where all were."""
-    turns: tuple[Turn, ...] = ()
+    turns: tuple[Turn, ...] | None = None
     """Where each channel was heard apart: who spoke when. `text` and `words` are empty then."""
     readings: tuple[Reading, ...] = ()
     """Where several were asked for, of a recording that was heard in one piece."""
@@ -30,7 +30,7 @@ class Transcript(NamedTuple):
     @property
     def channels(self) -> dict[int, list[TimedWord]]:
         """Channel -> its words in order."""
-        if not self.turns:
+        if self.turns is None:
             return {self.channel: list(self.words)}
         found: dict[int, list[TimedWord]] = {}
         for turn in sorted(self.turns, key=lambda turn: turn.channel):
@@ -41,7 +41,7 @@ class Transcript(NamedTuple):
         """Subtitles in order, each with its channel where there are several."""
         found = [(channel, cue) for channel, words in self.channels.items() for cue in cues(words)]
         found.sort(key=lambda item: item[1].start_s)
-        return [(channel if self.turns else None, cue) for channel, cue in found]
+        return [(None if self.turns is None else channel, cue) for channel, cue in found]
 
 
 class TextWriter:
@@ -62,7 +62,7 @@ class TextWriter:
 
     def write(self, transcript: Transcript) -> None:
         path = "" if self.single else f"{transcript.path}\t"
-        if transcript.turns:
+        if transcript.turns is not None:
             self._put("".join(f"{path}{turn.channel}\t{turn.text}\n" for turn in transcript.turns))
         else:
             self._put(f"{path}{transcript.text}\n")
@@ -105,7 +105,7 @@ class JsonWriter(TextWriter):
 def _json(transcript: Transcript) -> str:
     fields: dict[str, Any] = {
         "path": transcript.path,
-        "text": transcript.text or " ".join(turn.text for turn in transcript.turns),
+        "text": transcript.text or " ".join(turn.text for turn in transcript.turns or ()),
         "duration_s": round(transcript.duration_s, 3),
     }
     if transcript.passages:
@@ -113,7 +113,7 @@ def _json(transcript: Transcript) -> str:
             {"start_s": round(start_s, 3), "end_s": round(end_s, 3), "text": text}
             for start_s, end_s, text in transcript.passages
         ]
-    if transcript.turns:
+    if transcript.turns is not None:
         fields["turns"] = [
             {"channel": t.channel, "start_s": round(t.start_s, 3), "end_s": round(t.end_s, 3), "text": t.text}
             for t in transcript.turns
@@ -141,7 +141,7 @@ class SrtWriter(TextWriter):
 
     def write(self, transcript: Transcript) -> None:
         for number, (channel, (start_s, end_s, text)) in enumerate(transcript.cues(), 1):
-            self._put(f"{number}\n" + _shown(start_s, end_s, ",", lines(_told(channel, text))))
+            self._put(f"{number}\n" + _shown(start_s, end_s, ",", _told(channel, lines(text))))
 
 
 class VttWriter(TextWriter):
@@ -171,7 +171,7 @@ class TsvWriter(TextWriter):
     def write(self, transcript: Transcript) -> None:
         self._put("start\tend\ttext\n")
         for channel, (start_s, end_s, text) in transcript.cues():
-            self._put(f"{round(start_s * 1000)}\t{round(end_s * 1000)}\t{_told(channel, text)}\n")
+            self._put(f"{round(start_s * 1000)}\t{round(end_s * 1000)}\t{_told(channel, [text])[0]}\n")
 
 
 class CtmWriter(TextWriter):
@@ -187,9 +187,9 @@ class CtmWriter(TextWriter):
                 self._put(f"{name} {channel + 1} {times} {'_'.join(word.split())} {confidence:.3f}\n")
 
 
-def _told(channel: int | None, text: str) -> str:
-    """With the channel before it, where there are several."""
-    return text if channel is None else f"[{channel}] {text}"
+def _told(channel: int | None, shown: list[str]) -> list[str]:
+    """With the channel before the first line, where there are several."""
+    return shown if channel is None else [f"[{channel}] {shown[0]}", *shown[1:]]
 
 
 def _shown(start_s: float, end_s: float, point: str, shown: list[str]) -> str:

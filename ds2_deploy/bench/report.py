@@ -1,0 +1,153 @@
+"""What a bench report holds. Its JSON schema is schema.json beside this file."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from ds2_deploy.bench.stats import Latency
+from ds2_deploy.errors import BenchError
+
+SCHEMA = 1
+"""Raised with every change that a reader of older reports would misunderstand."""
+Workload = Literal["batch", "utterance", "stream", "load"]
+
+
+class Loaded(msgspec.Struct, frozen=True, kw_only=True):
+    """A backend that is ready to run, in a process of its own."""
+
+    backend: str
+    precision: str
+    device: str
+    runtime: str
+    """Its library and version."""
+    stream: bool
+    chunk_samples: int | None
+    """What a step takes of each stream."""
+    file_mb: float
+    """Of the graph, the engine or the weights."""
+    load_s: float
+    build_s: float | None
+    """Of an engine, where it says so."""
+    host_mb: float
+    """Peak of the process while it loaded."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """One backend at one workload: the columns of the report. Times in milliseconds, memory in megabytes (10^6)."""
+
+    workload: Workload
+    backend: str
+    precision: str
+    device: str
+    batch: int
+    """Recordings or streams at once; of a load test the most that go together."""
+    audio_s: float
+    """Of each recording, on average; of a stream's step the chunk."""
+    offered: float | None = None
+    """Arrivals per second, of a load test."""
+    padding: float
+    """Share of the samples that are padding."""
+    warm_up: int
+    runs: int
+    latency: Latency
+    """Of a run: a batch, an utterance from file to text, a step, a request from its arrival to its text."""
+    runs_ms: list[float]
+    stages: dict[str, float]
+    """Mean milliseconds of each part of a run: `audio`, `model`, `text`; on a GPU `h2d`, `compute`, `d2h`; `wait`."""
+    utterances_per_s: float
+    rtfx: float
+    """Seconds of audio per second."""
+    wall_s: float
+    """All runs together."""
+    in_system: float | None = None
+    """Requests waiting or under way, on average over the time of a load test, counted as it went."""
+    lost: int = 0
+    """Requests that were not done long after the last one had come."""
+    host_mb: float
+    """Peak of the process."""
+    device_mb: float | None = None
+    max_abs: float | None = None
+    """Greatest difference of a log-probability from the reference's, in nats; None for the reference itself."""
+    wer: float | None = None
+    wer_difference: float | None = None
+    """From the reference's, where the texts are known."""
+    wrong_outputs: int = 0
+    """Timed runs whose labels were not those of the first run."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+    @property
+    def cell(self) -> str:
+        """What was asked, in words."""
+        if self.workload == "batch":
+            return f"{self.batch} × {self.audio_s:g} s"
+        if self.workload == "stream":
+            return f"{self.batch} streams, chunks of {self.audio_s * 1000:.0f} ms"
+        if self.workload == "load":
+            return f"{self.offered:.3g} arrivals/s, batches up to {self.batch}"
+        return f"utterances of {self.audio_s:.1f} s"
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What rows of two reports must share to be compared."""
+        device = self.device.split(":")[0]
+        return self.workload, self.backend, self.precision, device, self.batch, self.audio_s, self.offered
+
+
+class Report(msgspec.Struct, frozen=True, kw_only=True):
+    """A run of `ds2 bench`. `machine` and `fastest` are what `--backend auto` reads of MODEL/bench.json."""
+
+    schema: int = SCHEMA
+    machine: str
+    fastest: dict[str, list[str]]
+    """Work (`offline`, `stream`) -> backends, the fastest first."""
+    model: str
+    command: str
+    started: str
+    """ISO 8601, UTC."""
+    seconds: float
+    partial: bool
+    """Interrupted: what was measured so far."""
+    audio: str
+    """Where the recordings come from."""
+    reference: str
+    """What the outputs are compared with."""
+    environment: dict[str, Any]
+    """At the start; `end` has what changes while it runs."""
+    loaded: list[Loaded]
+    not_run: dict[str, str]
+    """Backends that cannot run here, and why."""
+    rows: list[Row]
+    weaknesses: list[str]
+    """What a reader should know before believing the figures."""
+    failed_checks: list[str]
+    """Figures that contradict each other; the report is not to be trusted."""
+
+    def to_json(self) -> bytes:
+        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+
+    @classmethod
+    def read(cls, path: Path) -> "Report":
+        """BenchError where it is no report, or one of another schema."""
+        try:
+            content = path.read_bytes()
+            found = msgspec.json.decode(content)
+        except (OSError, msgspec.DecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else str(error)
+            raise BenchError(f"{path} cannot be read as a bench report: {reason}.") from error
+        schema = found.get("schema") if isinstance(found, dict) else None
+        if schema is None:
+            raise BenchError(f"{path} is no bench report: it names no schema.")
+        if schema != SCHEMA:
+            raise BenchError(f"{path} has schema {schema}, and this ds2 reads {SCHEMA}: measure again.")
+        try:
+            return msgspec.json.decode(content, type=cls)
+        except msgspec.DecodeError as error:
+            raise BenchError(f"{path} is no bench report: {error}.") from error

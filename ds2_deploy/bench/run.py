@@ -1,0 +1,148 @@
+"""A report from the question to the last check."""
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ds2_deploy.bench import checks, environment, measure
+from ds2_deploy.bench.measure import Bench
+from ds2_deploy.bench.plan import Plan, Sound, generated_sound, real_sound
+from ds2_deploy.bench.report import Report, Row
+from ds2_deploy.bench.worker import Remote, Spec
+from ds2_deploy.errors import BackendUnavailableError, BenchError, ConfigError
+from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
+from ds2_deploy.runtime import BACKENDS, NOT_HERE
+from ds2_deploy.runtime.bench_choice import Work, machine_name
+
+REFERENCES = (("torch", "fp32"), ("onnxruntime", "fp32"))
+"""What outputs are compared with: the first of these that takes part, else whoever comes first."""
+
+
+class Asked(NamedTuple):
+    """By the caller."""
+
+    model: str
+    backends: tuple[str, ...]
+    precisions: tuple[str, ...]
+    device: str
+    threads: int
+    audio: Path | None
+    recordings: int
+    command: str
+
+
+def run(asked: Asked, plan: Plan, tell: Callable[[str], None]) -> tuple[Report, bool]:
+    """The report, and whether it was interrupted: then it is marked as partial."""
+    began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
+    folder = open_model(asked.model)
+    rate = folder.metadata.feature.sample_rate
+    sound = real_sound(asked.audio, rate, asked.recordings) if asked.audio else generated_sound(rate)
+    start = environment.changing()
+    rows: list[Row] = []
+    interrupted = False
+    with ExitStack() as stack:
+        offline, streams, not_run = _open(asked, folder, plan, stack, tell)
+        bench = Bench(plan, sound, folder.metadata, offline, streams, tell)
+        try:
+            for row in measure.rows(bench):
+                rows.append(row)  # one by one: an interruption leaves what there is
+        except KeyboardInterrupt:
+            interrupted = True
+    tell("")
+    if not rows and not interrupted:
+        raise BenchError(f"Nothing was measured: {asked.model} has none of the workloads asked for.")
+    end = environment.changing()
+    remotes = [*offline, *streams]
+    report = Report(
+        machine=machine_name(),
+        fastest={work: found for work, found in _fastest(rows).items() if found},
+        model=asked.model,
+        command=asked.command,
+        started=started,
+        seconds=time.perf_counter() - began,
+        partial=interrupted,
+        audio=f"{sound.source}, {len(sound.samples)} recordings of {_mean_s(sound, rate):.1f} s on average",
+        reference=remotes[0].spec.name,
+        environment={**environment.fixed(folder, asked.threads), "start": start, "end": end},
+        loaded=[remote.loaded for remote in remotes],
+        not_run=not_run,
+        rows=rows,
+        weaknesses=checks.weaknesses(rows, generated=not sound.is_real, start=start, end=end, partial=interrupted),
+        failed_checks=checks.failed(rows),
+    )
+    return report, interrupted
+
+
+def _mean_s(sound: Sound, rate: int) -> float:
+    return float(np.mean([len(samples) for samples in sound.samples])) / rate
+
+
+def _open(
+    asked: Asked, folder: ModelFolder, plan: Plan, stack: ExitStack, tell: Callable[[str], None]
+) -> tuple[list[Remote], list[Remote], dict[str, str]]:
+    """Workers for whole recordings and for streams, references first; who cannot take part, and why."""
+    for name in asked.backends:
+        if name not in BACKENDS:
+            raise ConfigError(f"There is no backend {name!r}: choose {', '.join(BACKENDS)}.")
+    wanted = [works for works in (False, True) if _is_wanted(works, folder, plan)]
+    found: dict[bool, list[Remote]] = {False: [], True: []}
+    not_run: dict[str, str] = {}
+    for stream, name, precision in itertools.product(wanted, asked.backends or BACKENDS, ("fp32", "fp16")):
+        if not _is_there(folder, name, precision, asked, stream=stream):
+            continue
+        label = f"{name} {precision}{' (streams)' if stream else ''}"
+        tell(f"loading {label}")
+        spec = Spec(str(folder.path), name, precision, asked.device, asked.threads, stream)  # type: ignore[arg-type]
+        try:
+            remote = Remote(spec)
+        except NOT_HERE as error:
+            if asked.backends:
+                raise
+            not_run[label] = str(error)
+            continue
+        stack.callback(remote.close)
+        found[stream].append(remote)
+    if not found[False] and not found[True]:
+        reasons = "; ".join(f"{name}: {why}" for name, why in not_run.items()) or "no graph of the precision asked for"
+        raise BackendUnavailableError(f"No backend can run {asked.model} here: {reasons}")
+    return _references_first(found[False]), _references_first(found[True]), not_run
+
+
+def _is_wanted(stream: bool, folder: ModelFolder, plan: Plan) -> bool:
+    if stream:
+        return "stream" in plan.workloads and (folder.path / graph_file("fp32", stream=True)).is_file()
+    return any(name != "stream" for name in plan.workloads)
+
+
+def _is_there(folder: ModelFolder, backend: str, precision: str, asked: Asked, *, stream: bool) -> bool:
+    """Whether the model has what the backend would run; PyTorch is the reference in fp32 alone."""
+    if (asked.precisions and precision not in asked.precisions) or (backend == "torch" and precision == "fp16"):
+        return False
+    return backend != "onnxruntime" or (folder.path / graph_file(precision, stream=stream)).is_file()
+
+
+def _references_first(remotes: list[Remote]) -> list[Remote]:
+    order = {f"{name} {precision}": i for i, (name, precision) in enumerate(REFERENCES)}
+    return sorted(remotes, key=lambda remote: order.get(remote.spec.name, len(order)))
+
+
+def _fastest(rows: Sequence[Row]) -> dict[Work, list[str]]:
+    """By the geometric mean of the medians of the cells that all have; in fp32, which is what `auto` runs."""
+    works: dict[Work, tuple[str, ...]] = {"offline": ("batch", "utterance"), "stream": ("stream",)}
+    return {work: _by_speed([row for row in rows if row.workload in names]) for work, names in works.items()}
+
+
+def _by_speed(rows: Sequence[Row]) -> list[str]:
+    times: dict[str, list[float]] = {}
+    for row in rows:
+        if row.precision == "fp32":
+            times.setdefault(row.backend, []).append(np.log(row.latency.p50))
+    most = max(map(len, times.values()), default=0)
+    complete = {name: float(np.mean(logs)) for name, logs in times.items() if len(logs) == most}
+    return sorted(complete, key=complete.__getitem__)

@@ -1,0 +1,339 @@
+"""One backend in a process of its own: so its memory is its own, and another's crash is not this one's.
+
+The parent asks, one thing at a time; what is timed is timed in here, so that the way between them costs nothing.
+"""
+
+import logging
+import multiprocessing
+import resource
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ds2_deploy.audio.load import Samples, load_audio
+from ds2_deploy.bench.load_test import LoadTest, serve
+from ds2_deploy.bench.report import Loaded
+from ds2_deploy.decoding import make_decoder
+from ds2_deploy.errors import BenchError, DS2Error
+from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, graph_file, open_model
+from ds2_deploy.runtime import open_backend, open_stream_backend
+from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.runtime.protocol import Backend, StreamBackend, pad_batch
+
+STEADY = 0.05
+"""Two medians of a warm-up's runs that differ by less: it is warm."""
+WARM_UP_RUNS = 3
+"""Whose median is looked at; at least two such groups."""
+MOST_WARM_UP_S = 10.0
+
+
+class Spec(NamedTuple):
+    """What a worker loads."""
+
+    model: str
+    backend: str
+    precision: Precision
+    device: str
+    threads: int
+    stream: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.backend} {self.precision}"
+
+
+class Timed(NamedTuple):
+    """Runs of one cell."""
+
+    runs_ms: list[float]
+    stages: dict[str, list[float]]
+    wall_s: float
+    host_mb: float
+    device_mb: float | None
+    wrong: int
+    """Runs whose labels were not those of the cell's first run."""
+
+
+class Inputs(NamedTuple):
+    """Of a cell: a padded batch (B, S) and its lengths (B,), or chunks (n, B, C) of streams."""
+
+    audio: npt.NDArray[np.float32]
+    lengths: npt.NDArray[np.int64]
+
+
+class Utterance(NamedTuple):
+    """A recording from file to text."""
+
+    audio_ms: float
+    model_ms: float
+    text_ms: float
+    text: str
+    seconds: float
+
+
+class Remote:
+    """The parent's end of a worker. BenchError where the process has died, and the DS2Errors of the worker itself."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_serve, args=(theirs, spec), daemon=True)
+        self._process.start()
+        theirs.close()
+        try:
+            self.loaded: Loaded = self._answer()
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """The answer of the worker's method `what`."""
+        try:
+            self._connection.send((what, arguments))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise self._died() from error
+        return self._answer()
+
+    def _answer(self) -> Any:
+        try:
+            answer = self._connection.recv()
+        except (EOFError, ConnectionResetError) as error:
+            raise self._died() from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _died(self) -> BenchError:
+        self._process.join(5)
+        code = self._process.exitcode
+        how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with code {code}"
+        return BenchError(f"The process of {self.spec.name} ended {how}, most likely for want of memory.")
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._connection.close()
+        self._process.terminate()
+        self._process.join(5)
+
+
+def _serve(connection: Connection, spec: Spec) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the parent, who ends us
+    logging.disable(logging.CRITICAL)
+    try:
+        worker = _Worker(spec)
+        connection.send(worker.loaded)
+    except DS2Error as error:
+        connection.send(error)
+        return
+    while True:
+        try:
+            what, arguments = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(getattr(worker, what)(*arguments))
+        except Exception as error:  # whatever a library raised is the parent's to tell
+            connection.send(error if isinstance(error, DS2Error) else BenchError(f"{spec.name}: {error}"))
+
+
+class _Worker:
+    """What the parent may ask for."""
+
+    def __init__(self, spec: Spec) -> None:
+        self.folder = open_model(spec.model)
+        options: dict[str, Any] = {"device": spec.device, "precision": spec.precision, "threads": spec.threads}
+        start = time.perf_counter()
+        self.backend: Any
+        if spec.stream:
+            self.backend = open_stream_backend(spec.backend, self.folder, **options)
+        else:
+            self.backend = open_backend(spec.backend, self.folder, **options)
+        load_s = time.perf_counter() - start
+        self.decoder = make_decoder("greedy", self.folder.metadata.alphabet)
+        self.inputs: Inputs | None = None
+        self.first: npt.NDArray[np.int64] | None = None  # labels of the cell's first run
+        self.loaded = Loaded(
+            backend=spec.backend,
+            precision=spec.precision,
+            device=self.backend.device,
+            runtime=runtime_version(spec.backend),
+            stream=spec.stream,
+            chunk_samples=self.backend.chunk_samples if spec.stream else None,
+            file_mb=_file_mb(self.folder, self.backend, spec),
+            load_s=load_s,
+            build_s=_build_s(self.backend),
+            host_mb=peak_mb(),
+        )
+
+    # --- batches and streams: the same inputs again and again ----------------------------------------------------
+
+    def prepare(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Take a cell's inputs; its log-probabilities, valid frames of all rows one after the other."""
+        self.inputs, self.first = inputs, None
+        log_probs, lengths = self._run()
+        return np.concatenate([row[:length] for row, length in zip(log_probs, lengths, strict=True)])
+
+    def _run(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        assert self.inputs is not None
+        log_probs, lengths = self.backend.run(*self.inputs)
+        return log_probs, lengths
+
+    def prepare_streams(self, inputs: Inputs) -> npt.NDArray[np.float32]:
+        """Chunks (n, B, C) of B streams; their log-probabilities, stream by stream."""
+        self.inputs, self.first = inputs, None
+        self.state, self.at = self.backend.initial_state(inputs.audio.shape[1]), 0
+        steps = [self._step() for _ in range(len(inputs.audio))]
+        rows = range(inputs.audio.shape[1])
+        return np.concatenate([log_probs[row, : lengths[row]] for row in rows for log_probs, lengths in steps])
+
+    def _step(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """The next chunk of every stream; after the last one the first again, from the first state."""
+        assert self.inputs is not None
+        if self.at == len(self.inputs.audio):
+            self.state, self.at = self.backend.initial_state(self.inputs.audio.shape[1]), 0
+        log_probs, lengths, self.state = self.backend.step(self.inputs.audio[self.at], self.inputs.lengths, self.state)
+        self.at += 1
+        return log_probs, lengths
+
+    def warm_up(self) -> int:
+        """Runs until two groups of them take as long; how many there were."""
+        run = self._step if is_stream(self.backend) else self._run
+        start, medians, runs = time.perf_counter(), [], 0
+        while True:
+            group = []
+            for _ in range(WARM_UP_RUNS):
+                before = time.perf_counter()
+                run()
+                group.append(time.perf_counter() - before)
+            runs += WARM_UP_RUNS
+            medians.append(float(np.median(group)))
+            steady = len(medians) > 1 and abs(medians[-1] - medians[-2]) <= STEADY * medians[-1]
+            if steady or time.perf_counter() - start > MOST_WARM_UP_S:
+                return runs
+
+    def runs(self, seconds: float) -> Timed:
+        """As many runs as fit into `seconds`, at least one; each is checked, outside of its time."""
+        streams = is_stream(self.backend)
+        run = self._step if streams else self._run
+        if streams:
+            self.at = len(self.inputs.audio)  # type: ignore[union-attr]
+        runs_ms: list[float] = []
+        stages: dict[str, list[float]] = {}
+        wrong, wall_s = 0, 0.0
+        with peaks(self.backend.device) as peak:
+            while wall_s < seconds or not runs_ms:
+                start = time.perf_counter()
+                log_probs, lengths = run()
+                took = time.perf_counter() - start
+                wall_s += took
+                runs_ms.append(1000 * took)
+                for name, milliseconds in getattr(self.backend, "last_stages", {}).items():
+                    stages.setdefault(name, []).append(milliseconds)
+                wrong += not streams and not self._as_first(log_probs, lengths)
+            host_mb, device_mb = peak()
+        return Timed(runs_ms, stages, wall_s, host_mb, device_mb, wrong)
+
+    def _as_first(self, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> bool:
+        labels = np.concatenate(
+            [row[:length].argmax(axis=-1) for row, length in zip(log_probs, lengths, strict=True)]
+        )  # (sum of T,)
+        if self.first is None:
+            self.first = labels
+        return np.array_equal(labels, self.first)
+
+    # --- from files to text ------------------------------------------------------------------------------------
+
+    def utterances(self, paths: list[Path]) -> tuple[list[Utterance], float, float, float | None]:
+        """Each from file to text, alone; seconds of all together, peaks of memory."""
+        rate = self.folder.metadata.feature.sample_rate
+        found = []
+        with peaks(self.backend.device) as peak:
+            begin = time.perf_counter()
+            for path in paths:
+                start = time.perf_counter()
+                audio = load_audio(path, rate)
+                read = time.perf_counter()
+                log_probs, lengths = self.backend.run(*pad_batch([audio], self.folder.metadata.min_samples))
+                heard = time.perf_counter()
+                text = self.decoder.decode(log_probs[0, : lengths[0]]).text
+                end = time.perf_counter()
+                times = (1000 * (read - start), 1000 * (heard - read), 1000 * (end - heard))
+                found.append(Utterance(*times, text, len(audio) / rate))
+            wall_s = time.perf_counter() - begin
+        return found, wall_s, *peak()
+
+    def load_test(self, recordings: list[Samples], test: LoadTest) -> tuple[Any, float, float | None]:
+        """Requests that come whether or not the ones before are done."""
+        with peaks(self.backend.device) as peak:
+            served = serve(self.backend, self.decoder, self.folder.metadata.min_samples, recordings, test)
+        return served, *peak()
+
+
+def is_stream(backend: Backend | StreamBackend) -> bool:
+    return hasattr(backend, "step")
+
+
+def _file_mb(folder: ModelFolder, backend: Any, spec: Spec) -> float:
+    """Of what the backend reads."""
+    if spec.backend == "torch":
+        path = folder.path / WEIGHTS_FILE
+    elif (engine := getattr(backend, "engine_path", None)) is not None:
+        path = engine
+    else:
+        path = folder.path / graph_file(spec.precision, stream=spec.stream)
+    return path.stat().st_size / 1e6 if path.is_file() else 0.0
+
+
+def _build_s(backend: Any) -> float | None:
+    """Of an engine."""
+    engine = getattr(backend, "_engine", None)
+    return getattr(getattr(engine, "info", None), "build_s", None)
+
+
+def runtime_version(backend: str) -> str:
+    """Library and version of a backend."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    packages = {
+        "torch": ["torch"],
+        "onnxruntime": ["onnxruntime-gpu", "onnxruntime"],
+        "tensorrt": ["tensorrt", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"],
+    }
+    for package in packages[backend]:
+        with suppress(PackageNotFoundError):
+            return f"{package} {version(package)}"
+    return backend
+
+
+def peak_mb() -> float:
+    """Of this process since it began, or since it was last reset, where the system can."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
+    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return used / 1e6 if sys.platform == "darwin" else used * 1024 / 1e6
+
+
+@contextmanager
+def peaks(device: str) -> Iterator[Callable[[], tuple[float, float | None]]]:
+    """A function that gives peak host and device memory within the block, in megabytes."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux forgets the peak so far
+    torch = sys.modules.get("torch") if device != "cpu" else None
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+    def peak() -> tuple[float, float | None]:
+        on_device = torch.cuda.max_memory_allocated() / 1e6 if torch is not None and torch.cuda.is_available() else None
+        return peak_mb(), on_device
+
+    yield peak
