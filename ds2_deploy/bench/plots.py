@@ -13,6 +13,7 @@ from ds2_deploy.extras import require
 COLORS = ("#3366aa", "#cc6633", "#339966", "#993366", "#888800", "#555555")
 STAGE_COLORS = {"audio": "#88aacc", "h2d": "#bbccdd", "wait": "#cccccc", "model": "#3366aa", "compute": "#3366aa",
                 "d2h": "#99aabb", "text": "#cc6633"}  # fmt: skip
+STYLES = ("-", "--", ":", "-.")
 SIZE = (6.4, 3.8)
 
 
@@ -41,6 +42,10 @@ def _svg(draw: Callable[[Any, Sequence[Row]], None], rows: Sequence[Row]) -> str
                          "svg.hashsalt": "ds2"}):  # fmt: skip
         figure, axes = plt.subplots(figsize=SIZE, layout="constrained")
         draw(axes, rows)
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() == "log":
+                axis.set_major_formatter(lambda value, _: f"{value:g}")
+                axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
         out = io.StringIO()
         figure.savefig(out, format="svg", metadata={"Date": None})
         plt.close(figure)
@@ -58,7 +63,7 @@ def _lines(rows: Sequence[Row], draw: Callable[[Any, Sequence[Row], str, str], N
     def all_lines(axes: Any, rows: Sequence[Row]) -> None:
         lengths = sorted({row.audio_s for row in rows})
         for color, name in zip(COLORS * 9, _names(rows), strict=False):
-            for style, seconds in zip(("-", "--", ":", "-.") * 9, lengths, strict=False):
+            for style, seconds in zip(STYLES * 9, lengths, strict=False):
                 part = sorted(
                     (row for row in rows if (row.name, row.audio_s) == (name, seconds)), key=lambda row: row.batch
                 )
@@ -66,9 +71,11 @@ def _lines(rows: Sequence[Row], draw: Callable[[Any, Sequence[Row], str, str], N
                     several = len(lengths) > 1 and part[0].workload == "batch"
                     draw(axes, part, f"{name}, {seconds:g} s" if several else name, color)
                     axes.lines[-1].set_linestyle(style)
+        if axes.get_yscale() == "linear":
+            axes.set_ylim(bottom=0)
         axes.set_xscale("log", base=2)
-        batches = sorted({row.batch for row in rows})
-        axes.set_xticks(batches, [str(batch) for batch in batches])
+        axes.set_xticks(sorted({row.batch for row in rows}))
+        axes.set_xticks([], minor=True)
         axes.legend(fontsize=8)
 
     return _svg(all_lines, rows)
@@ -85,7 +92,7 @@ def _latency_of_batch(axes: Any, part: Sequence[Row], label: str, color: str) ->
 
 def _throughput(axes: Any, part: Sequence[Row], label: str, color: str) -> None:
     axes.plot([row.batch for row in part], [row.rtfx for row in part], marker="o", label=label, color=color)
-    axes.set(xlabel="recordings together", ylabel="times real time", ylim=(0, None))
+    axes.set(xlabel="recordings together", ylabel="times real time")
 
 
 def _steps(axes: Any, part: Sequence[Row], label: str, color: str) -> None:
@@ -97,11 +104,15 @@ def _steps(axes: Any, part: Sequence[Row], label: str, color: str) -> None:
 
 
 def _curves(axes: Any, rows: Sequence[Row]) -> None:
-    several = len({row.offered for row in rows}) > 1
-    for i, row in enumerate(rows):
+    offered = sorted({row.offered or 0.0 for row in rows})
+    several = len(offered) > 1
+    for row in rows:
         label = f"{row.name}, {row.offered:.3g}/s" if several else row.name
         values = np.sort(row.runs_ms)
-        color, style = COLORS[_names(rows).index(row.name) % len(COLORS)], ("-", "--", ":")[i % 3 if several else 0]
+        color, style = (
+            COLORS[_names(rows).index(row.name) % len(COLORS)],
+            STYLES[offered.index(row.offered or 0.0) % len(STYLES)],
+        )
         axes.step(values, 100 * np.arange(1, len(values) + 1) / len(values), style, label=label, color=color)
     axes.set(xscale="log", xlabel="milliseconds", ylabel="% of runs", ylim=(0, 101))
     axes.legend(fontsize=8)

@@ -15,7 +15,7 @@ from ds2_deploy.bench.measure import Bench
 from ds2_deploy.bench.plan import Plan, Sound, generated_sound, real_sound
 from ds2_deploy.bench.report import Report, Row
 from ds2_deploy.bench.worker import Remote, Spec
-from ds2_deploy.errors import BackendUnavailableError, BenchError, ConfigError
+from ds2_deploy.errors import BackendUnavailableError, BenchError
 from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import BACKENDS, NOT_HERE
 from ds2_deploy.runtime.bench_choice import Work, machine_name
@@ -56,7 +56,7 @@ def run(asked: Asked, plan: Plan, tell: Callable[[str], None]) -> tuple[Report, 
             interrupted = True
     tell("")
     if not rows and not interrupted:
-        raise BenchError(f"Nothing was measured: {asked.model} has none of the workloads asked for.")
+        raise BenchError("Nothing was measured: utterances are measured from files, so give --audio.")
     end = environment.changing()
     remotes = [*offline, *streams]
     report = Report(
@@ -87,10 +87,9 @@ def _open(
     asked: Asked, folder: ModelFolder, plan: Plan, stack: ExitStack, tell: Callable[[str], None]
 ) -> tuple[list[Remote], list[Remote], dict[str, str]]:
     """Workers for whole recordings and for streams, references first; who cannot take part, and why."""
-    for name in asked.backends:
-        if name not in BACKENDS:
-            raise ConfigError(f"There is no backend {name!r}: choose {', '.join(BACKENDS)}.")
     wanted = [works for works in (False, True) if _is_wanted(works, folder, plan)]
+    if not wanted:
+        raise BenchError(f"Nothing can be measured: {asked.model} has none of the workloads asked for.")
     found: dict[bool, list[Remote]] = {False: [], True: []}
     not_run: dict[str, str] = {}
     for stream, name, precision in itertools.product(wanted, asked.backends or BACKENDS, ("fp32", "fp16")):

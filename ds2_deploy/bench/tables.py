@@ -106,7 +106,7 @@ def facts(report: Report) -> list[str]:
         f"{environment.get('system')}",
         f"ds2_deploy {environment.get('ds2_deploy')}, Python {environment.get('python')}, {packages}",
         f"sound: {report.audio}; outputs compared with {report.reference}",
-        f"`{report.command}`, {report.started}, {report.seconds:.0f} s",
+        f"{report.command}; {report.started}, {report.seconds:.0f} s",
     ]
 
 

@@ -128,21 +128,25 @@ class Remote:
 def _serve(connection: Connection, spec: Spec) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the parent, who ends us
     logging.disable(logging.CRITICAL)
-    try:
-        worker = _Worker(spec)
-        connection.send(worker.loaded)
-    except DS2Error as error:
-        connection.send(error)
-        return
-    while True:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
         try:
-            what, arguments = connection.recv()
-        except EOFError:
+            worker = _Worker(spec)
+        except DS2Error as error:
+            connection.send(error)
             return
-        try:
-            connection.send(getattr(worker, what)(*arguments))
-        except Exception as error:  # whatever a library raised is the parent's to tell
-            connection.send(error if isinstance(error, DS2Error) else BenchError(f"{spec.name}: {error}"))
+        connection.send(worker.loaded)
+        while True:
+            what, arguments = connection.recv()
+            connection.send(_answered(worker, what, arguments))
+
+
+def _answered(worker: "_Worker", what: str, arguments: tuple[Any, ...]) -> Any:
+    try:
+        return getattr(worker, what)(*arguments)
+    except DS2Error as error:
+        return error
+    except Exception as error:  # whatever a library raised is the parent's to tell
+        return BenchError(f"{worker.loaded.name}: {type(error).__name__}: {error}")
 
 
 class _Worker:

@@ -1,0 +1,440 @@
+"""ds2 bench: claims about latencies against known distributions, reports that contradict themselves, the command."""
+
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import soundfile
+
+from ds2_deploy.bench import checks, plan
+from ds2_deploy.bench.compare import compare
+from ds2_deploy.bench.load_test import LoadTest, poisson, serve
+from ds2_deploy.bench.page import page
+from ds2_deploy.bench.report import Loaded, Report, Row
+from ds2_deploy.bench.stats import Latency, median_interval, ratio_interval, runs_needed
+from ds2_deploy.bench.tables import COLUMNS, comma_separated, markdown
+from ds2_deploy.bench.worker import Remote, Spec
+from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.errors import BenchError
+from ds2_deploy.runtime.bench_choice import in_order
+from ds2_deploy.runtime.protocol import Emissions
+from ds2_deploy.text.alphabet import ENGLISH
+from tests.conftest import ConvModel, Ds2, noise
+
+
+def row(runs_ms: list[float], **fields: Any) -> Row:
+    """A batch of four, of two seconds each, without contradictions."""
+    wall_s = sum(runs_ms) / 1000
+    whole: dict[str, Any] = {
+        "workload": "batch", "backend": "onnxruntime", "precision": "fp32", "device": "cpu", "batch": 4, "audio_s": 2.0,
+        "padding": 0.0, "warm_up": 6, "runs": len(runs_ms), "latency": Latency.of(runs_ms), "runs_ms": runs_ms,
+        "stages": {"model": float(np.mean(runs_ms))}, "utterances_per_s": 4 * len(runs_ms) / wall_s,
+        "rtfx": 8 * len(runs_ms) / wall_s, "wall_s": wall_s, "host_mb": 100.0,
+    }  # fmt: skip
+    return Row(**(whole | fields))
+
+
+def report(rows: list[Row], **fields: Any) -> Report:
+    whole: dict[str, Any] = {
+        "machine": "M", "fastest": {"offline": ["torch"]}, "model": "m", "command": "ds2 bench m", "started": "now",
+        "seconds": 1.0, "partial": False, "audio": "generated", "reference": "torch fp32",
+        "environment": {"cores": 2, "packages": {"numpy": "1"}}, "not_run": {"tensorrt fp32": "no GPU"}, "rows": rows,
+        "loaded": [
+            Loaded(
+                backend="onnxruntime", precision="fp32", device="cpu", runtime="onnxruntime 1", stream=False,
+                chunk_samples=None, file_mb=10.0, load_s=0.1, build_s=None, host_mb=90.0,
+            )
+        ],
+        "weaknesses": [], "failed_checks": [],
+    }  # fmt: skip
+    return Report(**(whole | fields))
+
+
+def exponential(count: int, mean: float = 10.0, seed: int = 0) -> list[float]:
+    runs: list[float] = np.random.default_rng(seed).exponential(mean, count).tolist()
+    return runs
+
+
+@pytest.mark.parametrize("p", [50, 90, 95, 98, 99])
+def test_as_many_runs_as_needed_bound_a_percentile_nineteen_times_in_twenty(p: int) -> None:
+    truth, rng = -math.log(1 - p / 100), np.random.default_rng(p)  # of the exponential distribution
+    for count, least, most in ((runs_needed(p), 0.94, 1.0), (runs_needed(p) - 1, 0.0, 0.955)):
+        largest = rng.exponential(1.0, (20_000, count)).max(axis=1)
+        assert least <= (largest >= truth).mean() <= most
+
+
+def test_percentiles_that_take_more_runs_are_not_claimed() -> None:
+    few, many = Latency.of(exponential(58)), Latency.of(exponential(300))
+    assert (few.p90 is None, few.p95, few.p98, few.p99) == (False, None, None, None)
+    assert many.p99 == pytest.approx(np.percentile(exponential(300), 99))
+    shown = markdown(report([row(exponential(58))]))
+    assert "≥ 59 runs | ≥ 149 runs | ≥ 299 runs" in shown
+
+
+def test_the_medians_interval_holds_the_true_median_as_often_as_it_says() -> None:
+    truth = 10 * math.log(2)
+    inside = 0
+    for seed in range(200):
+        low, high = median_interval(np.array(exponential(40, seed=seed)))
+        inside += low <= truth <= high
+    assert 0.9 <= inside / 200 <= 0.99
+
+
+def test_the_ratios_interval_tells_a_change_from_chance() -> None:
+    same = [ratio_interval(exponential(60, seed=s), exponential(60, seed=1000 + s)) for s in range(60)]
+    assert sum(low <= 1 <= high for _, low, high in same) >= 52
+    ratio, low, high = ratio_interval(exponential(400, 10.0), exponential(400, 20.0, seed=1))
+    assert 1.2 < low < ratio < high < 3
+
+
+def test_a_sound_report_contradicts_itself_nowhere() -> None:
+    assert checks.failed([row(exponential(100)), row([10.0])]) == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"latency": msgspec.structs.replace(Latency.of(exponential(300)), p90=99.0, p95=50.0)}, "percentiles fall"),
+        ({"utterances_per_s": 4.0}, "were in the system"),
+        ({"stages": {"model": 1.0, "text": 2.0}}, "the parts add up to"),
+        ({"wrong_outputs": 3}, "3 of 100 timed runs gave other labels"),
+        ({"max_abs": math.inf}, "not as many"),
+        ({"max_abs": math.nan}, "not numbers"),
+    ],
+)
+def test_contradictions_are_found(fields: dict[str, Any], words: str) -> None:
+    [found] = checks.failed([row(exponential(100), **fields)])
+    assert words in found
+    assert found.startswith("onnxruntime fp32, batch, 4 × 2 s: ")
+
+
+def test_littles_law_of_a_load_test() -> None:
+    runs = exponential(100)
+    mean_s = float(np.mean(runs)) / 1000
+    load: dict[str, Any] = {"workload": "load", "wall_s": 10.0, "offered": 10.0, "utterances_per_s": 10.0}
+    assert checks.failed([row(runs, **load, in_system=10 * mean_s)]) == []
+    assert "were in the system" in checks.failed([row(runs, **load, in_system=13 * mean_s)])[0]
+
+
+def weak(rows: list[Row], start: dict[str, Any] | None = None, end: dict[str, Any] | None = None) -> str:
+    return "\n".join(checks.weaknesses(rows, generated=False, start=start or {}, end=end or {}, partial=False))
+
+
+def test_a_report_names_its_weaknesses() -> None:
+    steady = [10.0 + 0.01 * (i % 3) for i in range(50)]
+    assert weak([row(steady)]) == ""
+    assert "noisy" in weak([row(exponential(50))])
+    assert "drifted" in weak([row([ms * (1 + i / 100) for i, ms in enumerate(steady)])])
+    assert "transfers" in weak([row(steady, stages={"h2d": 6.0, "compute": 2.0, "d2h": 2.0})])
+    assert "launches" in weak([row(steady, stages={"compute": 2.0, "enqueue": 2.5})])
+    assert "keep up" in weak([row(steady, workload="load", offered=5.0, lost=3)])
+    assert "busy" in weak([], {"load_average": 1.5})
+    assert "slowed down from 3000 to 2000" in weak([], {"cpu_mhz": 3000.0}, {"cpu_mhz": 2000.0})
+    throttled = {"gpus": [{"name": "H200", "clocks_throttle_reasons.active": "0x0000000000000004"}]}
+    assert "H200 was throttled" in weak([], {}, throttled)
+    assert weak([], {}, {"gpus": [{"name": "H200", "clocks_throttle_reasons.active": "0x0000000000000001"}]}) == ""
+    told = checks.weaknesses([], generated=True, start={}, end={}, partial=True)
+    assert ("Interrupted" in told[0], "generated" in told[1]) == (True, True)
+
+
+class Clockwork:
+    """Takes 4 ms for any batch."""
+
+    name, device, max_samples = "clockwork", "cpu", None
+
+    def run(self, audio: Any, lengths: Any) -> Emissions:
+        time.sleep(0.004)
+        return Emissions(np.zeros((len(audio), 1, len(ENGLISH)), np.float32), np.ones(len(audio), np.int64))
+
+
+def test_under_load_batches_grow_and_nobody_is_forgotten() -> None:
+    arrivals = poisson(600.0, 1.0, 3, 64, 1)
+    assert 480 < len(arrivals.arrivals_s) < 720
+    assert max(arrivals.arrivals_s) < 1.0
+    recordings = [noise(100), noise(200), noise(400)]
+    served = serve(Clockwork(), GreedyDecoder(ENGLISH), 1, recordings, arrivals)
+    assert served.lost == 0
+    assert sum(served.batches) == len(served.latencies_ms) == len(arrivals.arrivals_s)
+    assert np.mean(served.batches) > 1.5
+    assert min(served.latencies_ms) >= 4.0
+    assert 0 < served.padding < 0.8
+    rate = len(served.latencies_ms) / served.wall_s
+    assert served.in_system == pytest.approx(rate * np.mean(served.latencies_ms) / 1000, rel=0.25)
+
+
+def test_a_server_that_is_too_slow_loses_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ds2_deploy.bench.load_test.DRAIN_S", 0.05)
+    served = serve(Clockwork(), GreedyDecoder(ENGLISH), 1, [noise(100)], LoadTest([0.001] * 200, [0] * 200, 1))
+    assert 0 < served.lost < 200
+    assert len(served.latencies_ms) == 200 - served.lost
+
+
+def test_batches_are_cut_of_the_sound_without_padding() -> None:
+    inputs = plan.cut([noise(5), noise(7)], 3, 6)
+    joined = np.concatenate([noise(5), noise(7)])
+    np.testing.assert_array_equal(inputs.audio.ravel(), np.resize(joined, 18))
+    assert inputs.lengths.tolist() == [6, 6, 6]
+    pieces = plan.chunks([noise(1000)], 2, 300, 100)
+    assert pieces.audio.shape == (2, 2, 300)
+    rows = plan.cut([noise(1000)], 2, 600).audio
+    np.testing.assert_array_equal(pieces.audio[1, 0], rows[0, 300:])
+
+
+def test_generated_sound_is_audible_and_always_the_same() -> None:
+    first, second = plan.generated_sound(16000), plan.generated_sound(16000)
+    assert not first.is_real
+    for a, b in zip(first.samples, second.samples, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert 0.01 < np.sqrt(np.mean(a**2)) < 0.5
+        assert np.abs(a).max() <= 1
+
+
+def test_nobody_is_always_first() -> None:
+    orders = list(plan.in_turns(["a", "b", "c"], 6))
+    assert {order[0] for order in orders} == {"a", "b", "c"}
+    assert all(sorted(order) == ["a", "b", "c"] for order in orders)
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_survives_its_file_and_follows_the_schema(tmp_path: Path) -> None:
+    written = report([row(exponential(40)), row(exponential(40), workload="load", offered=3.0, in_system=0.1)])
+    (tmp_path / "bench.json").write_bytes(written.to_json())
+    assert Report.read(tmp_path / "bench.json") == written
+    schema = Path(plan.__file__).with_name("schema.json")
+    assert json.loads(schema.read_text()) == msgspec.json.schema(Report)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "cannot be read as a bench report"),
+        (b"{}", "names no schema"),
+        (b"[1]", "names no schema"),
+        (b'{"schema": 99}', "has schema 99, and this ds2 reads 1"),
+        (b'{"schema": 1}', "no bench report"),
+    ],
+)
+def test_what_is_no_report(ds2: Ds2, tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    code, out, err = ds2("bench-compare", path, path)
+    assert (code, out) == (1, "")
+    assert words in err
+    assert len(err.splitlines()) == 1
+
+
+def test_csv_has_every_row_and_numbers_alone(tmp_path: Path) -> None:
+    lines = comma_separated(
+        report([row(exponential(40)), row([5.0], stages={"h2d": 1.0, "compute": 4.0})])
+    ).splitlines()
+    header = lines[0].split(",")
+    cells = dict(zip(header, lines[2].split(","), strict=True))
+    assert (cells["p50_ms"], cells["p99_ms"], cells["h2d_ms"], cells["model_ms"]) == ("5.0", "", "1.0", "")
+    assert len(lines) == 3
+
+
+def test_a_report_that_contradicts_itself_says_so_at_its_top() -> None:
+    shown = report([row([5.0])], failed_checks=["a: b"], weaknesses=["busy"])
+    assert markdown(shown).splitlines()[2] == "**This report contradicts itself; do not use it.**"
+    assert 'class="failed"' in page(shown)
+
+
+def test_comparison_tells_what_changed() -> None:
+    before = report(
+        [row(exponential(200)), row(exponential(20), batch=8)], environment={"cores": 2, "packages": {"a": "1"}}
+    )
+    slower = [2 * ms for ms in exponential(200, seed=3)]
+    after = report([row(slower), row(exponential(20), batch=1)], environment={"cores": 4, "packages": {"a": "2"}})
+    found = compare(before, after)
+    [change] = found.changes
+    assert change.low < change.ratio < change.high
+    assert change.is_slower(20)
+    assert not change.is_slower(400)
+    assert not compare(before, before).changes[0].is_slower(0)
+    assert found.environment == ["cores: 2 -> 4", "packages a: 1 -> 2"]
+    assert ([r.batch for r in found.only_before], [r.batch for r in found.only_after]) == ([8], [1])
+
+
+def test_the_command_compares_and_fails_on_demand(ds2: Ds2, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(report([row(exponential(200))]).to_json())
+    (tmp_path / "b.json").write_bytes(report([row([2 * ms for ms in exponential(200, seed=3)])]).to_json())
+    (tmp_path / "c.json").write_bytes(report([row(exponential(200), batch=8)]).to_json())
+    code, out, err = ds2("bench-compare", tmp_path / "a.json", tmp_path / "b.json")
+    assert (code, err) == (0, "")
+    assert "onnxruntime fp32, batch, 4 × 2 s" in out
+    code, _, err = ds2("bench-compare", tmp_path / "a.json", tmp_path / "b.json", "--fail-over", "25")
+    assert code == 1
+    assert "1 of 1 medians grew by more than 25%" in err
+    assert ds2("bench-compare", tmp_path / "b.json", tmp_path / "a.json", "--fail-over", "25").code == 0
+    code, _, err = ds2("bench-compare", tmp_path / "a.json", tmp_path / "c.json")
+    assert (code, "no row in common" in err) == (1, True)
+
+
+# --- the real thing, small --------------------------------------------------------------------------------------
+
+QUICK = ("--cell-seconds", "0.1", "--load-seconds", "0.5", "--rounds", "2", "--batch", "1", "--batch", "3", "--seconds",
+         "1", "--threads", "1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("recordings")
+    lines = []
+    for i, length in enumerate((8000, 12000, 9000)):
+        soundfile.write(folder / f"{i}.wav", noise(length, seed=i), 16000, subtype="PCM_16")
+        entry = {"audio_filepath": f"{i}.wav", "duration": length / 16000, "text": "hello you"}
+        lines.append(json.dumps(entry))
+    (folder / "m.jsonl").write_text("\n".join(lines) + "\n")
+    return folder / "m.jsonl"
+
+
+def test_a_model_is_measured_from_end_to_end(ds2: Ds2, conv_model: ConvModel, recordings: Path, tmp_path: Path) -> None:
+    code, out, err = ds2(
+        "bench", conv_model.path, "--audio", recordings, "--backend", "onnxruntime", "--out", tmp_path / "out", *QUICK
+    )
+    assert code in (0, 1), err  # 1: the machine of a test may be busier than a report can bear
+    found = Report.read(tmp_path / "out" / "bench.json")
+    assert [(r.workload, r.batch) for r in found.rows[:3]] == [("utterance", 1), ("batch", 1), ("batch", 3)]
+    assert {r.workload for r in found.rows[3:]} == {"load"}
+    for r in found.rows:
+        assert r.runs == len(r.runs_ms) >= 2
+        assert r.rtfx == pytest.approx(r.utterances_per_s * r.audio_s, rel=0.3)
+        assert r.host_mb > 20
+    utterances = found.rows[0]
+    assert set(utterances.stages) == {"audio", "model", "text"}
+    assert utterances.wer is not None
+    assert utterances.wer_difference == 0
+    assert (found.partial, found.fastest["offline"]) == (False, ["onnxruntime"])
+    assert found.environment["files"]["model.onnx"]
+    assert "## Batches of like length" in out
+    for name in ("bench.csv", "bench.md", "bench.html"):
+        assert (tmp_path / "out" / name).stat().st_size > 500
+
+
+def test_the_report_in_a_model_folder_is_heeded(conv_model: ConvModel, tmp_path: Path) -> None:
+    from ds2_deploy.model_folder import open_model
+    from ds2_deploy.runtime.bench_choice import machine_name
+
+    shutil.copytree(conv_model.path, tmp_path / "model")
+    here = report([], machine=machine_name(), fastest={"offline": ["torch", "onnxruntime"]})
+    (tmp_path / "model" / "bench.json").write_bytes(here.to_json())
+    assert in_order(["tensorrt", "onnxruntime", "torch"], open_model(tmp_path / "model"), "offline") == [
+        "torch", "onnxruntime", "tensorrt",
+    ]  # fmt: skip
+
+
+def test_streams_are_measured_and_equal_the_reference(ds2: Ds2, tmp_path: Path) -> None:
+    code, _, err = ds2(
+        "bench", "streaming", "--workload", "stream", "--streams", "2", "--out", tmp_path, "--cell-seconds", "0.2",
+        "--rounds", "1", "--threads", "1",
+    )  # fmt: skip
+    assert code in (0, 1), err
+    found = Report.read(tmp_path / "bench.json")
+    assert [(r.name, r.batch, r.audio_s) for r in found.rows] == [
+        ("torch fp32", 2, 0.1), ("onnxruntime fp32", 2, 0.1),
+    ]  # fmt: skip
+    assert found.rows[0].max_abs is None
+    assert 0 < (found.rows[1].max_abs or 0) < 1e-3
+    assert set(found.fastest["stream"]) == {"torch", "onnxruntime"}
+
+
+def test_an_interrupt_keeps_what_was_measured(conv_model: ConvModel, tmp_path: Path) -> None:
+    lengths = [word for seconds in range(1, 200) for word in ("--seconds", str(seconds))]
+    command = [
+        sys.executable, "-m", "ds2_deploy", "bench", conv_model.path, "--workload", "batch", "--out", tmp_path,
+        "--cell-seconds", "0.2", "--rounds", "1", "--backend", "onnxruntime", "--threads", "1", "--batch", "1",
+        *lengths,
+    ]  # fmt: skip
+    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    found = Report.read(tmp_path / "bench.json")
+    assert found.partial
+    assert 0 < len(found.rows) < 199
+    assert b"Interrupted: some cells are missing." in out
+    assert b"Traceback" not in err
+
+
+def test_a_worker_that_dies_is_named(conv_model: ConvModel) -> None:
+    remote = Remote(Spec(str(conv_model.path), "onnxruntime", "fp32", "cpu", 1, False))
+    try:
+        with pytest.raises(BenchError, match="onnxruntime fp32: ValueError"):
+            remote.ask("prepare", plan.Inputs(np.zeros((1, 99), np.float32), np.array([99, 99])))
+        os.kill(remote._process.pid or 0, signal.SIGKILL)
+        with pytest.raises(BenchError, match="onnxruntime fp32 ended by signal SIGKILL"):
+            remote.ask("warm_up")
+    finally:
+        remote.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (["--workload", "dance"], 2, "no workload 'dance'"),
+        (["--backend", "tpu"], 2, "no backend 'tpu'"),
+        (["--precision", "fp8"], 2, "no precision 'fp8'"),
+        (["--device", "gpu"], 2, "no device 'gpu'"),
+        (["--backend", "tensorrt"], 1, "TensorRT"),
+        (["--workload", "stream"], 1, "has none of the workloads"),
+        (["--audio", "nowhere"], 1, "nowhere"),
+        (["--out", "/dev/null/x"], 1, "Cannot write into"),
+    ],
+)
+def test_what_cannot_be_measured(ds2: Ds2, conv_model: ConvModel, options: list[str], code: int, words: str) -> None:
+    outcome = ds2("bench", conv_model.path, *options)
+    assert (outcome.code, outcome.out) == (code, "")
+    assert words in " ".join(outcome.err.replace("│", " ").split())
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("width", [1200, 400], ids=["desk", "phone"])
+def test_the_page_opens_in_a_browser(width: int, tmp_path: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no Chromium is installed: the page is not opened")
+    rows = [row(exponential(100), batch=batch, backend=name) for batch in (1, 8) for name in ("torch", "onnxruntime")]
+    path = tmp_path / "bench.html"
+    path.write_text(page(report(rows, weaknesses=["busy <b>"])), encoding="utf-8")
+    assert "http://" not in path.read_text().replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},1500",
+             f"--user-data-dir={tmp_path / 'profile'}"]  # fmt: skip
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        [browser, *flags, f"--screenshot={picture}", path.as_uri()], check=True, capture_output=True, timeout=90
+    )
+    dump = subprocess.run([browser, *flags, "--dump-dom", path.as_uri()], check=True, capture_output=True, timeout=90)
+    assert dump.stdout.count(b"<figure>") == 2
+    assert b"busy &lt;b&gt;" in dump.stdout
+    pixels = imread(picture)
+    assert pixels.shape[1] == width
+    colors = {tuple(c) for c in (pixels[..., :3] * 255).round().astype(int).reshape(-1, 3)}
+    assert (0x33, 0x66, 0xAA) in colors  # a line of a picture
+    assert (0xFF, 0xF6, 0xE0) in colors  # the box of the weaknesses
+
+
+def imread(path: Path) -> Any:
+    from matplotlib.image import imread
+
+    return imread(path)
+
+
+def test_every_column_has_a_name_of_its_own() -> None:
+    assert len({name for name, _ in COLUMNS}) == len(COLUMNS)
