@@ -18,6 +18,7 @@ from ds2_deploy.errors import (
 )
 from ds2_deploy.model_folder import ModelFolder, open_model
 from ds2_deploy.runtime import open_backend
+from ds2_deploy.runtime.ort_backend import OrtBackend
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.conftest import ConvModel, noise
 
@@ -39,6 +40,15 @@ def test_each_row_is_what_it_is_alone(conv_model: ConvModel) -> None:
         scores = np.stack([conv_model.weight @ samples[t * 160 : t * 160 + 320] for t in range(length)])  # (T, V)
         expected = scores - np.log(np.exp(scores.astype(np.float64)).sum(axis=1, keepdims=True))
         np.testing.assert_allclose(row[:length], expected, atol=1e-4)
+
+
+def test_stages_are_those_of_the_same_run(conv_model: ConvModel) -> None:
+    backend, batch = OrtBackend(open_model(conv_model.path), device="cpu"), pad_batch([noise(4000), noise(900)], 320)
+    emissions, stages = backend.run_in_stages(*batch)
+    expected = backend.run(*batch)
+    np.testing.assert_array_equal(emissions.log_probs, expected.log_probs)
+    np.testing.assert_array_equal(emissions.lengths, expected.lengths)
+    assert list(stages) == ["h2d", "compute", "d2h"]
 
 
 def test_batches_at_the_edge(conv_model: ConvModel) -> None:

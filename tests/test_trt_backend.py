@@ -84,6 +84,14 @@ def test_memory_is_used_again_and_given_back(model: ModelFolder, device: FakeDev
     assert not device.memory
 
 
+def test_stages_are_those_of_the_same_run(model: ModelFolder) -> None:
+    backend, batch = TensorRTBackend(model), pad_batch(recordings(*(0.4,) * 9), 320)  # two runs of the profile
+    emissions, stages = backend.run_in_stages(*batch)
+    np.testing.assert_array_equal(emissions.log_probs, backend.run(*batch).log_probs)
+    assert list(stages) == ["h2d", "compute", "d2h"]
+    assert min(stages.values()) > 0
+
+
 def test_nothing_in_nothing_out(model: ModelFolder) -> None:
     emissions = TensorRTBackend(model).run(np.zeros((0, 320), np.float32), np.zeros(0, np.int64))
     assert (emissions.log_probs.shape, emissions.lengths.shape) == ((0, 0, 29), (0,))

@@ -164,6 +164,7 @@ class _Worker:
         load_s = time.perf_counter() - start
         self.decoder = make_decoder("greedy", self.folder.metadata.alphabet)
         self.inputs: Inputs | None = None
+        self.stages: dict[str, float] = {}  # milliseconds of the last run's parts, on a GPU
         self.first: npt.NDArray[np.int64] | None = None  # labels of the cell's first run
         self.loaded = Loaded(
             backend=spec.backend,
@@ -187,8 +188,12 @@ class _Worker:
         return np.concatenate([row[:length] for row, length in zip(log_probs, lengths, strict=True)])
 
     def _run(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+        """On a GPU with the time of each part in `stages`."""
         assert self.inputs is not None
-        log_probs, lengths = self.backend.run(*self.inputs)
+        if self.backend.device == "cpu" or not hasattr(self.backend, "run_in_stages"):
+            log_probs, lengths = self.backend.run(*self.inputs)
+        else:
+            (log_probs, lengths), self.stages = self.backend.run_in_stages(*self.inputs)
         return log_probs, lengths
 
     def prepare_streams(self, inputs: Inputs) -> npt.NDArray[np.float32]:
@@ -240,7 +245,7 @@ class _Worker:
                 took = time.perf_counter() - start
                 wall_s += took
                 runs_ms.append(1000 * took)
-                for name, milliseconds in getattr(self.backend, "last_stages", {}).items():
+                for name, milliseconds in self.stages.items():
                     stages.setdefault(name, []).append(milliseconds)
                 wrong += not streams and not self._as_first(log_probs, lengths)
             host_mb, device_mb = peak()
@@ -290,8 +295,8 @@ def _file_mb(folder: ModelFolder, backend: Any, spec: Spec) -> float:
     """Of what the backend reads."""
     if spec.backend == "torch":
         path = folder.path / WEIGHTS_FILE
-    elif (engine := getattr(backend, "engine_path", None)) is not None:
-        path = engine
+    elif spec.backend == "tensorrt":
+        path = backend._engine.path
     else:
         path = folder.path / graph_file(spec.precision, stream=spec.stream)
     return path.stat().st_size / 1e6 if path.is_file() else 0.0
@@ -299,8 +304,7 @@ def _file_mb(folder: ModelFolder, backend: Any, spec: Spec) -> float:
 
 def _build_s(backend: Any) -> float | None:
     """Of an engine."""
-    engine = getattr(backend, "_engine", None)
-    return getattr(getattr(engine, "info", None), "build_s", None)
+    return backend._engine.info.build_s if backend.name == "tensorrt" else None
 
 
 def runtime_version(backend: str) -> str:

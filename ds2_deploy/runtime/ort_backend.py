@@ -5,6 +5,8 @@ Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples 
 
 import contextlib
 import io
+import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,16 @@ from ds2_deploy.model_folder import ModelFolder, graph_file
 from ds2_deploy.runtime import cuda_ordinal
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.gpu import gpus, missing_gpu
-from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS, Emissions, Step, at_least
+from ds2_deploy.runtime.protocol import (
+    INPUTS,
+    OUTPUTS,
+    STAGES,
+    STREAM_INPUTS,
+    STREAM_OUTPUTS,
+    Emissions,
+    Step,
+    at_least,
+)
 
 CUDA = "CUDAExecutionProvider"
 FATAL_ONLY = 4  # ONNX Runtime's log levels go from 0, verbose; its errors reach us as exceptions
@@ -55,6 +66,29 @@ class OrtBackend:
                 f"of memory: split the recording, or use a smaller batch ({str(error).splitlines()[0][:120]})."
             ) from error
         return Emissions(log_probs, frames)
+
+    def run_in_stages(
+        self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+    ) -> tuple[Emissions, dict[str, float]]:
+        """The same with inputs and outputs on the device, and the milliseconds of each part, waiting for each."""
+        ort, binding = require("onnxruntime"), self._session.io_binding()
+        kind, _, ordinal = self.device.partition(":")
+        marks = [time.perf_counter()]
+        arrays = at_least(audio, self.metadata.min_samples), lengths
+        for name, array in zip(INPUTS, arrays, strict=True):
+            contiguous = np.ascontiguousarray(array)
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(contiguous, kind, int(ordinal or 0)))
+        for name in OUTPUTS:
+            binding.bind_output(name, kind, int(ordinal or 0))
+        binding.synchronize_inputs()
+        marks.append(time.perf_counter())
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        marks.append(time.perf_counter())
+        log_probs, frames = binding.copy_outputs_to_cpu()
+        marks.append(time.perf_counter())
+        parts = [1000 * (after - before) for before, after in pairwise(marks)]
+        return Emissions(log_probs, frames), dict(zip(STAGES, parts, strict=True))
 
 
 class OrtStreamBackend:

@@ -13,6 +13,10 @@ INPUTS, OUTPUTS = ["audio", "audio_lengths"], ["log_probs", "lengths"]
 STREAM_INPUTS, STREAM_OUTPUTS = [*INPUTS, "state"], [*OUTPUTS, "next_state"]
 """Names of the streaming graph's."""
 
+STAGES = ("h2d", "compute", "d2h")
+"""Parts of a run on a GPU: host to device, computing, device to host. A backend may have `run_in_stages`, which is
+`run` with the milliseconds of each, for `ds2 bench`."""
+
 
 class Emissions(NamedTuple):
     """What a network says about a batch."""

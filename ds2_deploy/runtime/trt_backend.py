@@ -38,6 +38,16 @@ class TensorRTBackend:
 
         Batches larger than the profile's go in several runs, and so do those that the GPU's memory is too small for.
         """
+        return self._run_all(audio, lengths, None)
+
+    def run_in_stages(
+        self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]
+    ) -> tuple[Emissions, dict[str, float]]:
+        """The same, and the milliseconds of each part, waiting for each."""
+        stages: dict[str, float] = {}
+        return self._run_all(audio, lengths, stages), stages
+
+    def _run_all(self, audio: Array, lengths: Array, stages: dict[str, float] | None) -> Emissions:
         if len(audio) == 0:
             empty = np.zeros((0, 0, len(self.metadata.alphabet)), dtype=np.float32)
             return Emissions(empty, np.zeros(0, dtype=np.int64))
@@ -45,7 +55,8 @@ class TensorRTBackend:
         shapes = self._profiles[number].inputs["audio"]
         audio = at_least(audio, shapes.min[1])
         parts = [
-            self._run(number, shapes.min[0], audio[rows], lengths[rows]) for rows in _slices(len(audio), shapes.max[0])
+            self._run(number, shapes.min[0], audio[rows], lengths[rows], stages)
+            for rows in _slices(len(audio), shapes.max[0])
         ]
         log_probs, frames = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
         return Emissions(log_probs, frames)
@@ -67,15 +78,18 @@ class TensorRTBackend:
             )
         return min(fitting, key=lambda number: limits[number])
 
-    def _run(self, profile: int, least: int, audio: Array, lengths: Array) -> tuple[Array, Array]:
+    def _run(
+        self, profile: int, least: int, audio: Array, lengths: Array, stages: dict[str, float] | None
+    ) -> tuple[Array, Array]:
         """Rows that fit the profile, in halves where the GPU's memory does not hold them; blank rows up to `least`."""
         try:
-            outputs = self._engine.run(profile, dict(zip(INPUTS, _rows((audio, lengths), least), strict=True)))
+            outputs = self._engine.run(profile, dict(zip(INPUTS, _rows((audio, lengths), least), strict=True)), stages)
         except DeviceMemoryError:
             if len(audio) == 1:
                 raise
             half = len(audio) // 2
-            parts = [self._run(profile, least, audio[rows], lengths[rows]) for rows in (slice(half), slice(half, None))]
+            halves = (slice(half), slice(half, None))
+            parts = [self._run(profile, least, audio[rows], lengths[rows], stages) for rows in halves]
             return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
         log_probs, frames = (outputs[name][: len(audio)] for name in OUTPUTS)
         return log_probs, frames

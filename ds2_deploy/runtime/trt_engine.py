@@ -8,6 +8,7 @@ changing a context's profile would wait for the GPU. Callers of several threads 
 """
 
 import queue
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -19,6 +20,7 @@ from ds2_deploy.errors import EngineError, InferenceError, OutputError
 from ds2_deploy.files import atomic_path
 from ds2_deploy.runtime.cuda_device import Bytes, Device, Memory
 from ds2_deploy.runtime.engine_file import Engine
+from ds2_deploy.runtime.protocol import STAGES
 
 Array = npt.NDArray[Any]
 
@@ -42,7 +44,7 @@ class RunningEngine:
     """
 
     def __init__(self, engine: Engine, device: Device, *, lanes: int, graphs: bool = False) -> None:
-        self.info, self.device, self._tensorrt = engine.info, device, engine.tensorrt
+        self.info, self.path, self.device, self._tensorrt = engine.info, engine.path, device, engine.tensorrt
         self._compiled_path = engine.path.with_suffix(".runtime-cache")
         self._log = engine.tensorrt.create_log()
         with device.active():
@@ -59,13 +61,13 @@ class RunningEngine:
         for _ in range(lanes):
             self._lanes.put(None)
 
-    def run(self, profile: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Outputs by name; `feeds` must fit the profile."""
+    def run(self, profile: int, feeds: Mapping[str, Array], stages: dict[str, float] | None = None) -> dict[str, Array]:
+        """Outputs by name; `feeds` must fit the profile. `stages`: wait for each of STAGES and add its milliseconds."""
         lane = self._lanes.get()
         try:
             with self.device.active():
                 lane = lane or Lane(self)
-                outputs = lane.run(profile, feeds)
+                outputs = lane.run(profile, feeds, stages)
                 if self._new_context:  # whose first run compiles; writing that out at each run would hold them up
                     self._new_context = False
                     self._keep_compiled()
@@ -114,7 +116,7 @@ class Lane:
         self._memory: dict[str, tuple[Bytes, Memory]] = {}
         self._graphs: dict[Any, Callable[[], None]] = {}
 
-    def run(self, profile: int, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def run(self, profile: int, feeds: Mapping[str, Array], stages: dict[str, float] | None = None) -> dict[str, Array]:
         """Copy in, compute, copy out; the arrays returned are the caller's own."""
         key = (profile, *(array.shape for array in feeds.values())) if self._engine.graphs else profile
         context = self._contexts.get(key)  # a graph holds on to its context's shapes, so it has one of its own
@@ -133,7 +135,10 @@ class Lane:
         self._reserve(context, {name: output.nbytes for name, output in outputs.items()})
         for name, array in feeds.items():
             self._host(name, array.nbytes)[:] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-        self._compute(key, context, feeds, outputs)
+        if stages is None:
+            self._compute(key, context, feeds, outputs)
+        else:
+            self._compute_in_stages(context, feeds, outputs, stages)
         self._stream.synchronize()
         return {
             name: self._host(name, output.nbytes).view(output.dtype).reshape(output.shape).copy()
@@ -152,12 +157,8 @@ class Lane:
         """By a graph where this shape has one, by single calls the first time and where it cannot be captured."""
 
         def enqueue() -> None:
-            for name, array in feeds.items():
-                self._device.upload(self._memory[name][1], self._host(name, array.nbytes), self._stream)
-            if not context.execute_async_v3(self._stream.handle):
-                raise InferenceError(f"The engine did not run: {self._engine.reason()}.")
-            for name, output in outputs.items():
-                self._device.download(self._host(name, output.nbytes), self._memory[name][1], self._stream)
+            for part in self._parts(context, feeds, outputs):
+                part()
 
         if not self._engine.graphs:
             enqueue()
@@ -167,6 +168,34 @@ class Lane:
             self._graphs[key] = self._device.capture(self._stream, enqueue) or enqueue
         else:
             self._graphs[key]()
+
+    def _parts(
+        self, context: Any, feeds: Mapping[str, Array], outputs: Mapping[str, Output]
+    ) -> list[Callable[[], None]]:
+        """What puts each of STAGES on the stream."""
+
+        def upload() -> None:
+            for name, array in feeds.items():
+                self._device.upload(self._memory[name][1], self._host(name, array.nbytes), self._stream)
+
+        def execute() -> None:
+            if not context.execute_async_v3(self._stream.handle):
+                raise InferenceError(f"The engine did not run: {self._engine.reason()}.")
+
+        def download() -> None:
+            for name, output in outputs.items():
+                self._device.download(self._host(name, output.nbytes), self._memory[name][1], self._stream)
+
+        return [upload, execute, download]
+
+    def _compute_in_stages(
+        self, context: Any, feeds: Mapping[str, Array], outputs: Mapping[str, Output], stages: dict[str, float]
+    ) -> None:
+        for name, part in zip(STAGES, self._parts(context, feeds, outputs), strict=True):
+            start = time.perf_counter()
+            part()
+            self._stream.synchronize()
+            stages[name] = stages.get(name, 0.0) + 1000 * (time.perf_counter() - start)
 
     def _reserve(self, context: Any, sizes: Mapping[str, int]) -> None:
         """Memory of at least these sizes under these names, half as much again where it grows; graphs end with it."""
