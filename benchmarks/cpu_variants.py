@@ -1,0 +1,117 @@
+"""What makes ONNX Runtime faster on a CPU, and what does not: session options, threads, int8 recurrent weights.
+
+    python benchmarks/cpu_variants.py [--net NAME]... [--batch N]... [--save]
+
+The networks of cpu_offline.py on 3 s of audio; all variants take turns, seven times; medians, and the median of each
+turn's ratios to one thread with the options that the backend uses. int8: the LSTM's weights by
+onnxruntime.quantization.quantize_dynamic (DynamicQuantizeLSTM; there is no such node for a GRU); how far its
+log-probabilities are from fp32's says little here, for the weights are random. --save writes
+benchmarks/results/cpu_variants.json.
+"""
+
+import logging
+import statistics
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+import torch
+import typer
+from cpu_offline import NETS, SEED, metadata_of, turns
+from machine import machine, save_result
+
+from ds2_deploy.extras import require
+from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from export.to_onnx import write_onnx
+
+SECONDS = 3.0
+OPTIONS: dict[str, dict[str, Any]] = {
+    "one thread": {},
+    "no memory arena": {"enable_cpu_mem_arena": False},
+    "no graph optimisation": {"graph_optimization_level": 0},
+    "two threads": {"intra_op_num_threads": 2},
+    "both directions at once": {"execution_mode": 1, "inter_op_num_threads": 2},
+}
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    net: str
+    batch: int
+    variant: str
+    milliseconds: float
+    faster: float
+    """Than one thread."""
+    max_abs: float
+    """Greatest difference of a log-probability from it."""
+
+
+def session(path: Path, options: dict[str, Any]) -> Any:
+    ort = require("onnxruntime")
+    chosen = ort.SessionOptions()
+    chosen.intra_op_num_threads, chosen.log_severity_level = 1, 4
+    for name, value in options.items():
+        kinds = {"graph_optimization_level": ort.GraphOptimizationLevel, "execution_mode": ort.ExecutionMode}
+        setattr(chosen, name, kinds[name](value) if name in kinds else value)
+    return ort.InferenceSession(path, chosen, providers=["CPUExecutionProvider"])
+
+
+def sessions(name: str, folder: Path) -> dict[str, Any]:
+    """A session for each variant of a network."""
+    metadata = metadata_of(name)
+    write_onnx(DeepSpeech2(metadata).eval(), folder / "model.onnx", "fp32")
+    found = {variant: session(folder / "model.onnx", options) for variant, options in OPTIONS.items()}
+    if metadata.model.cell == "lstm":
+        logging.disable(logging.WARNING)  # its advice on preprocessing
+        quantization = require("onnxruntime.quantization")
+        quantization.quantize_dynamic(folder / "model.onnx", folder / "int8.onnx", op_types_to_quantize=["LSTM"])
+        found["int8, one thread"] = session(folder / "int8.onnx", {})
+        found["int8, both directions at once"] = session(folder / "int8.onnx", OPTIONS["both directions at once"])
+    return found
+
+
+def rows(name: str, variants: dict[str, Any], batch: int) -> list[Row]:
+    samples = round(SECONDS * metadata_of(name).feature.sample_rate)
+    audio = np.random.default_rng(SEED).normal(0, 0.05, (batch, samples)).astype(np.float32)
+    feeds = {"audio": audio, "audio_lengths": np.full(batch, samples, np.int64)}
+    outputs = {variant: one.run(None, feeds)[0] for variant, one in variants.items()}
+    times = turns({variant: (lambda one=one: one.run(None, feeds)) for variant, one in variants.items()})
+    first = next(iter(variants))
+    return [
+        Row(
+            net=name,
+            batch=batch,
+            variant=variant,
+            milliseconds=round(statistics.median(times[variant]), 2),
+            faster=round(statistics.median(a / b for a, b in zip(times[first], times[variant], strict=True)), 3),
+            max_abs=float(f"{np.abs(outputs[variant] - outputs[first]).max():.2g}"),
+        )
+        for variant in variants
+    ]
+
+
+def main(
+    net: Annotated[list[str] | None, typer.Option()] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1)] = None,
+    save: Annotated[bool, typer.Option("--save")] = False,
+) -> None:
+    torch.manual_seed(SEED)
+    print("| network | batch | variant | ms | faster | max abs |\n|---|---|---|---|---|---|")
+    found: list[Row] = []
+    for name in net or [*NETS, "default"]:
+        with tempfile.TemporaryDirectory() as folder:
+            variants = sessions(name, Path(folder))
+        for size in batch or [1, 8]:
+            for row in rows(name, variants, size):
+                found.append(row)
+                print(
+                    f"| {name} | {size} | {row.variant} | {row.milliseconds} | {row.faster:.2f} | {row.max_abs} |",
+                    flush=True,
+                )
+    if save:
+        save_result("cpu_variants", {"machine": machine(), "seconds": SECONDS, "rows": found})
+
+
+if __name__ == "__main__":
+    typer.run(main)
