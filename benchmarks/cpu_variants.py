@@ -2,11 +2,13 @@
 
     python benchmarks/cpu_variants.py [--net NAME]... [--batch N]... [--save]
 
-The networks of cpu_offline.py on 3 s of audio; all variants take turns, seven times; medians, and the median of each
-turn's ratios to one thread with the options that the backend uses. int8: the LSTM's weights by
-onnxruntime.quantization.quantize_dynamic (DynamicQuantizeLSTM; there is no such node for a GRU); how far its
-log-probabilities are from fp32's says little here, for the weights are random. --save writes
-benchmarks/results/cpu_variants.json.
+The networks of cpu_offline.py, and a bundled model with its own weights, on 3 s of speech; all variants take turns,
+seven times; medians, and the median of each turn's ratios to one thread with the options that the backend uses. int8:
+weights by onnxruntime.quantization.quantize_dynamic, of LSTM nodes; for GRU, which has no such node, the recurrent ones
+of `--recurrence loop` (with the mel bank's among them every sixth label changes). How far random networks'
+log-probabilities are from fp32's says little.
+
+--save writes benchmarks/results/cpu_variants.json.
 """
 
 import logging
@@ -20,10 +22,13 @@ import numpy as np
 import torch
 import typer
 from cpu_offline import NETS, SEED, metadata_of, turns
+from growth import sound
 from machine import machine, save_result
 
 from ds2_deploy.extras import require
+from ds2_deploy.model.checkpoint import load_weights
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.model_folder import open_model
 from export.to_onnx import write_onnx
 
 SECONDS = 3.0
@@ -45,6 +50,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Than one thread."""
     max_abs: float
     """Greatest difference of a log-probability from it."""
+    equal_labels: float
+    """Share of the frames whose most probable label is the same."""
 
 
 def session(path: Path, options: dict[str, Any]) -> Any:
@@ -60,20 +67,33 @@ def session(path: Path, options: dict[str, Any]) -> Any:
 def sessions(name: str, folder: Path) -> dict[str, Any]:
     """A session for each variant of a network."""
     metadata = metadata_of(name)
-    write_onnx(DeepSpeech2(metadata).eval(), folder / "model.onnx", "fp32")
+    network = DeepSpeech2(metadata) if name in NETS else load_weights(open_model(name).path, metadata)
+    write_onnx(network.eval(), folder / "model.onnx", "fp32")
     found = {variant: session(folder / "model.onnx", options) for variant, options in OPTIONS.items()}
+    logging.disable(logging.WARNING)  # the quantiser's advice on preprocessing
+    quantize = require("onnxruntime.quantization").quantize_dynamic
     if metadata.model.cell == "lstm":
-        logging.disable(logging.WARNING)  # its advice on preprocessing
-        quantization = require("onnxruntime.quantization")
-        quantization.quantize_dynamic(folder / "model.onnx", folder / "int8.onnx", op_types_to_quantize=["LSTM"])
-        found["int8, one thread"] = session(folder / "int8.onnx", {})
-        found["int8, both directions at once"] = session(folder / "int8.onnx", OPTIONS["both directions at once"])
+        quantize(folder / "model.onnx", folder / "int8.onnx", op_types_to_quantize=["LSTM"])
+    else:
+        write_onnx(network, folder / "loop.onnx", "fp32", recurrence="loop")
+        found["loop"] = session(folder / "loop.onnx", {})
+        quantize(
+            folder / "loop.onnx",
+            folder / "int8.onnx",
+            op_types_to_quantize=["MatMul"],
+            nodes_to_exclude=[
+                n.name for n in require("onnx").load(folder / "loop.onnx").graph.node
+            ],  # not those in loops
+            extra_options={"EnableSubgraph": True, "MatMulConstBOnly": False},
+        )
+    found["int8"] = session(folder / "int8.onnx", {})
+    found["int8, both directions at once"] = session(folder / "int8.onnx", OPTIONS["both directions at once"])
     return found
 
 
 def rows(name: str, variants: dict[str, Any], batch: int) -> list[Row]:
     samples = round(SECONDS * metadata_of(name).feature.sample_rate)
-    audio = np.random.default_rng(SEED).normal(0, 0.05, (batch, samples)).astype(np.float32)
+    audio = np.resize(sound(SECONDS * batch), (batch, samples))
     feeds = {"audio": audio, "audio_lengths": np.full(batch, samples, np.int64)}
     outputs = {variant: one.run(None, feeds)[0] for variant, one in variants.items()}
     times = turns({variant: (lambda one=one: one.run(None, feeds)) for variant, one in variants.items()})
@@ -86,6 +106,7 @@ def rows(name: str, variants: dict[str, Any], batch: int) -> list[Row]:
             milliseconds=round(statistics.median(times[variant]), 2),
             faster=round(statistics.median(a / b for a, b in zip(times[first], times[variant], strict=True)), 3),
             max_abs=float(f"{np.abs(outputs[variant] - outputs[first]).max():.2g}"),
+            equal_labels=round(float((outputs[variant].argmax(-1) == outputs[first].argmax(-1)).mean()), 4),
         )
         for variant in variants
     ]
@@ -97,7 +118,7 @@ def main(
     save: Annotated[bool, typer.Option("--save")] = False,
 ) -> None:
     torch.manual_seed(SEED)
-    print("| network | batch | variant | ms | faster | max abs |\n|---|---|---|---|---|---|")
+    print("| network | batch | variant | ms | faster | max abs | equal labels |\n|---|---|---|---|---|---|---|")
     found: list[Row] = []
     for name in net or [*NETS, "default"]:
         with tempfile.TemporaryDirectory() as folder:
@@ -106,7 +127,8 @@ def main(
             for row in rows(name, variants, size):
                 found.append(row)
                 print(
-                    f"| {name} | {size} | {row.variant} | {row.milliseconds} | {row.faster:.2f} | {row.max_abs} |",
+                    f"| {name} | {size} | {row.variant} | {row.milliseconds} | {row.faster:.2f} | {row.max_abs} | "
+                    f"{row.equal_labels:.2%} |",
                     flush=True,
                 )
     if save:
