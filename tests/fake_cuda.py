@@ -75,7 +75,7 @@ class FakeDevice:
 
     def allocate(self, size: int) -> FakeMemory:
         self.check()
-        if sum(map(len, self.memory.values())) + size > self.capacity:
+        if sum(map(len, list(self.memory.values()))) + size > self.capacity:
             raise DeviceMemoryError("The GPU's memory is full.")
         return FakeMemory(self, size)
 

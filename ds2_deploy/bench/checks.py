@@ -8,6 +8,10 @@ import numpy as np
 from ds2_deploy.bench.report import Row
 from ds2_deploy.bench.stats import PERCENTILES
 
+FARTHEST = {"fp32": 1e-2, "fp16": 0.5}
+"""Nats that log-probabilities may be from the reference's; `ds2 parity` looks closer, and at labels."""
+STRANGE_TEXTS = 0.02
+"""Share of a load test's texts that may differ from what is heard alone: near ties in another batch."""
 TOLERANCE = 0.1
 """Of Little's law and of parts against the whole."""
 FEWEST_FOR_LITTLE = 30
@@ -16,8 +20,11 @@ NOISY = 0.25
 """Interquartile range by median: between two runs of the same work."""
 DRIFT = 0.1
 """Between the medians of a cell's first and last fifth."""
+FEW_RECORDINGS = 20
 BUSY = 0.5
 """Load average before anything was measured."""
+IDLE = 0x1
+"""The bit of a GPU's reasons for lower clocks that means nothing."""
 THROTTLED = 0.9
 """Clock at the end by clock at the start."""
 
@@ -36,10 +43,12 @@ def _contradictions(row: Row) -> Iterator[str]:
         yield f"the median {latency.p50:.3g} ms lies outside of its interval"
     yield from _littles_law(row)
     yield from _parts(row)
-    if row.wrong_outputs:
+    if row.wrong_outputs > (STRANGE_TEXTS * row.runs if row.workload == "load" else 0):
         yield f"{row.wrong_outputs} of {row.runs} timed runs gave other labels than the first one"
     if row.max_abs is not None and not np.isfinite(row.max_abs):
         yield "the outputs are not numbers or not as many as the reference's"
+    elif row.max_abs is not None and row.max_abs > FARTHEST[row.precision]:
+        yield f"the outputs are {row.max_abs:.2g} nats from the reference's"
 
 
 def _littles_law(row: Row) -> Iterator[str]:
@@ -58,28 +67,31 @@ def _littles_law(row: Row) -> Iterator[str]:
 
 def _parts(row: Row) -> Iterator[str]:
     """Stages are means, and so is the whole that they are compared with."""
-    total = sum(row.stages.values())
+    total = sum(milliseconds for name, milliseconds in row.stages.items() if name != "enqueue")
     if row.stages and abs(total - row.latency.mean) > TOLERANCE * row.latency.mean:
         yield f"the parts add up to {total:.3g} ms of {row.latency.mean:.3g} ms"
 
 
 def weaknesses(
-    rows: Sequence[Row], *, generated: bool, start: dict[str, Any], end: dict[str, Any], partial: bool
+    rows: Sequence[Row], *, recordings: int, start: dict[str, Any], during: Sequence[dict[str, Any]], ended: str | None
 ) -> list[str]:
-    """In sentences, the gravest first."""
+    """In sentences, the gravest first. `recordings`: real ones; `ended`: why before its time."""
     found = []
-    if partial:
-        found.append("Interrupted: some cells are missing.")
+    if ended:
+        found.append(f"Some cells are missing: {ended}")
     load = start.get("load_average")
     if load is not None and load > BUSY:
         found.append(f"The machine was busy before anything began: load average {load:.2f}.")
-    found += _clocks(start, end)
+    found += _clocks(start, during)
+    found += _about(rows, "were measured before they had warmed up", lambda row: not row.settled)
     found += _about(rows, "were noisy: an interquartile range of more than a quarter of the median", _is_noisy)
     found += _about(rows, "drifted by more than a tenth between their first and their last runs", _has_drifted)
     found += _about(rows, "are bound by transfers: copying takes longer than computing", _is_transfer_bound)
     found += _about(rows, "are bound by launches: the device waits for the host", _is_enqueue_bound)
-    found += _about(rows, "could not keep up with the arrivals", lambda row: row.lost > 0)
-    if generated:
+    found += _about(rows, "could not keep up with the arrivals", _is_overloaded)
+    if 0 < recordings < FEW_RECORDINGS and any(row.workload == "utterance" for row in rows):
+        found.append(f"Percentiles of utterances are those of {recordings} recordings, heard again and again.")
+    if not recordings:
         found.append("The sound was generated: lengths and texts are not those of your recordings; give --audio.")
     return found
 
@@ -93,10 +105,19 @@ def _about(rows: Sequence[Row], what: str, doubtful: Any) -> list[str]:
     return [f"{len(hit)} of {len(rows)} rows {what}: {first}{more}."]
 
 
+def _all(row: Row) -> list[float]:
+    return [milliseconds for part in row.runs_ms for milliseconds in part]
+
+
+def _is_overloaded(row: Row) -> bool:
+    """More wait than go into the next two batches."""
+    return row.lost > 0 or (row.in_system or 0.0) > 2 * row.batch
+
+
 def _is_noisy(row: Row) -> bool:
     if row.workload not in ("batch", "stream") or row.runs < 4:  # elsewhere runs differ because their work does
         return False
-    low, high = np.percentile(row.runs_ms, [25, 75])
+    low, high = np.percentile(_all(row), [25, 75])
     return bool(high - low > NOISY * row.latency.p50)
 
 
@@ -104,7 +125,7 @@ def _has_drifted(row: Row) -> bool:
     if row.workload not in ("batch", "stream") or row.runs < 10:
         return False
     part = row.runs // 5
-    first, last = np.median(row.runs_ms[:part]), np.median(row.runs_ms[-part:])
+    first, last = np.median(_all(row)[:part]), np.median(_all(row)[-part:])
     return bool(abs(last - first) > DRIFT * row.latency.p50)
 
 
@@ -117,13 +138,15 @@ def _is_enqueue_bound(row: Row) -> bool:
     return row.stages.get("enqueue", 0.0) > 0.9 * row.stages.get("compute", float("inf"))
 
 
-def _clocks(start: dict[str, Any], end: dict[str, Any]) -> list[str]:
+def _clocks(start: dict[str, Any], during: Sequence[dict[str, Any]]) -> list[str]:
     found = []
-    before, after = start.get("cpu_mhz"), end.get("cpu_mhz")
-    if before and after and after < THROTTLED * before:
-        found.append(f"The processor slowed down from {before:.0f} to {after:.0f} MHz.")
-    for gpu in end.get("gpus", []):
-        reasons = gpu.get("clocks_throttle_reasons.active", "0x0")
-        if reasons.startswith("0x") and int(reasons, 16) & ~0x1:  # bit 0: idle
-            found.append(f"{gpu.get('name', 'The GPU')} was throttled at the end (reasons {reasons}).")
-    return found
+    before, least = start.get("cpu_mhz"), min((r["cpu_mhz"] for r in during if r.get("cpu_mhz")), default=None)
+    if before and least and least < THROTTLED * before:
+        found.append(f"The processor slowed down from {before:.0f} to {least:.0f} MHz.")
+    reasons = {
+        (gpu.get("name", "The GPU"), bits)
+        for reading in during
+        for gpu in reading.get("gpus", [])
+        if (bits := gpu.get("clocks_throttle_reasons.active", "")).startswith("0x") and int(bits, 16) & ~IDLE
+    }
+    return found + [f"{name} was throttled (reasons {bits})." for name, bits in sorted(reasons)]

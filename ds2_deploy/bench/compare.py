@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ds2_deploy.bench.report import Report, Row
-from ds2_deploy.bench.stats import ratio_interval
+from ds2_deploy.bench.stats import paired_interval, ratio_interval
 
 
 class Change(NamedTuple):
@@ -34,7 +34,12 @@ class Comparison(NamedTuple):
 def compare(before: Report, after: Report) -> Comparison:
     """Rows belong together where workload, backend, precision, kind of device, batch and lengths are the same."""
     first, second = ({row.key: row for row in report.rows} for report in (before, after))
-    changes = [Change(first[key], second[key], *_ratio(first[key], second[key])) for key in first if key in second]
+    same_sound = before.audio == after.audio
+    changes = [
+        Change(first[key], second[key], *_ratio(first[key], second[key], same_sound=same_sound))
+        for key in first
+        if key in second
+    ]
     return Comparison(
         changes,
         [row for key, row in first.items() if key not in second],
@@ -43,15 +48,18 @@ def compare(before: Report, after: Report) -> Comparison:
     )
 
 
-def _ratio(before: Row, after: Row) -> tuple[float, float, float]:
+def _ratio(before: Row, after: Row, *, same_sound: bool) -> tuple[float, float, float]:
+    """Recording by recording where both heard the same ones in the same order."""
+    if before.workload == "utterance" and same_sound:
+        return paired_interval(before.runs_ms, after.runs_ms)
     return ratio_interval(before.runs_ms, after.runs_ms)
 
 
 def _facts(report: Report) -> dict[str, Any]:
     """Flat, without what differs in any two runs."""
-    environment = {key: value for key, value in report.environment.items() if key not in ("start", "end")}
-    loads = {f"load average at the {at}": report.environment.get(at, {}).get("load_average") for at in ("start", "end")}
-    flat = {"machine": report.machine, "model": report.model, "sound": report.audio, **loads}
+    environment = {key: value for key, value in report.environment.items() if key not in ("start", "during")}
+    load = report.environment.get("start", {}).get("load_average")
+    flat = {"machine": report.machine, "model": report.model, "sound": report.audio, "load average before": load}
     for name, value in environment.items():
         if isinstance(value, dict):
             flat |= {f"{name} {key}": inner for key, inner in value.items()}

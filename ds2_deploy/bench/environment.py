@@ -89,6 +89,20 @@ def _temperature_c() -> float | None:
     return max(degrees, default=None)
 
 
+def process_device_mb(pid: int) -> float | None:
+    """A process's memory on all GPUs as nvidia-smi tells; None where it does not."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    command = [program, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
+    with suppress(OSError, subprocess.SubprocessError, ValueError):
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
+        pairs = [line.split(",") for line in answer.splitlines()]
+        used = [float(memory) * 2**20 / 1e6 for owner, memory in pairs if int(owner) == pid]
+        return sum(used) if used else None
+    return None
+
+
 def _gpus() -> list[dict[str, str]]:
     """As nvidia-smi tells; none where it is not there."""
     program = shutil.which("nvidia-smi")

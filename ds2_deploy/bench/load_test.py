@@ -15,7 +15,7 @@ from ds2_deploy.audio.load import Samples
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.runtime.protocol import Backend, pad_batch
 
-SAMPLING_S = 0.002
+SAMPLING_S = 0.0005
 """How often the requests in the system are counted."""
 DRAIN_S = 20.0
 """So long after the last arrival a server may go on; what is not done then is lost, and the report says so."""
@@ -40,22 +40,21 @@ class Served(NamedTuple):
     """Until its batch began."""
     model_ms: list[float]
     text_ms: list[float]
+    texts: list[str]
     batches: list[int]
     """Sizes."""
     padding: float
     in_system: float
-    """Average over time, counted every SAMPLING_S."""
+    """Average over time, counted about every SAMPLING_S."""
     wall_s: float
     """From the start to the last text."""
     lost: int
 
 
 def poisson(rate: float, seconds: float, recordings: int, most: int, seed: int) -> LoadTest:
-    """Arrivals at `rate` a second for `seconds`, each with a recording drawn at random."""
+    """Arrivals at `rate` a second for `seconds`, at least one, each with a recording drawn at random."""
     rng = np.random.default_rng(seed)
-    gaps = rng.exponential(1 / rate, max(int(2 * rate * seconds) + 20, 1))
-    arrivals = np.cumsum(gaps)
-    arrivals = arrivals[arrivals < seconds]
+    arrivals = np.sort(rng.uniform(0, seconds, max(rng.poisson(rate * seconds), 1)))
     return LoadTest(arrivals.tolist(), rng.integers(0, recordings, len(arrivals)).tolist(), most)
 
 
@@ -66,6 +65,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
     arrivals, count = np.array(test.arrivals_s), len(test.arrivals_s)
     done = np.full(count, np.nan)
     latencies, waits, models, texts = (np.full(count, np.nan) for _ in range(4))
+    texts_told: list[str] = []
     batches: list[int] = []
     padded = real = 0
     counter = _Counter(arrivals, done)
@@ -85,7 +85,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
         log_probs, frames = backend.run(audio, lengths)
         heard = time.perf_counter() - start
         for row, length in zip(log_probs, frames, strict=True):
-            decoder.decode(row[:length])
+            texts_told.append(decoder.decode(row[:length]).text)
         end = time.perf_counter() - start
         done[rows] = end
         latencies[rows], waits[rows] = end - arrivals[rows], began - arrivals[rows]
@@ -101,6 +101,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
         waits_ms=(1000 * waits[:served]).tolist(),
         model_ms=(1000 * models[:served]).tolist(),
         text_ms=(1000 * texts[:served]).tolist(),
+        texts=texts_told,
         batches=batches,
         padding=padded / max(padded + real, 1),
         in_system=in_system,
@@ -115,7 +116,8 @@ class _Counter:
     def __init__(self, arrivals: npt.NDArray[np.float64], done: npt.NDArray[np.float64]) -> None:
         self._arrivals, self._done = arrivals, done
         self._over = threading.Event()
-        self._counts: list[int] = []
+        self._requests_s = 0.0  # requests in the system times seconds
+        self._last = 0.0
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def begin(self) -> float:
@@ -127,9 +129,10 @@ class _Counter:
         while not self._over.wait(SAMPLING_S):
             now = time.perf_counter() - self._start
             come = int(np.searchsorted(self._arrivals, now, side="right"))
-            self._counts.append(come - int(np.count_nonzero(~np.isnan(self._done[:come]))))
+            self._requests_s += (come - int(np.count_nonzero(self._done[:come] <= now))) * (now - self._last)
+            self._last = now  # this thread is held up by the server's, so the counts are not evenly spaced
 
     def end(self) -> float:
         self._over.set()
         self._thread.join()
-        return float(np.mean(self._counts)) if self._counts else 0.0
+        return self._requests_s / self._last if self._last else 0.0

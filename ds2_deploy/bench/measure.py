@@ -4,6 +4,7 @@ meanwhile hits all alike."""
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
@@ -13,7 +14,6 @@ from ds2_deploy.bench.plan import Plan, Sound
 from ds2_deploy.bench.report import Row
 from ds2_deploy.bench.stats import Latency
 from ds2_deploy.bench.worker import Inputs, Remote, Timed, Utterance
-from ds2_deploy.errors import BenchError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.text.languages import language_named
@@ -44,15 +44,15 @@ def rows(bench: Bench) -> Iterator[Row]:
     if bench.offline:
         if "utterance" in bench.plan.workloads:
             found = _utterances(bench)
-            alone_ms = found[0].latency.mean
+            alone_ms = found[0].latency.mean if found else None
             yield from found
         if "batch" in bench.plan.workloads:
             for seconds in bench.plan.seconds:
                 for batch in bench.plan.batches:
                     yield from _batch(bench, batch, seconds)
         if "load" in bench.plan.workloads:
-            for rate in _rates(bench, alone_ms):
-                yield from _load(bench, rate)
+            for share, rate in _rates(bench, alone_ms):
+                yield from _load(bench, share, rate)
     if bench.streams and "stream" in bench.plan.workloads:
         for streams in bench.plan.streams:
             yield from _streams(bench, streams)
@@ -80,7 +80,7 @@ def _timed(bench: Bench, remotes: list[Remote], prepare: str, inputs: Inputs, sh
     """The same inputs again and again."""
     by_name = {remote.spec.name: remote for remote in remotes}
     frames: dict[str, Frames] = {name: remote.ask(prepare, inputs) for name, remote in by_name.items()}
-    warm = {name: remote.ask("warm_up") for name, remote in by_name.items()}
+    warm: dict[str, tuple[int, bool]] = {name: remote.ask("warm_up") for name, remote in by_name.items()}
     timed: dict[str, list[Timed]] = {name: [] for name in by_name}
     for order in planning.in_turns(list(by_name), bench.plan.rounds):
         for name in order:
@@ -88,24 +88,26 @@ def _timed(bench: Bench, remotes: list[Remote], prepare: str, inputs: Inputs, sh
     first = frames[remotes[0].spec.name]
     found = []
     for name, parts in timed.items():
-        runs_ms = [milliseconds for part in parts for milliseconds in part.runs_ms]
-        wall_s = sum(part.wall_s for part in parts)
+        rounds_ms = [part.runs_ms for part in parts]
+        count, wall_s = sum(map(len, rounds_ms)), sum(part.wall_s for part in parts)
+        latency = Latency.of(rounds_ms)
         found.append(
             Row(
                 **shape,
                 **_who(by_name[name]),
                 padding=0.0,
-                warm_up=warm[name],
-                runs=len(runs_ms),
-                latency=Latency.of(runs_ms),
-                runs_ms=_rounded(runs_ms),
-                stages=_stages(parts) or {"model": float(np.mean(runs_ms))},
-                utterances_per_s=shape["batch"] * len(runs_ms) / wall_s,
-                rtfx=shape["batch"] * shape["audio_s"] * len(runs_ms) / wall_s,
+                warm_up=warm[name][0],
+                settled=warm[name][1],
+                runs=count,
+                latency=latency,
+                runs_ms=_rounded(rounds_ms),
+                stages=_stages(parts) or {"model": latency.mean},
+                utterances_per_s=shape["batch"] * count / wall_s,
+                rtfx=shape["batch"] * shape["audio_s"] * count / wall_s,
                 wall_s=wall_s,
                 host_mb=max(part.host_mb for part in parts),
                 device_mb=max((part.device_mb for part in parts if part.device_mb is not None), default=None),
-                max_abs=None if frames[name] is first else _apart(first, frames[name]),
+                max_abs=_apart(first, frames[name]),
                 wrong_outputs=sum(part.wrong for part in parts),
             )
         )
@@ -117,9 +119,11 @@ def _stages(parts: list[Timed]) -> dict[str, float]:
     return {name: float(np.mean([ms for part in parts for ms in part.stages[name]])) for name in sorted(names)}
 
 
-def _apart(reference: Frames, other: Frames) -> float:
-    """Greatest difference; frames that are not there are infinitely far."""
-    return float(np.abs(reference - other).max(initial=0.0)) if reference.shape == other.shape else float("inf")
+def _apart(reference: Frames, other: Frames) -> float | None:
+    """Greatest difference, None of the reference from itself; what is no number or not there is infinitely far."""
+    if not np.isfinite(other).all() or reference.shape != other.shape:
+        return float("inf")
+    return None if other is reference else float(np.abs(reference - other).max(initial=0.0))
 
 
 def _utterances(bench: Bench) -> list[Row]:
@@ -141,7 +145,7 @@ def _utterances(bench: Bench) -> list[Row]:
 
 def _utterance_row(bench: Bench, remote: Remote, passes: list[Any], reference: list[str]) -> Row:
     told: list[Utterance] = [utterance for found, *_ in passes for utterance in found]
-    runs_ms = [u.audio_ms + u.model_ms + u.text_ms for u in told]
+    rounds_ms = [[utterance.whole_ms for utterance in found] for found, *_ in passes]
     wall_s = sum(wall for _, wall, *_ in passes)
     wer, own = _wer(bench, reference), _wer(bench, [utterance.text for utterance in passes[0][0]])
     return Row(
@@ -152,8 +156,8 @@ def _utterance_row(bench: Bench, remote: Remote, passes: list[Any], reference: l
         padding=0.0,
         warm_up=len(bench.sound.paths),
         runs=len(told),
-        latency=Latency.of(runs_ms),
-        runs_ms=_rounded(runs_ms),
+        latency=Latency.of(rounds_ms),
+        runs_ms=_rounded(rounds_ms),
         stages={part: float(np.mean([getattr(u, f"{part}_ms") for u in told])) for part in ("audio", "model", "text")},
         utterances_per_s=len(told) / wall_s,
         rtfx=sum(u.seconds for u in told) / wall_s,
@@ -168,42 +172,39 @@ def _utterance_row(bench: Bench, remote: Remote, passes: list[Any], reference: l
 
 def _wer(bench: Bench, heard: list[str]) -> float | None:
     """In the language's own metric; None where nobody wrote down what is said."""
-    language = language_named(bench.metadata.language)
     pairs = [(text, hypothesis) for text, hypothesis in zip(bench.sound.texts, heard, strict=True) if text]
     if not pairs:
         return None
-    total = Errors.total(Errors.between(language.normalize(text), hypothesis) for text, hypothesis in pairs)
-    return total.cer if language.metric == "CER" else total.wer
+    total = Errors.total(Errors.between(text, hypothesis) for text, hypothesis in pairs)
+    return total.cer if language_named(bench.metadata.language).metric == "CER" else total.wer
 
 
-def _rates(bench: Bench, alone_ms: float | None) -> list[float]:
-    """Arrivals per second."""
+def _rates(bench: Bench, alone_ms: float | None) -> list[tuple[float | None, float]]:
+    """Shares of what the reference serves one by one, and arrivals per second."""
     if bench.plan.rate is not None:
-        return [bench.plan.rate]
+        return [(None, bench.plan.rate)]
     if alone_ms is None:  # not measured from files: by the sound in memory
         remote, samples = bench.offline[0], bench.sound.samples
-        test = poisson(1000.0, 0.02, len(samples), 1, planning.SEED)
-        served, *_ = remote.ask("load_test", samples, test)
+        test = poisson(1000.0, 0.02, len(samples), 1, planning.SEED)  # some twenty at once, heard one by one
+        served: Served = remote.ask("load_test", samples, test)[0]
         alone_ms = float(np.mean(served.model_ms) + np.mean(served.text_ms))
-    return [float(f"{1000 * load / alone_ms:.3g}") for load in bench.plan.loads]
+    return [(load, float(f"{1000 * load / alone_ms:.3g}")) for load in bench.plan.loads]
 
 
-def _load(bench: Bench, rate: float) -> list[Row]:
+def _load(bench: Bench, share: float | None, rate: float) -> list[Row]:
     bench.tell(f"{rate:.3g} arrivals/s")
     samples = bench.sound.samples
     test = poisson(rate, bench.plan.load_s, len(samples), planning.MOST_TOGETHER, planning.SEED)
-    if not test.arrivals_s:
-        raise BenchError(f"In {bench.plan.load_s:g} s nothing arrives at {rate:g} a second: raise --rate.")
     found = []
     for remote in bench.offline:
-        served, host_mb, device_mb = remote.ask("load_test", samples, test)
-        found.append(_load_row(bench, remote, rate, test.numbers, served, host_mb, device_mb))
+        served, wrong, host_mb, device_mb = remote.ask("load_test", samples, test)
+        row = _load_row(bench, remote, rate, test.numbers, served)
+        measured = {"share": share, "host_mb": host_mb, "device_mb": device_mb, "wrong_outputs": wrong}
+        found.append(msgspec.structs.replace(row, **measured))
     return found
 
 
-def _load_row(
-    bench: Bench, remote: Remote, rate: float, numbers: list[int], s: Served, host_mb: float, device_mb: float | None
-) -> Row:
+def _load_row(bench: Bench, remote: Remote, rate: float, numbers: list[int], s: Served) -> Row:
     done = len(s.latencies_ms)
     seconds = [len(bench.sound.samples[n]) / bench.rate for n in numbers]
     stages = {"wait": s.waits_ms, "model": s.model_ms, "text": s.text_ms}
@@ -216,16 +217,15 @@ def _load_row(
         padding=s.padding,
         warm_up=2,
         runs=done,
-        latency=Latency.of(s.latencies_ms),
-        runs_ms=_rounded(s.latencies_ms),
+        latency=Latency.of([s.latencies_ms]),
+        runs_ms=_rounded([s.latencies_ms]),
         stages={name: float(np.mean(values)) for name, values in stages.items()},
         utterances_per_s=done / s.wall_s,
         rtfx=sum(seconds[:done]) / s.wall_s,
         wall_s=s.wall_s,
         in_system=s.in_system,
         lost=s.lost,
-        host_mb=host_mb,
-        device_mb=device_mb,
+        host_mb=0.0,
     )
 
 
@@ -233,5 +233,5 @@ def _who(remote: Remote) -> dict[str, Any]:
     return {"backend": remote.spec.backend, "precision": remote.spec.precision, "device": remote.loaded.device}
 
 
-def _rounded(milliseconds: list[float]) -> list[float]:
-    return [round(value, 4) for value in milliseconds]
+def _rounded(rounds_ms: list[list[float]]) -> list[list[float]]:
+    return [[round(value, 4) for value in part] for part in rounds_ms]

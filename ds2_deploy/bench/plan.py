@@ -12,7 +12,8 @@ from ds2_deploy.audio.find import find_recordings
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.bench.report import Workload
 from ds2_deploy.bench.worker import Inputs
-from ds2_deploy.errors import BenchError, ManifestError
+from ds2_deploy.errors import BenchError, DS2Error, ManifestError
+from ds2_deploy.text.languages import language_named
 
 BATCHES, SECONDS = (1, 8, 32), (2.0, 5.0, 15.0)
 STREAMS = (1, 4, 16, 64)
@@ -49,7 +50,7 @@ class Sound(NamedTuple):
     paths: list[Path]
     """None where they are generated."""
     texts: list[str | None]
-    """What is said in them, where somebody wrote it down."""
+    """What is said in them in the language's spelling, where somebody wrote it down."""
     samples: list[Samples]
 
     @property
@@ -57,10 +58,12 @@ class Sound(NamedTuple):
         return bool(self.paths)
 
 
-def real_sound(source: Path, sample_rate: int, most: int) -> Sound:
+def real_sound(source: Path, sample_rate: int, most: int, language: str) -> Sound:
     """Of a manifest, a folder or a file; evenly spread over it where it has more than `most`."""
+    texts: list[str | None]
     if source.suffix == ".jsonl":
-        paths, texts = _of_manifest(source)
+        paths, written = _of_manifest(source)
+        texts = [_spelled(text, language) for text in written]
     else:
         found, errors = find_recordings([os.fspath(source)], recursive=True)
         if errors:
@@ -73,16 +76,30 @@ def real_sound(source: Path, sample_rate: int, most: int) -> Sound:
     return Sound(os.fspath(source), [paths[i] for i in chosen], [texts[i] for i in chosen], samples)
 
 
+class _Entry(msgspec.Struct):
+    """What is needed of a line of a manifest."""
+
+    audio_filepath: str
+    text: str | None = None
+
+
 def _of_manifest(source: Path) -> tuple[list[Path], list[str | None]]:
     try:
-        entries = [msgspec.json.decode(line) for line in source.read_bytes().splitlines() if line.strip()]
-        paths = [source.parent / entry["audio_filepath"] for entry in entries]
-        texts = [entry.get("text") for entry in entries]
-    except (OSError, msgspec.DecodeError, KeyError, TypeError) as error:
+        lines = [line for line in source.read_bytes().splitlines() if line.strip()]
+        entries = [msgspec.json.decode(line, type=_Entry) for line in lines]
+    except (OSError, msgspec.DecodeError) as error:
         raise ManifestError(f"{source} cannot be read as a manifest: {error}.") from error
-    if not paths:
+    if not entries:
         raise ManifestError(f"{source} names no recording.")
-    return paths, texts
+    return [source.parent / entry.audio_filepath for entry in entries], [entry.text for entry in entries]
+
+
+def _spelled(text: str | None, language: str) -> str | None:
+    """None where the language cannot spell it, as a model of phonemes some words."""
+    try:
+        return None if text is None else language_named(language).normalize(text)
+    except DS2Error:
+        return None
 
 
 def generated_sound(sample_rate: int) -> Sound:

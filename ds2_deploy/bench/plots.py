@@ -108,7 +108,7 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
     several = len(offered) > 1
     for row in rows:
         label = f"{row.name}, {row.offered:.3g}/s" if several else row.name
-        values = np.sort(row.runs_ms)
+        values = np.sort(np.concatenate(row.runs_ms))
         color, style = (
             COLORS[_names(rows).index(row.name) % len(COLORS)],
             STYLES[offered.index(row.offered or 0.0) % len(STYLES)],
@@ -121,7 +121,7 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
 def _stages(axes: Any, rows: Sequence[Row]) -> None:
     labels = [f"{row.name}, {'load ' + format(row.offered, '.3g') + '/s' if row.offered else 'alone'}" for row in rows]
     left = np.zeros(len(rows))
-    names = list(dict.fromkeys(name for row in rows for name in row.stages))
+    names = list(dict.fromkeys(name for row in rows for name in row.stages if name != "enqueue"))
     for name in names:
         widths = np.array([row.stages.get(name, 0.0) for row in rows])
         axes.barh(labels, widths, left=left, label=name, color=STAGE_COLORS.get(name, "#777777"))

@@ -50,15 +50,21 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Of each recording, on average; of a stream's step the chunk."""
     offered: float | None = None
     """Arrivals per second, of a load test."""
+    share: float | None = None
+    """Of what the reference could serve one by one, that is; None where the caller chose the rate."""
     padding: float
     """Share of the samples that are padding."""
     warm_up: int
+    settled: bool = True
+    """Whether the warm-up's runs took as long as each other in the end."""
     runs: int
     latency: Latency
     """Of a run: a batch, an utterance from file to text, a step, a request from its arrival to its text."""
-    runs_ms: list[float]
+    runs_ms: list[list[float]]
+    """By round."""
     stages: dict[str, float]
-    """Mean milliseconds of each part of a run: `audio`, `model`, `text`; on a GPU `h2d`, `compute`, `d2h`; `wait`."""
+    """Mean milliseconds of each part of a run: `audio`, `model`, `text`; on a GPU, of separate runs, `h2d`, `compute`,
+    `d2h` and, within computing, `enqueue`, while the host was busy launching; `wait`."""
     utterances_per_s: float
     rtfx: float
     """Seconds of audio per second."""
@@ -77,7 +83,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     wer_difference: float | None = None
     """From the reference's, where the texts are known."""
     wrong_outputs: int = 0
-    """Timed runs whose labels were not those of the first run."""
+    """Timed runs whose labels, or texts, were not those of the first."""
 
     @property
     def name(self) -> str:
@@ -98,7 +104,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     def key(self) -> tuple[object, ...]:
         """What rows of two reports must share to be compared."""
         device = self.device.split(":")[0]
-        return self.workload, self.backend, self.precision, device, self.batch, self.audio_s, self.offered
+        size = (self.share or self.offered) if self.workload == "load" else self.audio_s
+        return self.workload, self.backend, self.precision, device, self.batch, size
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,20 +114,20 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     machine: str
     fastest: dict[str, list[str]]
-    """Work (`offline`, `stream`) -> backends, the fastest first."""
+    """Work (`offline`, `stream`) -> backends, the fastest first; empty where the report cannot tell."""
     model: str
     command: str
     started: str
     """ISO 8601, UTC."""
     seconds: float
     partial: bool
-    """Interrupted: what was measured so far."""
+    """Ended before its time: what was measured so far."""
     audio: str
     """Where the recordings come from."""
     reference: str
     """What the outputs are compared with."""
     environment: dict[str, Any]
-    """At the start; `end` has what changes while it runs."""
+    """At the start; `during` has what changes, after each cell."""
     loaded: list[Loaded]
     not_run: dict[str, str]
     """Backends that cannot run here, and why."""
@@ -148,6 +155,9 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         if schema != SCHEMA:
             raise BenchError(f"{path} has schema {schema}, and this ds2 reads {SCHEMA}: measure again.")
         try:
-            return msgspec.json.decode(content, type=cls)
+            report = msgspec.json.decode(content, type=cls)
         except msgspec.DecodeError as error:
             raise BenchError(f"{path} is no bench report: {error}.") from error
+        if not all(row.runs_ms and all(row.runs_ms) for row in report.rows):
+            raise BenchError(f"{path} is no bench report: a row of it has no runs.")
+        return report

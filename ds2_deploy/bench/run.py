@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from ds2_deploy.bench.measure import Bench
 from ds2_deploy.bench.plan import Plan, Sound, generated_sound, real_sound
 from ds2_deploy.bench.report import Report, Row
 from ds2_deploy.bench.worker import Remote, Spec
-from ds2_deploy.errors import BackendUnavailableError, BenchError
+from ds2_deploy.errors import BackendUnavailableError, BenchError, DS2Error, ModelError
 from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import BACKENDS, NOT_HERE
 from ds2_deploy.runtime.bench_choice import Work, machine_name
@@ -37,46 +37,59 @@ class Asked(NamedTuple):
     command: str
 
 
-def run(asked: Asked, plan: Plan, tell: Callable[[str], None]) -> tuple[Report, bool]:
-    """The report, and whether it was interrupted: then it is marked as partial."""
+def run(asked: Asked, plan: Plan, tell: Callable[[str], None]) -> tuple[Report, BaseException | None]:
+    """The report, and what ended it before its time, if anything did: then it is marked as partial."""
     began, started = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
     folder = open_model(asked.model)
     rate = folder.metadata.feature.sample_rate
-    sound = real_sound(asked.audio, rate, asked.recordings) if asked.audio else generated_sound(rate)
+    language = folder.metadata.language
+    sound = real_sound(asked.audio, rate, asked.recordings, language) if asked.audio else generated_sound(rate)
     start = environment.changing()
     rows: list[Row] = []
-    interrupted = False
+    during: list[dict[str, Any]] = []
+    ended: BaseException | None = None
     with ExitStack() as stack:
         offline, streams, not_run = _open(asked, folder, plan, stack, tell)
         bench = Bench(plan, sound, folder.metadata, offline, streams, tell)
         try:
             for row in measure.rows(bench):
-                rows.append(row)  # one by one: an interruption leaves what there is
-        except KeyboardInterrupt:
-            interrupted = True
+                if not rows or rows[-1].cell != row.cell:
+                    during.append(environment.changing())
+                rows.append(row)
+        except (KeyboardInterrupt, DS2Error, MemoryError) as error:
+            ended = error
     tell("")
-    if not rows and not interrupted:
-        raise BenchError("Nothing was measured: utterances are measured from files, so give --audio.")
-    end = environment.changing()
+    if not rows:
+        raise ended or BenchError("Nothing was measured: utterances are measured from files, so give --audio.")
+    failed = checks.failed(rows)
+    trusted = not (ended or failed) and asked.device == "auto"
     remotes = [*offline, *streams]
     report = Report(
         machine=machine_name(),
-        fastest={work: found for work, found in _fastest(rows).items() if found},
+        fastest={work: found for work, found in _fastest(rows).items() if trusted and len(found) > 1},
         model=asked.model,
         command=asked.command,
         started=started,
         seconds=time.perf_counter() - began,
-        partial=interrupted,
+        partial=ended is not None,
         audio=f"{sound.source}, {len(sound.samples)} recordings of {_mean_s(sound, rate):.1f} s on average",
         reference=remotes[0].spec.name,
-        environment={**environment.fixed(folder, asked.threads), "start": start, "end": end},
+        environment={**environment.fixed(folder, asked.threads), "start": start, "during": during},
         loaded=[remote.loaded for remote in remotes],
         not_run=not_run,
         rows=rows,
-        weaknesses=checks.weaknesses(rows, generated=not sound.is_real, start=start, end=end, partial=interrupted),
-        failed_checks=checks.failed(rows),
+        weaknesses=checks.weaknesses(
+            rows, recordings=len(sound.paths), start=start, during=during, ended=_why(ended) if ended else None
+        ),
+        failed_checks=failed,
     )
-    return report, interrupted
+    return report, ended
+
+
+def _why(ended: BaseException) -> str:
+    if isinstance(ended, KeyboardInterrupt):
+        return "interrupted."
+    return str(ended) if isinstance(ended, DS2Error) else f"out of memory ({ended})."
 
 
 def _mean_s(sound: Sound, rate: int) -> float:
@@ -92,6 +105,8 @@ def _open(
         raise BenchError(f"Nothing can be measured: {asked.model} has none of the workloads asked for.")
     found: dict[bool, list[Remote]] = {False: [], True: []}
     not_run: dict[str, str] = {}
+    if "stream" in plan.workloads and True not in wanted:
+        not_run["streams"] = f"{asked.model} has no streaming graph"
     for stream, name, precision in itertools.product(wanted, asked.backends or BACKENDS, ("fp32", "fp16")):
         if not _is_there(folder, name, precision, asked, stream=stream):
             continue
@@ -100,13 +115,16 @@ def _open(
         spec = Spec(str(folder.path), name, precision, asked.device, asked.threads, stream)  # type: ignore[arg-type]
         try:
             remote = Remote(spec)
-        except NOT_HERE as error:
+        except (*NOT_HERE, ModelError) as error:
             if asked.backends:
                 raise
             not_run[label] = str(error)
             continue
         stack.callback(remote.close)
         found[stream].append(remote)
+    for name in asked.backends:
+        if not any(remote.spec.backend == name for remotes in found.values() for remote in remotes):
+            raise BackendUnavailableError(f"{asked.model} has nothing that {name} could run as asked.")
     if not found[False] and not found[True]:
         reasons = "; ".join(f"{name}: {why}" for name, why in not_run.items()) or "no graph of the precision asked for"
         raise BackendUnavailableError(f"No backend can run {asked.model} here: {reasons}")

@@ -11,6 +11,8 @@ PERCENTILES = (50, 90, 95, 98, 99)
 CONFIDENCE = 0.95
 RESAMPLES = 1000
 SEED = 2026
+Rounds = Sequence[Sequence[float]]
+"""Milliseconds of each run, in the turns in which they were measured; none of them empty."""
 
 
 def runs_needed(percentile: float) -> int:
@@ -42,9 +44,9 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     max: float
 
     @classmethod
-    def of(cls, runs_ms: Sequence[float]) -> "Latency":
-        values = np.asarray(runs_ms, np.float64)
-        low, high = median_interval(values)
+    def of(cls, rounds_ms: Rounds) -> "Latency":
+        values = np.concatenate([np.asarray(part, np.float64) for part in rounds_ms])
+        low, high = np.percentile(_medians(rounds_ms, SEED), [2.5, 97.5])
         high_percentiles = {
             f"p{p}": float(np.percentile(values, p)) if len(values) >= runs_needed(p) else None for p in PERCENTILES[1:]
         }
@@ -52,29 +54,40 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
             mean=float(values.mean()),
             deviation=float(values.std(ddof=1)) if len(values) > 1 else 0.0,
             p50=float(np.median(values)),
-            p50_low=low,
-            p50_high=high,
+            p50_low=float(low),
+            p50_high=float(high),
             max=float(values.max()),
             **high_percentiles,
         )
 
 
-def median_interval(values: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The 95% interval of the median of (N,), by resampling."""
-    low, high = np.percentile(_medians(values, SEED), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def ratio_interval(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
+def ratio_interval(before: Rounds, after: Rounds) -> tuple[float, float, float]:
     """The ratio of two medians, after by before, and the ends of its 95% interval."""
-    first, second = np.asarray(before, np.float64), np.asarray(after, np.float64)
-    ratios = _medians(second, SEED + 1) / _medians(first, SEED)
+    ratios = _medians(after, SEED + 1) / _medians(before, SEED)
     low, high = np.percentile(ratios, [2.5, 97.5])
-    return float(np.median(second) / np.median(first)), float(low), float(high)
+    first, second = (float(np.median(np.concatenate(rounds))) for rounds in (before, after))
+    return second / first, float(low), float(high)
 
 
-def _medians(values: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
-    """(RESAMPLES,) of as many values drawn with replacement."""
-    drawn = np.random.default_rng(seed).integers(0, len(values), (RESAMPLES, len(values)))
-    medians: npt.NDArray[np.float64] = np.median(values[drawn], axis=1)
+def paired_interval(before: Rounds, after: Rounds) -> tuple[float, float, float]:
+    """The same where each round holds the same pieces of work in the same order: the median of their ratios."""
+    first, second = (np.median(np.asarray(rounds, np.float64), axis=0) for rounds in (before, after))
+    ratios = second / first
+    drawn = np.random.default_rng(SEED).integers(0, len(ratios), (RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
+    return float(np.median(ratios)), float(low), float(high)
+
+
+def _medians(rounds: Rounds, seed: int) -> npt.NDArray[np.float64]:
+    """(RESAMPLES,) of as many rounds, and of as many runs in each, drawn with replacement.
+
+    Runs of one round share whatever the machine did meanwhile, so they are no independent draws (Davison and Hinkley
+    1997, "Bootstrap Methods and their Application", section 3.8).
+    """
+    rng = np.random.default_rng(seed)
+    parts = [np.asarray(part, np.float64) for part in rounds]
+    medians = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        drawn = [parts[j] for j in rng.integers(0, len(parts), len(parts))]
+        medians[i] = np.median(np.concatenate([part[rng.integers(0, len(part), len(part))] for part in drawn]))
     return medians

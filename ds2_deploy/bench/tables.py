@@ -145,8 +145,12 @@ def comma_separated(report: Report) -> str:
         "wer_difference", "wrong_outputs",
     )  # fmt: skip
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*plain, *(f"{name}_ms" for name in (*latency, *stages))])
+    libraries = {(one.name, one.stream): one for one in report.loaded}
+    loaded = ("runtime", "file_mb", "load_s", "build_s")
+    writer.writerow([*plain, *loaded, *(f"{name}_ms" for name in (*latency, *stages))])
     for row in report.rows:
+        one = libraries.get((row.name, row.workload == "stream"))
+        facts = [getattr(one, name, None) for name in loaded]
         times = [getattr(row.latency, name) for name in latency] + [row.stages.get(name) for name in stages]
-        writer.writerow(["" if v is None else v for v in [*(getattr(row, name) for name in plain), *times]])
+        writer.writerow(["" if v is None else v for v in [*(getattr(row, name) for name in plain), *facts, *times]])
     return out.getvalue()

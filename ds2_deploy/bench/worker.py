@@ -5,6 +5,7 @@ The parent asks, one thing at a time; what is timed is timed in here, so that th
 
 import logging
 import multiprocessing
+import os
 import resource
 import signal
 import sys
@@ -19,20 +20,22 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.audio.load import Samples, load_audio
-from ds2_deploy.bench.load_test import LoadTest, serve
+from ds2_deploy.bench.environment import process_device_mb
+from ds2_deploy.bench.load_test import LoadTest, Served, serve
 from ds2_deploy.bench.report import Loaded
 from ds2_deploy.decoding import make_decoder
 from ds2_deploy.errors import BenchError, DS2Error
 from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import Backend, StreamBackend, pad_batch
+from ds2_deploy.runtime.protocol import Backend, StreamBackend, pad_batch, run_alone
 
 STEADY = 0.05
 """Two medians of a warm-up's runs that differ by less: it is warm."""
 WARM_UP_RUNS = 3
 """Whose median is looked at; at least two such groups."""
 MOST_WARM_UP_S = 10.0
+STAGED_RUNS = 10
 
 
 class Spec(NamedTuple):
@@ -59,7 +62,7 @@ class Timed(NamedTuple):
     host_mb: float
     device_mb: float | None
     wrong: int
-    """Runs whose labels were not those of the cell's first run."""
+    """Runs whose labels were not those of the cell's first run, or of the same step's in the first pass."""
 
 
 class Inputs(NamedTuple):
@@ -75,6 +78,7 @@ class Utterance(NamedTuple):
     audio_ms: float
     model_ms: float
     text_ms: float
+    whole_ms: float
     text: str
     seconds: float
 
@@ -164,8 +168,7 @@ class _Worker:
         load_s = time.perf_counter() - start
         self.decoder = make_decoder("greedy", self.folder.metadata.alphabet)
         self.inputs: Inputs | None = None
-        self.stages: dict[str, float] = {}  # milliseconds of the last run's parts, on a GPU
-        self.first: npt.NDArray[np.int64] | None = None  # labels of the cell's first run
+        self.labels: list[npt.NDArray[np.int64]] = []  # of the cell's first run, or of each step of its first pass
         self.loaded = Loaded(
             backend=spec.backend,
             precision=spec.precision,
@@ -183,24 +186,22 @@ class _Worker:
 
     def prepare(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Take a cell's inputs; its log-probabilities, valid frames of all rows one after the other."""
-        self.inputs, self.first = inputs, None
+        self.inputs = inputs
         log_probs, lengths = self._run()
+        self.labels = [_labels(log_probs, lengths)]
         return np.concatenate([row[:length] for row, length in zip(log_probs, lengths, strict=True)])
 
     def _run(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        """On a GPU with the time of each part in `stages`."""
         assert self.inputs is not None
-        if self.backend.device == "cpu" or not hasattr(self.backend, "run_in_stages"):
-            log_probs, lengths = self.backend.run(*self.inputs)
-        else:
-            (log_probs, lengths), self.stages = self.backend.run_in_stages(*self.inputs)
+        log_probs, lengths = self.backend.run(*self.inputs)
         return log_probs, lengths
 
     def prepare_streams(self, inputs: Inputs) -> npt.NDArray[np.float32]:
         """Chunks (n, B, C) of B streams; their log-probabilities, stream by stream."""
-        self.inputs, self.first = inputs, None
+        self.inputs = inputs
         self.state, self.at = self.backend.initial_state(inputs.audio.shape[1]), 0
         steps = [self._step() for _ in range(len(inputs.audio))]
+        self.labels = [_labels(*step) for step in steps]
         rows = range(inputs.audio.shape[1])
         return np.concatenate([log_probs[row, : lengths[row]] for row in rows for log_probs, lengths in steps])
 
@@ -213,8 +214,8 @@ class _Worker:
         self.at += 1
         return log_probs, lengths
 
-    def warm_up(self) -> int:
-        """Runs until two groups of them take as long; how many there were."""
+    def warm_up(self) -> tuple[int, bool]:
+        """Runs until two groups of them take as long; how many there were, and whether they came to that."""
         run = self._step if is_stream(self.backend) else self._run
         start, medians, runs = time.perf_counter(), [], 0
         while True:
@@ -227,37 +228,40 @@ class _Worker:
             medians.append(float(np.median(group)))
             steady = len(medians) > 1 and abs(medians[-1] - medians[-2]) <= STEADY * medians[-1]
             if steady or time.perf_counter() - start > MOST_WARM_UP_S:
-                return runs
+                return runs, steady
 
     def runs(self, seconds: float) -> Timed:
-        """As many runs as fit into `seconds`, at least one; each is checked, outside of its time."""
+        """As many runs as fit into `seconds`, at least one; each is checked, outside of its time.
+
+        `wall_s` is the clock's from the first to the last, without what checking took.
+        """
         streams = is_stream(self.backend)
         run = self._step if streams else self._run
         if streams:
             self.at = len(self.inputs.audio)  # type: ignore[union-attr]
         runs_ms: list[float] = []
-        stages: dict[str, list[float]] = {}
-        wrong, wall_s = 0, 0.0
+        wrong, checking_s = 0, 0.0
         with peaks(self.backend.device) as peak:
-            while wall_s < seconds or not runs_ms:
-                start = time.perf_counter()
+            begin = time.perf_counter()
+            while (start := time.perf_counter()) - begin - checking_s < seconds or not runs_ms:
                 log_probs, lengths = run()
-                took = time.perf_counter() - start
-                wall_s += took
-                runs_ms.append(1000 * took)
-                for name, milliseconds in self.stages.items():
-                    stages.setdefault(name, []).append(milliseconds)
-                wrong += not streams and not self._as_first(log_probs, lengths)
+                end = time.perf_counter()
+                runs_ms.append(1000 * (end - start))
+                wrong += not np.array_equal(_labels(log_probs, lengths), self.labels[self.at - 1 if streams else 0])
+                checking_s += time.perf_counter() - end
+            wall_s = time.perf_counter() - begin - checking_s
             host_mb, device_mb = peak()
-        return Timed(runs_ms, stages, wall_s, host_mb, device_mb, wrong)
+        return Timed(runs_ms, self._stages(len(runs_ms)), wall_s, host_mb, device_mb, wrong)
 
-    def _as_first(self, log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> bool:
-        labels = np.concatenate(
-            [row[:length].argmax(axis=-1) for row, length in zip(log_probs, lengths, strict=True)]
-        )  # (sum of T,)
-        if self.first is None:
-            self.first = labels
-        return np.array_equal(labels, self.first)
+    def _stages(self, runs: int) -> dict[str, list[float]]:
+        """On a GPU, of separate runs, for waiting for each part slows the whole down."""
+        stages: dict[str, list[float]] = {}
+        if self.backend.device != "cpu" and hasattr(self.backend, "run_in_stages"):
+            for _ in range(min(runs, STAGED_RUNS)):
+                _, parts = self.backend.run_in_stages(*self.inputs)  # type: ignore[misc]
+                for name, milliseconds in parts.items():
+                    stages.setdefault(name, []).append(milliseconds)
+        return stages
 
     # --- from files to text ------------------------------------------------------------------------------------
 
@@ -275,16 +279,24 @@ class _Worker:
                 heard = time.perf_counter()
                 text = self.decoder.decode(log_probs[0, : lengths[0]]).text
                 end = time.perf_counter()
-                times = (1000 * (read - start), 1000 * (heard - read), 1000 * (end - heard))
+                times = (1000 * (read - start), 1000 * (heard - read), 1000 * (end - heard), 1000 * (end - start))
                 found.append(Utterance(*times, text, len(audio) / rate))
             wall_s = time.perf_counter() - begin
         return found, wall_s, *peak()
 
-    def load_test(self, recordings: list[Samples], test: LoadTest) -> tuple[Any, float, float | None]:
-        """Requests that come whether or not the ones before are done."""
+    def load_test(self, recordings: list[Samples], test: LoadTest) -> tuple[Served, int, float, float | None]:
+        """Requests that come whether or not the ones before are done; how many texts are not what is heard alone."""
+        least = self.folder.metadata.min_samples
+        alone = [self.decoder.decode(run_alone(self.backend, samples, least)).text for samples in recordings]
         with peaks(self.backend.device) as peak:
-            served = serve(self.backend, self.decoder, self.folder.metadata.min_samples, recordings, test)
-        return served, *peak()
+            served = serve(self.backend, self.decoder, least, recordings, test)
+        wrong = sum(text != alone[number] for text, number in zip(served.texts, test.numbers, strict=False))
+        return served, wrong, *peak()
+
+
+def _labels(log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """(sum of T,) the most probable ones of all rows' valid frames."""
+    return np.concatenate([row[:length].argmax(axis=-1) for row, length in zip(log_probs, lengths, strict=True)])
 
 
 def is_stream(backend: Backend | StreamBackend) -> bool:
@@ -341,7 +353,8 @@ def peaks(device: str) -> Iterator[Callable[[], tuple[float, float | None]]]:
         torch.cuda.reset_peak_memory_stats()
 
     def peak() -> tuple[float, float | None]:
-        on_device = torch.cuda.max_memory_allocated() / 1e6 if torch is not None and torch.cuda.is_available() else None
-        return peak_mb(), on_device
+        if torch is not None and torch.cuda.is_available():
+            return peak_mb(), torch.cuda.max_memory_allocated() / 1e6
+        return peak_mb(), None if device == "cpu" else process_device_mb(os.getpid())
 
     yield peak

@@ -41,7 +41,9 @@ def bench(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Recordings together; default 1, 8, 32.")] = None,
     seconds: Annotated[list[float] | None, typer.Option(min=0.1, help="Of audio each; default 2, 5, 15.")] = None,
     streams: Annotated[list[int] | None, typer.Option(min=1, help="At once; default 1, 4, 16, 64.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.001, help="Arrivals per second of the load test.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.001, max=1e5, help="Arrivals per second of the load test.")
+    ] = None,
     cell_seconds: Annotated[float, typer.Option(min=0.05, help="Of runs of each backend at each batch.")] = 3.0,
     load_seconds: Annotated[float, typer.Option(min=0.5, help="Of arrivals in the load test.")] = 15.0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns in which the backends follow each other.")] = 5,
@@ -71,9 +73,9 @@ def bench(
         cuda_ordinal(device)
     plan = Plan(
         workloads=tuple(workload or WORKLOADS),  # type: ignore[arg-type]
-        batches=tuple(batch or BATCHES),
-        seconds=tuple(seconds or SECONDS),
-        streams=tuple(streams or STREAMS),
+        batches=tuple(dict.fromkeys(batch or BATCHES)),
+        seconds=tuple(dict.fromkeys(seconds or SECONDS)),
+        streams=tuple(dict.fromkeys(streams or STREAMS)),
         rate=rate,
         cell_s=cell_seconds,
         rounds=rounds,
@@ -85,12 +87,14 @@ def bench(
         model, tuple(backend or ()), tuple(precision or ()), device, threads or cpu_cores(), audio, recordings,
         " ".join(["ds2", *sys.argv[1:]]),
     )  # fmt: skip
-    report, interrupted = run(asked, plan, _tell)
+    report, ended = run(asked, plan, _tell)
+    typer.echo(markdown(report), nl=False)
     if out:
         write(report, out)
-    typer.echo(markdown(report), nl=False)
-    if interrupted:
+    if isinstance(ended, KeyboardInterrupt):
         raise typer.Exit(130)
+    if ended:
+        raise BenchError(report.weaknesses[0])
     if report.failed_checks:
         raise BenchError(f"The report contradicts itself in {len(report.failed_checks)} places: see its top.")
 

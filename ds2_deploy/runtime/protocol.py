@@ -15,7 +15,7 @@ STREAM_INPUTS, STREAM_OUTPUTS = [*INPUTS, "state"], [*OUTPUTS, "next_state"]
 
 STAGES = ("h2d", "compute", "d2h")
 """Parts of a run on a GPU: host to device, computing, device to host. A backend may have `run_in_stages`, which is
-`run` with the milliseconds of each, for `ds2 bench`."""
+`run` with the milliseconds of each, for `ds2 bench`, and of `enqueue`, while the host was busy launching the second."""
 
 
 class Emissions(NamedTuple):

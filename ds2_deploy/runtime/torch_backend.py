@@ -1,5 +1,6 @@
 """The reference backend: the network itself in float32, in PyTorch (needs the extra `train`)."""
 
+import time
 from itertools import pairwise
 from typing import Self
 
@@ -61,13 +62,15 @@ class TorchBackend:
         marks[0].record()
         inputs = samples.to(self.device), torch.from_numpy(lengths).to(self.device)
         marks[1].record()
+        start = time.perf_counter()
         log_probs, frames = self.module(*inputs)
+        enqueue = 1000 * (time.perf_counter() - start)
         marks[2].record()
         emissions = Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
         marks[3].record()
         marks[3].synchronize()
         parts = [before.elapsed_time(after) for before, after in pairwise(marks)]
-        return emissions, dict(zip(STAGES, parts, strict=True))
+        return emissions, dict(zip(STAGES, parts, strict=True)) | {"enqueue": enqueue}
 
 
 class TorchStreamBackend:

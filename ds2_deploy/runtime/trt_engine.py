@@ -194,6 +194,8 @@ class Lane:
         for name, part in zip(STAGES, self._parts(context, feeds, outputs), strict=True):
             start = time.perf_counter()
             part()
+            if name == STAGES[1]:
+                stages["enqueue"] = stages.get("enqueue", 0.0) + 1000 * (time.perf_counter() - start)
             self._stream.synchronize()
             stages[name] = stages.get(name, 0.0) + 1000 * (time.perf_counter() - start)
 
