@@ -24,12 +24,12 @@ from ds2_deploy.errors import DS2Error
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from training.manifest import read_manifest
 from training.synthetic.noise import write_noises
-from training.synthetic.speech import an4_texts, phrases, write_speech
+from training.synthetic.speech import an4_texts, write_speech
 from training.synthetic.spliced import write_spliced
 
 SEED = 2026
-SPELLED, READ = 1500, 2000
-"""Synthetic utterances in the manner of AN4, and of sentences."""
+SPELLED = 1500
+"""Synthetic utterances in the manner of AN4."""
 SPLICED = 4
 """Spliced utterances for each that was spoken."""
 NOISES_EACH = 6
@@ -60,9 +60,7 @@ class Model(NamedTuple):
 
 AN4, AN4_VALID = "{data}/an4/train.jsonl", "{data}/an4/valid.jsonl"
 DIGITS = "{data}/digits/train.jsonl"
-SPELLED_SPEECH, READ_SPEECH, SPLICED_SPEECH = (
-    f"{{work}}/{name}/manifest.jsonl" for name in ("spelled", "read", "spliced")
-)
+SPELLED_SPEECH, SPLICED_SPEECH = (f"{{work}}/{name}/manifest.jsonl" for name in ("spelled", "spliced"))
 LIBRISPEECH = ("{data}/librispeech-mini/train.jsonl", "{data}/librispeech-mini-extra/train.jsonl")
 ALIGNER = "default"
 """The model whose first stage finds the words that are spliced."""
@@ -92,19 +90,17 @@ MODELS = {
     ),
     "sentences": Model(
         "{data}/librispeech-mini/valid.jsonl",
-        (Stage("read", "sentences", (*LIBRISPEECH, READ_SPEECH), (NOISE,)),),
+        (Stage("read", "sentences", (*LIBRISPEECH, AN4), (NOISE,)),),
     ),
 }
 
 
 def prepare(data: Path, work: Path) -> None:
-    """Make what is not there yet: WORK/spelled, WORK/read and WORK/noise."""
+    """Make what is not there yet: WORK/spelled and WORK/noise."""
     transcripts = [Path(manifest.format(data=data)) for manifest in LIBRISPEECH]
     if not (work / "spelled" / "manifest.jsonl").exists():
         texts = an4_texts(SPELLED, SEED, data / "an4" / "train.jsonl")
         write_speech(work / "spelled", texts, SEED, spelled=True)
-    if not (work / "read" / "manifest.jsonl").exists():
-        write_speech(work / "read", phrases(READ, SEED, transcripts), SEED + 1, spelled=False)
     if not (work / "noise").exists():
         speakers = [utterance.path for path in transcripts for utterance in read_manifest(path)]
         write_noises(work / "noise", NOISES_EACH, SEED, speakers)

@@ -33,19 +33,6 @@ def an4_texts(count: int, seed: int, transcripts: Path | None = None) -> list[st
     return [draw.choice(known) if known and draw.random() < 0.3 else drawn.draw() for _ in range(count)]
 
 
-def phrases(count: int, seed: int, transcripts: Sequence[Path]) -> list[str]:
-    """`count` stretches of 3 to 15 words out of manifests' transcripts."""
-    draw = random.Random(seed)
-    texts = [utterance.text.split() for path in transcripts for utterance in read_manifest(path)]
-    result = []
-    for _ in range(count):
-        words = draw.choice(texts)
-        size = draw.randint(3, 15)
-        start = draw.randint(0, max(len(words) - size, 0))
-        result.append(" ".join(words[start : start + size]))
-    return result
-
-
 def write_speech(folder: Path, texts: Sequence[str], seed: int, *, spelled: bool) -> None:
     """`folder`/audio and `folder`/manifest.jsonl; `spelled` texts hold single letters, said by their names."""
     check_installed()
