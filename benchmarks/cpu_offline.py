@@ -2,7 +2,7 @@
 
     python benchmarks/cpu_offline.py [--net NAME]... [--batch N]... [--seconds S]... [--threads N] [--save]
 
-Networks of the reports' sizes with random weights, exported as `ds2 export` does. Both sides take turns, seven times;
+Networks of the reports' sizes with random weights, exported as `ds2 export` does. Both sides take turns, five times;
 medians, and the median of each turn's ratios:
 
 onnxruntime   the exported graph
@@ -12,7 +12,7 @@ The floor is counted, and priced by what this machine reaches in the same run: t
 and addition of convolutions and layers, at the rate of a large matrix product; for the recurrence, whose weights every
 frame reads anew, the time of reading them from wherever they fit, where that is more.
 
---save writes benchmarks/results/cpu_offline.json.
+--save writes benchmarks/results/cpu_offline-THREADS.json.
 """
 
 import statistics
@@ -37,7 +37,7 @@ from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
 from ds2_deploy.runtime.ort_backend import OrtBackend
 from export.to_onnx import write_onnx
 
-TURNS = 7
+TURNS = 5
 SEED = 2026
 NETS = {
     "gru 5 × 800 bidirectional": ModelConfig(cell="gru"),
@@ -218,9 +218,8 @@ def main(
                     flush=True,
                 )
     if save:
-        save_result(
-            "cpu_offline", {"machine": this_machine() | {"torch": torch.__version__}, "threads": threads, "rows": rows}
-        )
+        about = this_machine() | {"torch": str(torch.__version__)}
+        save_result(f"cpu_offline-{threads}", {"machine": about, "threads": threads, "rows": rows})
 
 
 if __name__ == "__main__":

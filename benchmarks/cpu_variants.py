@@ -3,7 +3,7 @@
     python benchmarks/cpu_variants.py [--net NAME]... [--batch N]... [--save]
 
 The networks of cpu_offline.py, and a bundled model with its own weights, on 3 s of speech; all variants take turns,
-seven times; medians, and the median of each turn's ratios to one thread with the options that the backend uses. int8:
+five times; medians, and the median of each turn's ratios to one thread with the options that the backend uses. int8:
 weights by onnxruntime.quantization.quantize_dynamic, of LSTM nodes; for GRU, which has no such node, the recurrent ones
 of `--recurrence loop` (with the mel bank's among them every sixth label changes). How far random networks'
 log-probabilities are from fp32's says little.

@@ -125,7 +125,8 @@ class Recognizer:
     cut_long: bool = True
     """False: refuse longer recordings instead."""
     decoding_processes: int = 0
-    """A search that has many batches decodes them in so many processes of its own; 0: in this one."""
+    """A search that has many batches decodes them in so many processes of its own; 0: in this one, as on a CPU, whose
+    cores the network keeps busy."""
     open_streams: Callable[[], StreamBackend] | None = None
     """Loads the same model for streams, when the first one is created."""
 
@@ -161,7 +162,7 @@ class Recognizer:
             backend=loaded,
             decoder=make_decoder(decoder, folder.metadata.alphabet, folder.path),
             workers=workers if loaded.device == "cpu" else GPU_WORKERS,
-            decoding_processes=0 if threads == 1 else threads,
+            decoding_processes=0 if loaded.device == "cpu" else cpu_cores(),
             batch_seconds=batch_seconds,
             max_segment_s=max_segment_s,
             cut_long=cut_long,

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -389,7 +390,10 @@ def test_an_interrupt_keeps_what_was_measured(conv_model: ConvModel, tmp_path: P
         "--cell-seconds", "0.2", "--rounds", "1", "--backend", "onnxruntime", "--threads", "1", "--batch", "1",
         *lengths,
     ]  # fmt: skip
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background inherits deaf ears
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=listening
+    )
     time.sleep(5)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

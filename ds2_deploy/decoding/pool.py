@@ -43,8 +43,8 @@ def decode_row(decoder: Decoder, log_probs: npt.NDArray[np.float32]) -> Outcome:
 class DecodingPool:
     """Decodes batches with copies of a decoder in `processes` of their own, as soon as there is enough to do.
 
-    The log-probabilities travel by pipe: a three-hundredth of decoding them (benchmarks/decoding_pool.py), so shared
-    memory would save nothing.
+    The log-probabilities go and the words come back by pipe, which takes a fifteenth of decoding them, most of it for
+    the words (benchmarks/decoding_pool.py): shared memory would save nothing.
     """
 
     def __init__(self, decoder: Decoder, processes: int) -> None:
