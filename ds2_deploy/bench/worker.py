@@ -3,10 +3,10 @@
 The parent asks, one thing at a time; what is timed is timed in here, so that the way between them costs nothing.
 """
 
+import importlib
 import logging
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 import time
@@ -335,12 +335,15 @@ def runtime_version(backend: str) -> str:
 
 
 def peak_mb() -> float:
-    """Of this process since it began, or since it was last reset, where the system can."""
+    """Of this process since it began, or since it was last reset, where the system can; 0 where it tells nothing."""
     with suppress(OSError, StopIteration):
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) * 1024 / 1e6
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return used / 1e6 if sys.platform == "darwin" else used * 1024 / 1e6
+    with suppress(ImportError):
+        resource = importlib.import_module("resource")  # Windows has none
+        used = float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+        return used / 1e6 if sys.platform == "darwin" else used * 1024 / 1e6
+    return 0.0
 
 
 @contextmanager
