@@ -136,3 +136,9 @@ def test_texts_that_are_none(ds2: Ds2, tmp_path: Path, content: bytes | None, wo
     code, out, err = ds2("align", SAMPLES / "code-rms.flac", tmp_path / "t.txt", "--out", tmp_path / "m.jsonl")
     assert (code, out) == (1, "")
     assert words in err
+
+
+def test_a_manifest_is_named_like_one(ds2: Ds2, tmp_path: Path) -> None:
+    outcome = ds2("align", tmp_path / "a.wav", tmp_path / "a.txt", "--out", tmp_path / "out")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert ".jsonl" in outcome.err

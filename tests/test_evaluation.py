@@ -113,3 +113,9 @@ def test_a_manifest_is_evaluated_speaker_by_speaker(ds2: Ds2, conv_model: ConvMo
     kinds = [as_json[name] for name in ("substitutions", "deletions", "insertions")]
     assert sum(kinds) == as_json["word_errors"] > 0
     assert as_json["decoder"] == "greedy"
+
+
+def test_worst_recordings_are_not_for_json(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
+    outcome = ds2("evaluate", conv_model.path, tmp_path / "m.jsonl", "--json", "--worst", "3")
+    assert (outcome.code, outcome.out) == (2, "")
+    assert "--worst does not go with --json" in " ".join(outcome.err.split())
