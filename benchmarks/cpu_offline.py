@@ -26,8 +26,8 @@ import msgspec
 import numpy as np
 import torch
 import typer
+from machine import interleaved, save_result
 from machine import machine as this_machine
-from machine import save_result
 from plain_loop import PlainNet
 
 from ds2_deploy.metadata import ModelMetadata
@@ -134,18 +134,6 @@ def reach(rows: int, columns: int) -> Machine:
     return Machine(best_flops / 1e9, best_bytes / 1e9)
 
 
-def turns(sides: dict[str, Callable[[], object]]) -> dict[str, list[float]]:
-    """Milliseconds of each side in each turn, after one that warms up."""
-    found: dict[str, list[float]] = {name: [] for name in sides}
-    for turn in range(TURNS + 1):
-        for name, run in sides.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                found[name].append(1000 * (time.perf_counter() - start))
-    return found
-
-
 @torch.inference_mode()
 def measure(name: str, session: OrtBackend, network: DeepSpeech2, plain: PlainNet, batch: int, seconds: float) -> Row:
     rate = network.metadata.feature.sample_rate
@@ -162,12 +150,12 @@ def measure(name: str, session: OrtBackend, network: DeepSpeech2, plain: PlainNe
         "onnxruntime": lambda: session.run(audio, lengths),
         "torch": eager,
     }
-    times = turns(sides)
+    times = interleaved(sides, TURNS)
     config, bins, labels = network.metadata.model, network.metadata.feature.bins, len(network.metadata.alphabet)
     work = counted(config, bins, labels, batch, int(frames[0]))
     machine = reach(GATES[config.cell] * config.rnn_size, config.rnn_size)
     floor_ms = work.floor_ms(machine)
-    median = {side: round(statistics.median(values), 2) for side, values in times.items()}
+    median = {side: round(1000 * statistics.median(values), 2) for side, values in times.items()}
     return Row(
         net=name,
         batch=batch,

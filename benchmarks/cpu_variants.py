@@ -14,6 +14,7 @@ log-probabilities are from fp32's says little.
 import logging
 import statistics
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,9 +22,9 @@ import msgspec
 import numpy as np
 import torch
 import typer
-from cpu_offline import NETS, SEED, metadata_of, turns
+from cpu_offline import NETS, SEED, TURNS, metadata_of
 from growth import sound
-from machine import machine, save_result
+from machine import interleaved, machine, save_result
 
 from ds2_deploy.extras import require
 from ds2_deploy.model.checkpoint import load_weights
@@ -96,14 +97,15 @@ def rows(name: str, variants: dict[str, Any], batch: int) -> list[Row]:
     audio = np.resize(sound(SECONDS * batch), (batch, samples))
     feeds = {"audio": audio, "audio_lengths": np.full(batch, samples, np.int64)}
     outputs = {variant: one.run(None, feeds)[0] for variant, one in variants.items()}
-    times = turns({variant: (lambda one=one: one.run(None, feeds)) for variant, one in variants.items()})
+    ways = {variant: partial(one.run, None, feeds) for variant, one in variants.items()}
+    times = interleaved(ways, TURNS)
     first = next(iter(variants))
     return [
         Row(
             net=name,
             batch=batch,
             variant=variant,
-            milliseconds=round(statistics.median(times[variant]), 2),
+            milliseconds=round(1000 * statistics.median(times[variant]), 2),
             faster=round(statistics.median(a / b for a, b in zip(times[first], times[variant], strict=True)), 3),
             max_abs=float(f"{np.abs(outputs[variant] - outputs[first]).max():.2g}"),
             equal_labels=round(float((outputs[variant].argmax(-1) == outputs[first].argmax(-1)).mean()), 4),

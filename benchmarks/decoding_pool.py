@@ -9,7 +9,6 @@ costs the processor nothing, as on a GPU. One setting after the other in each ro
 --save writes benchmarks/results/decoding_pool.json.
 """
 
-import os
 import pickle
 import statistics
 import time
@@ -19,14 +18,13 @@ from typing import Annotated, Literal
 
 import msgspec
 import typer
-from machine import machine, save_result
+from machine import default_source, machine, recordings, save_result
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.pool import DecodingPool, decode_row
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime import cpu_cores
 from ds2_deploy.runtime.protocol import run_alone
-from training.manifest import read_manifest
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
@@ -143,13 +141,12 @@ def transport(model: str, decoder: str, paths: list[Path]) -> Transport:
 
 def main(
     model: Annotated[str, typer.Option()] = "default",
-    manifest: Annotated[Path | None, typer.Option(help="Without it, AN4's test set below DS2_DATA.")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="Without it, AN4's test set, or the samples.")] = None,
     decoders: Annotated[str, typer.Option()] = "beam,flashlight",
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     save: Annotated[bool, typer.Option("--save")] = False,
 ) -> None:
-    manifest = manifest or Path(os.environ["DS2_DATA"]) / "an4" / "test.jsonl"
-    paths = [utterance.path for utterance in read_manifest(manifest)]
+    paths = recordings(manifest or default_source())
     counts = sorted({0, 1, 2, cpu_cores()})
     found = [
         speed

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 import typer
-from machine import SAMPLES, default_source, machine, recordings, save_result
+from machine import SAMPLES, default_source, interleaved, machine, recordings, save_result
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.model_folder import open_model
@@ -48,14 +48,8 @@ def sound(seconds: float) -> npt.NDArray[np.float32]:
 
 def medians(runs: Runs, rounds: int) -> dict[str, float]:
     """Milliseconds of each, after a round that warms up."""
-    found: dict[str, list[float]] = {name: [] for name in runs}
-    for turn in range(rounds + 1):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if turn:
-                found[name].append(1000 * (time.perf_counter() - start))
-    return {name: round(statistics.median(values), 2) for name, values in found.items()}
+    seconds = interleaved(runs, rounds)
+    return {name: round(1000 * statistics.median(values), 2) for name, values in seconds.items()}
 
 
 def exponent(sizes: list[float], costs: list[float]) -> float:

@@ -1,7 +1,10 @@
 """What a recorded result says about where it was measured; and which recordings are measured on."""
 
+import itertools
 import os
 import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,17 @@ def recordings(source: Path) -> list[Path]:
         return sorted(path for path in source.rglob("*") if path.suffix.lower() in EXTENSIONS)
     lines = source.read_text(encoding="utf-8").splitlines()
     return [source.parent / msgspec.json.decode(line)["audio_filepath"] for line in lines if line.strip()]
+
+
+def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Seconds of each way in each round, after a round that warms caches up and is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for number, (name, way) in itertools.product(range(rounds + 1), ways.items()):
+        start = time.perf_counter()
+        way()
+        if number:
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
 
 
 def save_result(name: str, result: Any) -> None:

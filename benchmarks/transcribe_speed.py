@@ -12,9 +12,7 @@ pipeline  `Recognizer.transcribe` from files to text: headers, decoding, resampl
 RTFx is seconds of audio per second of work. The goal is at least 0.85 of the bare session's.
 """
 
-import itertools
 import statistics
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,7 +21,7 @@ from typing import Annotated, Any
 import numpy as np
 import numpy.typing as npt
 import typer
-from machine import default_source, machine, recordings, save_result
+from machine import default_source, interleaved, machine, recordings, save_result
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.batching import plan_batches
@@ -119,17 +117,6 @@ def pipeline(recognizer: Recognizer, paths: list[Path]) -> None:
     for result in recognizer.transcribe(paths):
         if result.error:
             raise result.error
-
-
-def interleaved(ways: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each way in each round, after a round that warms caches up and is not counted."""
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    for number, (name, way) in itertools.product(range(rounds + 1), ways.items()):
-        start = time.perf_counter()
-        way()
-        if number:
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
 
 
 def report(result: dict[str, Any]) -> None:

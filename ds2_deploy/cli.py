@@ -19,7 +19,7 @@ from ds2_deploy import __version__
 from ds2_deploy.commands.align import align
 from ds2_deploy.commands.bench import bench, bench_compare
 from ds2_deploy.commands.build_engine import build_engine
-from ds2_deploy.commands.common import print_failure
+from ds2_deploy.commands.common import INTERRUPTED, print_failure
 from ds2_deploy.commands.doctor import doctor
 from ds2_deploy.commands.evaluate import evaluate
 from ds2_deploy.commands.export import export
@@ -32,8 +32,6 @@ from ds2_deploy.commands.parity import parity
 from ds2_deploy.commands.stream import stream
 from ds2_deploy.commands.train import train
 from ds2_deploy.commands.transcribe import transcribe
-
-INTERRUPTED = 130
 
 app = typer.Typer(
     no_args_is_help=True,

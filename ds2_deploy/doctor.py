@@ -1,13 +1,12 @@
 """What this machine can run, and why not the rest."""
 
-import importlib.metadata
 import platform
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ds2_deploy import __version__
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, MissingPackageError, ModelNotFoundError
-from ds2_deploy.extras import require
+from ds2_deploy.extras import installed_version, require
 from ds2_deploy.model_folder import bundled_models
 from ds2_deploy.runtime import cpu_cores, trt
 from ds2_deploy.runtime.gpu import gpus
@@ -46,7 +45,7 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "cpu_cores": cpu_cores(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "checks": [_check(name, look)._asdict() for name, look in ABILITIES.items()],
     }
 
@@ -58,13 +57,6 @@ def _check(name: str, look: Callable[[], str]) -> Check:
         return Check(name, False, str(error))
     except Exception as error:  # a package that is there but broken: say so, and go on
         return Check(name, False, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _audio() -> str:
@@ -95,7 +87,7 @@ def _gpu() -> str:
 
 def _onnxruntime_cpu() -> str:
     ort = require("onnxruntime")
-    if _version("onnxruntime") and _version("onnxruntime-gpu"):
+    if installed_version("onnxruntime") and installed_version("onnxruntime-gpu"):
         raise MissingPackageError(
             "Both onnxruntime and onnxruntime-gpu are installed, and one breaks the other: pip uninstall both, then "
             "pip install 'ds2_deploy[cpu]' or 'ds2_deploy[gpu]'."

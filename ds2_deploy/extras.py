@@ -1,6 +1,7 @@
 """Optional packages: imported where they are used, and named with their cure where they are missing."""
 
 import importlib
+import importlib.metadata
 from types import ModuleType
 
 from ds2_deploy.errors import MissingPackageError
@@ -35,6 +36,14 @@ def require(module: str) -> ModuleType:
         if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
             raise  # the package is there, but one of its own imports is broken: say so unchanged
         raise MissingPackageError(missing_sentence(module)) from error
+
+
+def installed_version(package: str) -> str | None:
+    """Of a package by its name for pip; None where it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def missing_sentence(module: str) -> str:

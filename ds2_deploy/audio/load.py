@@ -109,7 +109,10 @@ def to_read_again(file: AudioFile) -> AudioFile:
     """The same, or the content of what can be read but once: a pipe, a file object."""
     if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and not _is_pipe(Path(file))):
         return file
-    content = Content(Path(file).read_bytes() if isinstance(file, str | os.PathLike) else file.read())
+    try:
+        content = Content(Path(file).read_bytes() if isinstance(file, str | os.PathLike) else file.read())
+    except OSError:
+        return file  # reading it again says why
     content.name = source_name(file)
     return content
 

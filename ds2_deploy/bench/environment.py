@@ -5,11 +5,11 @@ import platform
 import shutil
 import subprocess
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ds2_deploy import __version__
+from ds2_deploy.extras import installed_version
 from ds2_deploy.files import sha256
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime import cpu_cores
@@ -34,7 +34,7 @@ def fixed(folder: ModelFolder, threads: int) -> dict[str, Any]:
         "threads": threads,
         "memory_mb": _memory_mb(),
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
         "files": {
             str(path.relative_to(folder.path)): sha256(path)[:16]
             for pattern in GRAPHS
@@ -53,13 +53,6 @@ def changing() -> dict[str, Any]:
         "temperature_c": _temperature_c(),
         "gpus": _gpus(),
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _text(path: str) -> str | None:
@@ -91,25 +84,25 @@ def _temperature_c() -> float | None:
 
 def process_device_mb(pid: int) -> float | None:
     """A process's memory on all GPUs as nvidia-smi tells; None where it does not."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    command = [program, "--query-compute-apps=pid,used_memory", "--format=csv,noheader,nounits"]
-    with suppress(OSError, subprocess.SubprocessError, ValueError):
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        pairs = [line.split(",") for line in answer.splitlines()]
-        used = [float(memory) * 2**20 / 1e6 for owner, memory in pairs if int(owner) == pid]
+    rows = _nvidia_smi("--query-compute-apps=pid,used_memory", "nounits")
+    with suppress(ValueError):
+        used = [float(memory) * 2**20 / 1e6 for owner, memory in rows if int(owner) == pid]
         return sum(used) if used else None
     return None
 
 
 def _gpus() -> list[dict[str, str]]:
     """As nvidia-smi tells; none where it is not there."""
+    return [dict(zip(GPU_FIELDS, row, strict=False)) for row in _nvidia_smi(f"--query-gpu={','.join(GPU_FIELDS)}")]
+
+
+def _nvidia_smi(query: str, *more: str) -> list[list[str]]:
+    """Lines of its answer in cells; none where it is not there or gives none."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    command = [program, f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader"]
+    command = [program, query, f"--format={','.join(('csv', 'noheader', *more))}"]
     with suppress(OSError, subprocess.SubprocessError):
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout
-        return [dict(zip(GPU_FIELDS, map(str.strip, line.split(",")), strict=False)) for line in answer.splitlines()]
+        return [[cell.strip() for cell in line.split(",")] for line in answer.splitlines()]
     return []

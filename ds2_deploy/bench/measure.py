@@ -1,7 +1,7 @@
 """Through the plan, cell by cell, with the backends taking turns within each, so that whatever the machine does
 meanwhile hits all alike."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -106,7 +106,7 @@ def _timed(bench: Bench, remotes: list[Remote], prepare: str, inputs: Inputs, sh
                 rtfx=shape["batch"] * shape["audio_s"] * count / wall_s,
                 wall_s=wall_s,
                 host_mb=max(part.host_mb for part in parts),
-                device_mb=max((part.device_mb for part in parts if part.device_mb is not None), default=None),
+                device_mb=_most(part.device_mb for part in parts),
                 max_abs=_apart(first, frames[name]),
                 wrong_outputs=sum(part.wrong for part in parts),
             )
@@ -163,7 +163,7 @@ def _utterance_row(bench: Bench, remote: Remote, passes: list[Any], reference: l
         rtfx=sum(u.seconds for u in told) / wall_s,
         wall_s=wall_s,
         host_mb=max(host for _, _, host, _ in passes),
-        device_mb=max((device for *_, device in passes if device is not None), default=None),
+        device_mb=_most(device for *_, device in passes),
         wer=own,
         wer_difference=None if own is None or wer is None else own - wer,
         wrong_outputs=sum(u.text != passes[0][0][i].text for found, *_ in passes for i, u in enumerate(found)),
@@ -231,6 +231,11 @@ def _load_row(bench: Bench, remote: Remote, rate: float, numbers: list[int], s: 
 
 def _who(remote: Remote) -> dict[str, Any]:
     return {"backend": remote.spec.backend, "precision": remote.spec.precision, "device": remote.loaded.device}
+
+
+def _most(readings: Iterable[float | None]) -> float | None:
+    """None where nothing could be read."""
+    return max((reading for reading in readings if reading is not None), default=None)
 
 
 def _rounded(rounds_ms: list[list[float]]) -> list[list[float]]:

@@ -12,8 +12,8 @@ from ds2_deploy.audio.find import find_recordings
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.bench.report import Workload
 from ds2_deploy.bench.worker import Inputs
-from ds2_deploy.errors import BenchError, DS2Error, ManifestError
-from ds2_deploy.text.languages import language_named
+from ds2_deploy.errors import BenchError, ManifestError
+from ds2_deploy.text.languages import spelling
 
 BATCHES, SECONDS = (1, 8, 32), (2.0, 5.0, 15.0)
 STREAMS = (1, 4, 16, 64)
@@ -63,7 +63,7 @@ def real_sound(source: Path, sample_rate: int, most: int, language: str) -> Soun
     texts: list[str | None]
     if source.suffix == ".jsonl":
         paths, written = _of_manifest(source)
-        texts = [_spelled(text, language) for text in written]
+        texts = [None if text is None else spelling(text, language) for text in written]
     else:
         found, errors = find_recordings([os.fspath(source)], recursive=True)
         if errors:
@@ -92,14 +92,6 @@ def _of_manifest(source: Path) -> tuple[list[Path], list[str | None]]:
     if not entries:
         raise ManifestError(f"{source} names no recording.")
     return [source.parent / entry.audio_filepath for entry in entries], [entry.text for entry in entries]
-
-
-def _spelled(text: str | None, language: str) -> str | None:
-    """None where the language cannot spell it, as a model of phonemes some words."""
-    try:
-        return None if text is None else language_named(language).normalize(text)
-    except DS2Error:
-        return None
 
 
 def generated_sound(sample_rate: int) -> Sound:

@@ -25,10 +25,11 @@ from ds2_deploy.bench.load_test import LoadTest, Served, serve
 from ds2_deploy.bench.report import Loaded
 from ds2_deploy.decoding import make_decoder
 from ds2_deploy.errors import BenchError, DS2Error
+from ds2_deploy.extras import installed_version
 from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import Backend, StreamBackend, pad_batch, run_alone
+from ds2_deploy.runtime.protocol import Backend, StreamBackend, run_alone
 
 STEADY = 0.05
 """Two medians of a warm-up's runs that differ by less: it is warm."""
@@ -189,7 +190,7 @@ class _Worker:
         self.inputs = inputs
         log_probs, lengths = self._run()
         self.labels = [_labels(log_probs, lengths)]
-        return np.concatenate([row[:length] for row, length in zip(log_probs, lengths, strict=True)])
+        return np.concatenate(_valid(log_probs, lengths))
 
     def _run(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         assert self.inputs is not None
@@ -275,9 +276,9 @@ class _Worker:
                 start = time.perf_counter()
                 audio = load_audio(path, rate)
                 read = time.perf_counter()
-                log_probs, lengths = self.backend.run(*pad_batch([audio], self.folder.metadata.min_samples))
+                log_probs = run_alone(self.backend, audio, self.folder.metadata.min_samples)
                 heard = time.perf_counter()
-                text = self.decoder.decode(log_probs[0, : lengths[0]]).text
+                text = self.decoder.decode(log_probs).text
                 end = time.perf_counter()
                 times = (1000 * (read - start), 1000 * (heard - read), 1000 * (end - heard), 1000 * (end - start))
                 found.append(Utterance(*times, text, len(audio) / rate))
@@ -294,9 +295,14 @@ class _Worker:
         return served, wrong, *peak()
 
 
+def _valid(log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float32]]:
+    """(T_i, V) each row's frames without padding."""
+    return [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
+
+
 def _labels(log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """(sum of T,) the most probable ones of all rows' valid frames."""
-    return np.concatenate([row[:length].argmax(axis=-1) for row, length in zip(log_probs, lengths, strict=True)])
+    return np.concatenate([frames.argmax(axis=-1) for frames in _valid(log_probs, lengths)])
 
 
 def is_stream(backend: Backend | StreamBackend) -> bool:
@@ -321,17 +327,13 @@ def _build_s(backend: Any) -> float | None:
 
 def runtime_version(backend: str) -> str:
     """Library and version of a backend."""
-    from importlib.metadata import PackageNotFoundError, version
-
     packages = {
         "torch": ["torch"],
         "onnxruntime": ["onnxruntime-gpu", "onnxruntime"],
         "tensorrt": ["tensorrt", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"],
     }
-    for package in packages[backend]:
-        with suppress(PackageNotFoundError):
-            return f"{package} {version(package)}"
-    return backend
+    versions = ((package, installed_version(package)) for package in packages[backend])
+    return next((f"{package} {version}" for package, version in versions if version), backend)
 
 
 def peak_mb() -> float:

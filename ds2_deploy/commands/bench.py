@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ds2_deploy.commands.common import print_columns, usage_errors
+from ds2_deploy.commands.common import INTERRUPTED, print_columns, usage_errors
 
 if TYPE_CHECKING:
     from ds2_deploy.bench.report import Report
@@ -92,7 +92,7 @@ def bench(
     if out:
         write(report, out)
     if isinstance(ended, KeyboardInterrupt):
-        raise typer.Exit(130)
+        raise typer.Exit(INTERRUPTED)
     if ended:
         raise BenchError(report.weaknesses[0])
     if report.failed_checks:

@@ -11,6 +11,9 @@ import typer
 if TYPE_CHECKING:
     from ds2_deploy.decoding.search import BeamConfig
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C."""
+
 DecoderName = Annotated[
     str | None,
     typer.Option(

@@ -90,24 +90,14 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str]) -> "list[Candidate]
 
 def _recordings(manifest: Path, folder: "ModelFolder") -> "list[Recording]":
     from ds2_deploy.audio.load import load_audio
+    from ds2_deploy.text.languages import spelling
     from export.parity import Recording
     from training.manifest import read_manifest
 
     rate, language = folder.metadata.feature.sample_rate, folder.metadata.language
     return [
-        Recording(u.path.name, load_audio(u.path, rate), _spelled(u.text, language)) for u in read_manifest(manifest)
+        Recording(u.path.name, load_audio(u.path, rate), spelling(u.text, language)) for u in read_manifest(manifest)
     ]
-
-
-def _spelled(text: str, language: str) -> str | None:
-    """None where the language's phonemes of a word are not known."""
-    from ds2_deploy.errors import PronunciationError
-    from ds2_deploy.text.languages import normalize
-
-    try:
-        return normalize(text, language)
-    except PronunciationError:
-        return None
 
 
 def print_report(report: "ParityReport", language: str = "en") -> None:

@@ -54,11 +54,16 @@ def language_named(name: str) -> Language:
 
 def try_spelling(text: str, language: str, alphabet: Alphabet) -> str | None:
     """`text` in the language's spelling; None where that, or the alphabet, has no letters for it."""
+    spelled = spelling(text, language)
+    return None if spelled is None or alphabet.missing(spelled) else spelled
+
+
+def spelling(text: str, language: str) -> str | None:
+    """`text` in the language's spelling; None where it has none, such as phonemes of a word that nobody wrote down."""
     try:
-        spelled = normalize(text, language)
+        return normalize(text, language)
     except PronunciationError:
         return None
-    return None if alphabet.missing(spelled) else spelled
 
 
 def normalize(text: str, language: str) -> str:
