@@ -123,6 +123,17 @@ def test_a_training_is_not_resumed_with_another_recipe(corpus, tmp_path, overrid
     assert len(read_log(tmp_path / "run")) == 2
 
 
+def test_a_training_from_before_a_setting_existed_is_resumed(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run/last.pt")
+    del checkpoint.training["recipe"]["augment"]["consistency"]
+    checkpoint.save(tmp_path / "run/last.pt")
+    with pytest.raises(ConfigError, match="was begun with another augment"):
+        train(recipe(tmp_path, "augment.consistency=1", epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
+    assert len(read_log(tmp_path / "run")) == 2
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_broken_recording_is_one_sentence(corpus, tmp_path, workers):
     broken = json.dumps({"audio_filepath": "m.jsonl", "duration": 9, "text": "a"})

@@ -220,6 +220,8 @@ def test_bundled_recipe_and_overrides():
         ("feature.fft_size=100", "feature.fft_size is 100"),
         ("augment.speeds=[inf]", "augment.speeds is"),
         ("augment.time_masks=-1", "augment.time_masks is -1"),
+        ("augment.consistency=-0.2", "augment.consistency is -0.2"),
+        ("augment.consistency=inf", "augment.consistency is inf"),
         ("augment.noise_probability=0.5", "augment.noise is empty"),
         ("augment.reverb_probability=1.5", "augment.reverb_probability is 1.5"),
         ("augment={reverb='', reverb_probability=1.0}", "augment.reverb is empty"),

@@ -22,7 +22,7 @@ from training.distributed import Processes
 from training.manifest import Utterance, read_manifest
 from training.recipe import AugmentConfig, load_recipe
 from training.statistics import feature_statistics
-from training.step import TrainingStep, ctc_losses
+from training.step import TrainingStep, ctc_losses, divergence
 from training.trainer import train
 from training.validation import Validation, validate
 
@@ -168,6 +168,59 @@ def test_the_step_hides_what_the_masks_say(corpus, normalization, hidden):
     assert float(step(masked)) == pytest.approx(expected, rel=1e-5)
     assert float(step(plain)) == pytest.approx(float(negative_log_likelihood(model, plain)), rel=1e-5)
     assert abs(float(step(plain)) - expected) > 1e-2
+
+
+TWO_VIEWS = {"time_masks": 2, "time_mask_frames": 30, "time_mask_share": 0.9, "frequency_masks": 1}
+
+
+def one_view(batch, number):
+    """The batch as it is with the masks of one of its two views."""
+    time, frequency = batch.time_masks, batch.frequency_masks
+    assert time.shape[1:] == (4, 2)
+    assert frequency.shape[1:] == (2, 2)
+    part = {"time_masks": time[:, 2 * number :][:, :2], "frequency_masks": frequency[:, number:][:, :1]}
+    return batch._replace(**part)
+
+
+@torch.no_grad()
+def test_two_views_cost_their_mean_loss_and_how_far_they_are_apart(corpus):
+    """By PyTorch's own Kullback-Leibler divergence, frame by frame, of what the plain model says to each view."""
+    model, dataset = speech(corpus, **TWO_VIEWS, consistency=0.2)
+    batch = dataset[[(1, 3), (1, 0)]]
+    assert not torch.equal(one_view(batch, 0).time_masks, one_view(batch, 1).time_masks)
+    plain = TrainingStep(model, "fp32", AugmentConfig())
+    heard, kept = [], model.encoder.forward
+    model.encoder.forward = lambda *inputs: heard.append(kept(*inputs)) or heard[-1]
+    losses = [plain(one_view(batch, number)) for number in (0, 1)]
+    model.encoder.forward = kept
+    (one, lengths), (other, _) = [(logits.log_softmax(-1), lengths) for logits, lengths in heard]
+    apart = torch.zeros(2)
+    for row, length in enumerate(lengths.tolist()):
+        for a, b in ((one, other), (other, one)):
+            target, learner = a[row, :length], b[row, :length]
+            apart[row] += 0.5 * torch.nn.functional.kl_div(learner, target, reduction="sum", log_target=True)
+    assert (apart > 1e-3).all()
+    assert lengths[0] != lengths[1]
+    found = TrainingStep(model, "fp32", dataset.augmenters[1].config)(batch)
+    torch.testing.assert_close(found, (losses[0] + losses[1]) / 2 + 0.2 * apart, rtol=1e-5, atol=1e-5)
+
+
+def test_a_view_learns_from_the_other_which_stands_still():
+    """The gradient of cross-entropy against fixed targets, p - q in each frame, half of it; none beyond the end."""
+    logits = torch.randn(2, 1, 5, 4, dtype=torch.float64, requires_grad=True)
+    divergence(*logits.log_softmax(-1), torch.tensor([3])).sum().backward()
+    p, q = logits.detach().softmax(-1)
+    expected = 0.5 * torch.stack([p - q, q - p])
+    expected[:, :, 3:] = 0
+    torch.testing.assert_close(logits.grad, expected)
+
+
+def test_views_without_masks_differ_by_dropout_alone(corpus):
+    model, dataset = speech(corpus, consistency=1.0)
+    batch = dataset[[(1, 0), (1, 1)]]
+    step = TrainingStep(model, "fp32", dataset.augmenters[1].config)
+    alone = TrainingStep(model, "fp32", AugmentConfig())
+    torch.testing.assert_close(step(batch), alone(batch))
 
 
 @pytest.mark.parametrize(

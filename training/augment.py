@@ -34,9 +34,9 @@ class Varied(NamedTuple):
     audio: Samples
     """(S,)"""
     time_masks: npt.NDArray[np.int64]
-    """(masks, 2) first and end feature frame of what is hidden."""
+    """(views * masks, 2) first and end feature frame of what is hidden, one view after the other."""
     frequency_masks: npt.NDArray[np.int64]
-    """(masks, 2) first and end bin."""
+    """(views * masks, 2) first and end bin."""
     noise_seed: int
     """Of the noise on the features; 0: none."""
 
@@ -56,8 +56,8 @@ class Augmenter:
         audio = change_speed(audio, float(rng.choice(config.speeds)))
         frames = frames_of(len(audio))
         widest = min(config.time_mask_frames, int(frames * config.time_mask_share))
-        time = draw_masks(rng, config.time_masks, frames, widest)
-        frequency = draw_masks(rng, config.frequency_masks, bins, config.frequency_mask_bins)
+        time = draw_masks(rng, config.views * config.time_masks, frames, widest)
+        frequency = draw_masks(rng, config.views * config.frequency_masks, bins, config.frequency_mask_bins)
         gain_db = rng.uniform(*config.gain_db)
         other = np.random.default_rng((*key, 1))  # its own draws: a recipe without them stays as it was
         audio = self.in_a_room(audio, other)

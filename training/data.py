@@ -31,9 +31,9 @@ class Batch(NamedTuple):
     target_lengths: Tensor
     """(B,)"""
     time_masks: Tensor
-    """(B, masks, 2) first and end frame of what SpecAugment hides."""
+    """(B, views * masks, 2) first and end frame of what SpecAugment hides, one view after the other."""
     frequency_masks: Tensor
-    """(B, masks, 2) first and end bin."""
+    """(B, views * masks, 2) first and end bin."""
     noise_seeds: Tensor
     """(B,) of the noise on the features; 0: none."""
     indices: Tensor

@@ -43,6 +43,10 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Shortest and longest time in which a simulated room's sound falls by 60 dB."""
     telephone_probability: float = 0.0
     """Share of the utterances that are heard as a telephone has them: nothing above 4 kHz."""
+    consistency: float = 0.0
+    """Weight of how far the network's answers to two views of an utterance lie apart, hidden in different places
+    (CR-CTC: Yao et al. 2024, "CR-CTC: Consistency regularization on CTC for improved speech recognition", section 3.2,
+    where it is 0.2). 0: there is one view, which costs half as much."""
     feature_noise: Literal["none", "gaussian", "gumbel"] = "none"
     """Noise of mean zero on the normalised features of some utterances."""
     feature_noise_probability: float = 0.5
@@ -58,6 +62,8 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError("augment.noise is empty: noise_probability needs a folder or a manifest of noise")
         if self.reverb_probability and not self.reverb:
             raise ValueError('augment.reverb is empty: reverb_probability needs "simulated", a folder or a manifest')
+        if not 0 <= self.consistency < math.inf:
+            raise ValueError(f"augment.consistency is {self.consistency}: it must not be negative, and finite")
         for name, least, most in (("snr_db", -50, 100), ("reverb_s", 0.01, 5)):
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
@@ -79,6 +85,11 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise ValueError(
                     f"augment.{name} is {getattr(self, name)}: it must not be negative, nor without bounds"
                 )
+
+    @property
+    def views(self) -> int:
+        """How often an utterance is in its batch, hidden in other places each time."""
+        return 2 if self.consistency else 1
 
 
 class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

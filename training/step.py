@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
+from ds2_deploy.model.layers import time_mask
 from training.data import Batch
 from training.recipe import AugmentConfig
 
@@ -26,10 +27,17 @@ class TrainingStep(nn.Module):
         normalized = self.model.metadata.feature.normalization != "none"
         features = noisy(features, frames, batch.noise_seeds, self.augment)
         hidden = features.new_zeros(1, 1) if normalized else self.model.frontend.silence  # the mean, or silence
-        features = hide(features, batch.time_masks, batch.frequency_masks, hidden)
+        views = self.augment.views
+        masks = zip(per_view(batch.time_masks, views), per_view(batch.frequency_masks, views), strict=True)
+        features = torch.cat([hide(features, time, frequency, hidden) for time, frequency in masks])  # (views B, F, T')
         with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            logits, lengths = self.model.encoder(features, frames)
-        return ctc_losses(log_softmax(logits), lengths, batch, self.model.metadata.alphabet.blank)
+            logits, lengths = self.model.encoder(features, frames.repeat(views))
+        heard = log_softmax(logits).chunk(views), lengths.chunk(views)  # (B, T, V) and (B,) of each view
+        blank = self.model.metadata.alphabet.blank
+        losses = torch.stack([ctc_losses(*view, batch, blank) for view in zip(*heard, strict=True)]).mean(dim=0)
+        if views == 1:
+            return losses
+        return losses + self.augment.consistency * divergence(*heard[0], heard[1][0])
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
@@ -46,6 +54,23 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> 
         reduction="none",
         zero_infinity=True,
     )
+
+
+def divergence(one: Tensor, other: Tensor, lengths: Tensor) -> Tensor:
+    """(B,) how far the log-probabilities (B, T, V) of two views are apart, summed over `lengths` (B,) frames, in nats.
+
+    The mean of the Kullback-Leibler divergences of each view from the other, which stands still meanwhile as what is
+    to be learnt: gradients go into the view that learns alone (CR-CTC, section 3.2, equation 2).
+    """
+    apart = torch.zeros_like(one[..., 0])
+    for learner, teacher in ((one, other.detach()), (other, one.detach())):
+        apart = apart + 0.5 * (teacher.exp() * (teacher - learner)).sum(dim=-1)  # (B, T)
+    return apart.masked_fill(~time_mask(lengths, apart.shape[1]), 0.0).sum(dim=1)
+
+
+def per_view(masks: Tensor, views: int) -> tuple[Tensor, ...]:
+    """(B, views * masks, 2) -> a (B, masks, 2) for each view."""
+    return masks.unflatten(1, (views, masks.shape[1] // views)).unbind(1)
 
 
 def hide(features: Tensor, time_masks: Tensor, frequency_masks: Tensor, value: Tensor) -> Tensor:

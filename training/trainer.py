@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -410,8 +411,13 @@ def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None,
 
 
 def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
-    """A resumed training goes on as it began; only its length and its workers may change."""
+    """A resumed training goes on as it began; only its length and its workers may change.
+
+    A setting that recipes had not yet when it began counts as what it is by default.
+    """
     now = msgspec.to_builtins(recipe)
+    with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
+        saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
     changed = [key for key in now if now[key] != saved.get(key) and key not in ("epochs", "workers", "name")]
     if changed:
         key = changed[0]
