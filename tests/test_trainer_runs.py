@@ -79,9 +79,16 @@ def test_a_run_killed_inside_an_epoch_repeats_the_uninterrupted_one(corpus, tmp_
     (tmp_path / "killed.py").write_text(KILLED.format(overrides=overrides))
     arguments = [tmp_path / "killed.py", tmp_path / "tones.toml", tmp_path / "parts", corpus]
     ended = subprocess.run(
-        [sys.executable, *map(str, arguments)], env=os.environ | {"PYTHONPATH": str(Path.cwd())}, timeout=120
+        [sys.executable, *map(str, arguments)],
+        env=os.environ | {"PYTHONPATH": str(Path.cwd())},
+        timeout=120,
+        capture_output=True,
+        text=True,
     )
     assert ended.returncode == -signal.SIGKILL
+    first_epoch, second = ended.stderr.split("WER")
+    assert first_epoch.count("of 5 batches, saved") == 5
+    assert second.count("epoch   2/3  loss") == second.count("of 5 batches, saved") == 2
     position = load_checkpoint(tmp_path / "parts/last.pt").training["position"]
     assert (position["epoch"], position["batch"]) == (1, 2)
     train(settings, [corpus], [corpus], tmp_path / "parts", resume=True)

@@ -94,6 +94,11 @@ class Reporter:
         if not self.progress.disable:
             self.progress.update(self.task, advance=batches, loss=f"{float(losses.mean()):.2f}")
 
+    def saved(self, epoch: int, epochs: int, batch: int, batches: int, loss: float) -> None:
+        """A sign of life inside an epoch, where no bar gives one: in a file, or in what Slurm keeps of a job."""
+        if self.progress.disable:
+            self.say(f"epoch {epoch:>3}/{epochs}  loss {loss:6.2f}  after {batch} of {batches} batches, saved")
+
     def epoch_done(self, facts: dict[str, Any], *, epochs: int, left_s: float) -> None:
         if not self.main:
             return

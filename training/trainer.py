@@ -295,8 +295,11 @@ class Training:
         }
 
     def save_inside_epoch(self) -> None:
+        position = self.position
         if self.processes.main:
             self.checkpoint(self.metadata.provenance.valid_wer).save(self.folder.last)
+        loss = position.loss_sum / max(position.loss_count, 1)
+        self.reporter.saved(position.epoch + 1, self.recipe.epochs, position.batch, len(self.sampler), loss)
 
     def checkpoint(self, valid_wer: float | None) -> Checkpoint:
         """The whole state of the training; no random states, because none carries over from step to step."""
