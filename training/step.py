@@ -32,12 +32,13 @@ class TrainingStep(nn.Module):
         features = torch.cat([hide(features, time, frequency, hidden) for time, frequency in masks])  # (views B, F, T')
         with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits, lengths = self.model.encoder(features, frames.repeat(views))
-        heard = log_softmax(logits).chunk(views), lengths.chunk(views)  # (B, T, V) and (B,) of each view
+        heard, lengths = log_softmax(logits).chunk(views), lengths[: len(frames)]  # a (B, T, V) of each view, and (B,)
         blank = self.model.metadata.alphabet.blank
-        losses = torch.stack([ctc_losses(*view, batch, blank) for view in zip(*heard, strict=True)]).mean(dim=0)
+        losses = torch.stack([ctc_losses(view, lengths, batch, blank) for view in heard]).mean(dim=0)
         if views == 1:
             return losses
-        return losses + self.augment.consistency * divergence(*heard[0], heard[1][0])
+        one, other = heard
+        return losses + self.augment.consistency * divergence(one, other, lengths)
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
@@ -70,7 +71,7 @@ def divergence(one: Tensor, other: Tensor, lengths: Tensor) -> Tensor:
 
 def per_view(masks: Tensor, views: int) -> tuple[Tensor, ...]:
     """(B, views * masks, 2) -> a (B, masks, 2) for each view."""
-    return masks.unflatten(1, (views, masks.shape[1] // views)).unbind(1)
+    return masks.view(len(masks), views, masks.shape[1] // views, 2).unbind(1)
 
 
 def hide(features: Tensor, time_masks: Tensor, frequency_masks: Tensor, value: Tensor) -> Tensor:
