@@ -103,26 +103,42 @@ def test_a_corpus_of_synthetic_voices(tmp_path: Path) -> None:
 
 
 def test_a_model_is_trained_in_stages(tmp_path: Path) -> None:
-    first, second = (models.train_command("default", n, Path("D"), tmp_path, ["--set", "workers=1"]) for n in (0, 1))
+    stages = models.MODELS["default"].stages
+    first, second = (
+        models.train_command("default", s, Path("D"), tmp_path, ["--set", "workers=1"]) for s in stages[:2]
+    )
     assert first[:4] == ["train", "an4", "--train", "D/an4/train.jsonl"]
     assert "--init-from" not in first
-    assert second.count("D/an4/train.jsonl") == 2
-    assert str(tmp_path / "spelled/manifest.jsonl") in second
-    assert second[second.index("--init-from") + 1] == str(tmp_path / "default/an4/best.pt")
+    assert second.count("D/an4/train.jsonl") == 3
+    assert str(tmp_path / "spliced/manifest.jsonl") in second
+    assert second[second.index("--init-from") + 1] == str(tmp_path / "default/all-begins.pt")
     (tmp_path / "default/all").mkdir(parents=True)
     (tmp_path / "default/all/last.pt").touch()
-    resumed = models.train_command("default", 1, Path("D"), tmp_path, [])
+    resumed = models.train_command("default", stages[1], Path("D"), tmp_path, [])
     assert "--resume" in resumed
     assert "--init-from" not in resumed
 
 
-def test_a_model_lies_between_its_first_and_its_last_stage(tmp_path: Path) -> None:
+def test_a_model_lies_between_what_its_stages_left(tmp_path: Path) -> None:
     network = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"]))
     first = network.state_dict()
-    last = {name: value + 1.0 if value.is_floating_point() else value for name, value in first.items()}
-    for name, weights in (("an4/best.pt", first), ("last/last.pt", last)):
+    for number, name in enumerate(("an4/best.pt", "all/last.pt", "people/last.pt")):
+        weights = {key: value + number for key, value in first.items()}
         Checkpoint(metadata=network.metadata, weights=weights).save(tmp_path / "default" / name)
-    models.blend("default", tmp_path)
-    blended = load_checkpoint(tmp_path / "default/model.pt").weights
+    models.blend("default", {"an4": 0.25, "all": 0.25, "people": 0.5}, tmp_path / "model.pt", tmp_path)
+    blended = load_checkpoint(tmp_path / "model.pt")
+    assert blended.metadata.name == "default"
     for name, value in first.items():
-        assert torch.allclose(blended[name], value + models.MODELS["default"].share, atol=1e-6)
+        assert torch.allclose(blended.weights[name], value + 1.25, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", models.MODELS)
+def test_stages_begin_with_what_earlier_ones_left(name: str) -> None:
+    known: set[str] = set()
+    for stage in models.MODELS[name].stages:
+        if stage.begins:
+            assert set(stage.begins) <= known
+            assert sum(stage.begins.values()) == pytest.approx(1)
+        known.add(stage.name)
+    assert set(models.MODELS[name].ends) <= known
+    assert sum(models.MODELS[name].ends.values()) == pytest.approx(1)

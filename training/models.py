@@ -35,6 +35,12 @@ SPLICED = 4
 NOISES_EACH = 6
 
 
+Shares = dict[str, float]
+"""Of the weights that stages left, by their names. Between networks that grew from the same weights lie networks that
+are as good as each of them on its own data, or better (Wortsman et al. 2022, "Model soups" and "Robust fine-tuning of
+zero-shot models"), where the statistics of batch norm rest."""
+
+
 class Stage(NamedTuple):
     """One call of `ds2 train`; `{data}` and `{work}` are the folders."""
 
@@ -43,19 +49,18 @@ class Stage(NamedTuple):
     train: tuple[str, ...]
     """A manifest that stands here twice is heard twice an epoch, each time varied anew."""
     settings: tuple[str, ...] = ()
+    begins: Shares | None = None
+    """The weights it begins with; None: random ones."""
     leaves: str = "last.pt"
-    """The checkpoint that the next stage begins with."""
+    """The checkpoint that counts."""
 
 
 class Model(NamedTuple):
-    """What a model learns from, in stages that go on from each other's weights."""
+    """What a model learns from, in stages that go on from each other's weights, and what it is in the end."""
 
     valid: str
     stages: tuple[Stage, ...]
-    share: float = 1.0
-    """Of the last stage's weights in the model; the rest are the first's. Between a network and what it became on
-    other data lie networks that are as good as either on its own (Wortsman et al. 2022, "Robust fine-tuning of
-    zero-shot models"), where the statistics of batch norm rest."""
+    ends: Shares
 
 
 AN4, AN4_VALID = "{data}/an4/train.jsonl", "{data}/an4/valid.jsonl"
@@ -67,32 +72,42 @@ ALIGNER = "default"
 NOISE = "augment.noise={work}/noise"
 
 
-EVERYTHING = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
-LAST = ("epochs=1", "optimizer.learning_rate=4e-4", "batch_size=16", "augment.noise_probability=0.15")
+ALL = (AN4, AN4, AN4, DIGITS, SPLICED_SPEECH)
+PLAIN = ("model.dropout=0.25", "norm_frozen_from=0.0", "sorta_grad=false")
+VOICES = ("epochs=8", "augment.time_masks=2", "augment.consistency=0.0")
 
 MODELS = {
     "default": Model(
         AN4_VALID,
         (
             Stage("an4", "an4", (AN4,), leaves="best.pt"),
-            Stage("all", "default", EVERYTHING, (NOISE,)),
-            Stage("last", "default", (AN4, AN4_VALID, AN4, AN4_VALID, DIGITS, SPLICED_SPEECH), (NOISE, *LAST)),
+            Stage("all", "default", ALL, (NOISE,), begins={"an4": 1}),
+            Stage("plain", "an4", (AN4,), (*PLAIN, "epochs=44", "optimizer.learning_rate=8e-4"), begins={"an4": 1}),
+            Stage(
+                "people", "an4", (AN4, AN4_VALID, DIGITS), (*PLAIN, "epochs=10", "optimizer.learning_rate=4e-4"),
+                begins={"plain": 1},
+            ),
         ),
-        share=0.7,
+        ends={"all": 0.5, "people": 0.5},
     ),
     "streaming": Model(
         AN4_VALID,
         (
             Stage("an4", "an4-streaming", (AN4,), leaves="best.pt"),
-            Stage("all", "streaming", EVERYTHING, (NOISE,)),
+            Stage(
+                "voices", "streaming", (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH), (NOISE, *VOICES),
+                begins={"an4": 1},
+            ),
+            Stage("all", "streaming", ALL, (NOISE,), begins={"an4": 0.5, "voices": 0.5}),
         ),
-        share=0.5,
+        ends={"all": 1},
     ),
     "sentences": Model(
         "{data}/librispeech-mini/valid.jsonl",
         (Stage("read", "sentences", (*LIBRISPEECH, AN4), (NOISE,)),),
+        ends={"read": 1},
     ),
-}
+}  # fmt: skip
 
 
 def prepare(data: Path, work: Path) -> None:
@@ -109,30 +124,30 @@ def prepare(data: Path, work: Path) -> None:
 def splice(data: Path, work: Path, more: list[str]) -> None:
     """Make WORK/spliced where it is not there yet, which takes the first stage of `default`."""
     if not (work / "spliced" / "manifest.jsonl").exists():
-        run_ds2(train_command(ALIGNER, 0, data, work, more))  # goes on where it was stopped, if it was
-        write_spliced(work / "spliced", [Path(AN4.format(data=data))], left_by(ALIGNER, 0, work), SPLICED, SEED)
+        aligner = MODELS[ALIGNER].stages[0]
+        run_ds2(train_command(ALIGNER, aligner, data, work, more))  # goes on where it was stopped, if it was
+        aligned = work / ALIGNER / aligner.name / aligner.leaves
+        write_spliced(work / "spliced", [Path(AN4.format(data=data))], aligned, SPLICED, SEED)
 
 
-def left_by(name: str, number: int, work: Path) -> Path:
-    """The checkpoint of a model's stage that counts."""
-    stage = MODELS[name].stages[number]
-    return work / name / stage.name / stage.leaves
+def beginning(name: str, stage: Stage, work: Path) -> Path:
+    """The checkpoint that a stage begins with."""
+    return work / name / f"{stage.name}-begins.pt"
 
 
-def train_command(name: str, number: int, data: Path, work: Path, more: list[str]) -> list[str]:
+def train_command(name: str, stage: Stage, data: Path, work: Path, more: list[str]) -> list[str]:
     """The call of `ds2 train` for a model's stage, without the first word; `more` are further options."""
-    valid, stages, _ = MODELS[name]
-    stage, run = stages[number], work / name / stages[number].name
+    run = work / name / stage.name
     command = ["train", stage.recipe]
     for manifest in stage.train:
         command += ["--train", manifest.format(data=data, work=work)]
-    command += ["--valid", valid.format(data=data), "--out", str(run)]
+    command += ["--valid", MODELS[name].valid.format(data=data), "--out", str(run)]
     for setting in stage.settings:
         command += ["--set", setting.format(work=work)]
     if (run / "last.pt").exists():
         command.append("--resume")
-    elif number:
-        command += ["--init-from", str(left_by(name, number - 1, work))]
+    elif stage.begins:
+        command += ["--init-from", str(beginning(name, stage, work))]
     return command + more
 
 
@@ -141,14 +156,21 @@ def export_command(name: str, work: Path) -> list[str]:
     return ["export", str(work / name / "model.pt"), "--out", str(work / name / "model")]
 
 
-def blend(name: str, work: Path) -> None:
-    """Write WORK/NAME/model.pt: the weights between the first stage's and the last's."""
-    first, last = (load_checkpoint(left_by(name, number, work)) for number in (0, -1))
-    share = MODELS[name].share
-    weights = {key: torch.lerp(first.weights[key], value, share) for key, value in last.weights.items()}
-    provenance = msgspec.structs.replace(last.metadata.provenance, valid_wer=None)  # that of the last stage
-    metadata = msgspec.structs.replace(last.metadata, provenance=provenance)
-    Checkpoint(metadata=metadata, weights=weights).save(work / name / "model.pt")
+def blend(name: str, shares: Shares, path: Path, work: Path) -> None:
+    """Write `path`: the mean of what a model's stages left, weighted by their shares, added up in float64.
+
+    It says of itself what the first of them does, with the corpora of all.
+    """
+    stages = {stage.name: stage for stage in MODELS[name].stages}
+    left = [load_checkpoint(work / name / stage / stages[stage].leaves) for stage in shares]
+    weights = {}
+    for key, first in left[0].weights.items():
+        parts = [share * one.weights[key].double() for share, one in zip(shares.values(), left, strict=True)]
+        weights[key] = torch.stack(parts).sum(dim=0).to(first.dtype)
+    heard = tuple(dict.fromkeys(manifest for one in left for manifest in one.metadata.provenance.train))
+    provenance = msgspec.structs.replace(left[0].metadata.provenance, train=heard, valid_wer=None)
+    metadata = msgspec.structs.replace(left[0].metadata, name=name, provenance=provenance)
+    Checkpoint(metadata=metadata, weights=weights).save(path)
 
 
 def run_ds2(command: list[str]) -> None:
@@ -159,10 +181,12 @@ def run_ds2(command: list[str]) -> None:
 
 
 def train(name: str, data: Path, work: Path, more: list[str]) -> None:
-    for number, stage in enumerate(MODELS[name].stages):
+    for stage in MODELS[name].stages:
         if SPLICED_SPEECH in stage.train:
             splice(data, work, more)
-        run_ds2(train_command(name, number, data, work, more))
+        if stage.begins:
+            blend(name, stage.begins, beginning(name, stage, work), work)
+        run_ds2(train_command(name, stage, data, work, more))
 
 
 def main() -> None:
@@ -184,7 +208,7 @@ def main() -> None:
             if arguments.step in ("train", "all"):
                 train(name, data, work, more)
             if arguments.step in ("export", "all") and not (work / name / "model").exists():
-                blend(name, work)
+                blend(name, MODELS[name].ends, work / name / "model.pt", work)
                 run_ds2(export_command(name, work))
     except DS2Error as error:
         sys.exit(f"models: {error}")
