@@ -11,9 +11,9 @@ import soundfile
 from ds2_deploy.audio import load
 from ds2_deploy.audio.load import Channel
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.errors import AudioError, AudioNotFoundError, InferenceError
+from ds2_deploy.errors import AudioError, AudioNotFoundError, DS2Error, InferenceError
 from ds2_deploy.streaming.dispatcher import Dispatcher
-from ds2_deploy.streaming.files import AT_ONCE, transcribe_streams
+from ds2_deploy.streaming.files import AT_ONCE, _Streams, transcribe_streams
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.conftest import noise
 from tests.fake_stream import METADATA, FakeStreamBackend, emissions_of, text_of
@@ -119,3 +119,13 @@ def test_a_caller_who_stops_early_stops_it_all(dispatcher: Dispatcher, write_wav
     assert next(results).error is None
     results.close()  # type: ignore[attr-defined]
     assert len(dispatcher._streams) == 0
+
+
+def test_a_reader_that_comes_too_late_opens_no_stream(dispatcher: Dispatcher) -> None:
+    streams = _Streams(dispatcher)
+    early = streams.open()
+    streams.close()
+    with pytest.raises(DS2Error, match="Nobody waits"):
+        streams.open()
+    assert len(dispatcher._streams) == 0
+    del early

@@ -73,7 +73,8 @@ NOISE = "augment.noise={work}/noise"
 
 
 ALL = (AN4, AN4, AN4, DIGITS, SPLICED_SPEECH)
-PLAIN = ("model.dropout=0.25", "norm_frozen_from=0.0", "sorta_grad=false")
+RESTING = ("norm_frozen_from=0.0", "sorta_grad=false")
+PLAIN = ("model.dropout=0.25", *RESTING)
 VOICES = ("epochs=8", "augment.time_masks=2", "augment.consistency=0.0")
 
 MODELS = {
@@ -99,8 +100,12 @@ MODELS = {
                 begins={"an4": 1},
             ),
             Stage("all", "streaming", ALL, (NOISE,), begins={"an4": 0.5, "voices": 0.5}),
+            Stage(
+                "people", "an4-streaming", (AN4, DIGITS), (*RESTING, "epochs=10", "optimizer.learning_rate=5e-4"),
+                begins={"an4": 0.5, "voices": 0.5},
+            ),
         ),
-        ends={"all": 1},
+        ends={"all": 0.3, "people": 0.5, "an4": 0.1, "voices": 0.1},
     ),
     "sentences": Model(
         "{data}/librispeech-mini/valid.jsonl",

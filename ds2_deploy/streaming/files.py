@@ -1,6 +1,7 @@
 """Recordings of any length through streams, in memory that does not grow with them."""
 
 import itertools
+import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -8,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from ds2_deploy.audio.load import AudioSource, audio_blocks
 from ds2_deploy.decoding.protocol import Hypothesis
-from ds2_deploy.errors import AudioError
+from ds2_deploy.errors import AudioError, DS2Error
 from ds2_deploy.recognizer import Result, about
 from ds2_deploy.streaming.dispatcher import Dispatcher
 from ds2_deploy.streaming.stream import Stream
@@ -22,27 +23,51 @@ def transcribe_streams(dispatcher: Dispatcher, sources: Iterable[AudioSource]) -
     readers = ThreadPoolExecutor(AT_ONCE, "ds2-reader")
     remaining = iter(sources)
     under_way: deque[Future[Result]] = deque()
-    streams: weakref.WeakSet[Stream] = weakref.WeakSet()
+    streams = _Streams(dispatcher)
     try:
         while True:
             for source in itertools.islice(remaining, 2 * AT_ONCE - len(under_way)):
-                under_way.append(readers.submit(_transcribe, dispatcher, source, streams))
+                under_way.append(readers.submit(_transcribe, streams, source))
             if not under_way:
                 return
             yield under_way.popleft().result()
     finally:  # also when the caller stops early
         readers.shutdown(wait=False, cancel_futures=True)
-        for stream in list(streams):
+        streams.close()
+
+
+class _Streams:
+    """The streams that readers have opened, to be closed together when the caller leaves."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self._open: weakref.WeakSet[Stream] = weakref.WeakSet()
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def open(self) -> Stream:
+        """A new stream; DS2Error where the caller left as a reader was about to open it."""
+        with self._lock:
+            if self._closed:
+                raise DS2Error("Nobody waits for this recording any more.")
+            stream = self.dispatcher.create_stream()
+            self._open.add(stream)
+        return stream
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            streams = list(self._open)
+        for stream in streams:
             stream.close()
 
 
-def _transcribe(dispatcher: Dispatcher, source: AudioSource, streams: "weakref.WeakSet[Stream]") -> Result:
-    rate = dispatcher.metadata.feature.sample_rate
+def _transcribe(streams: _Streams, source: AudioSource) -> Result:
+    rate = streams.dispatcher.metadata.feature.sample_rate
     samples = 0
     stream = None
     try:
-        stream = dispatcher.create_stream()
-        streams.add(stream)
+        stream = streams.open()
         for block in audio_blocks(source, rate):
             stream.accept_waveform(block, rate)
             samples += len(block)
