@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
-import torch
 
 from ds2_deploy.errors import DS2Error
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from training.manifest import read_manifest
+from training.run_folder import LAST, mean_weights
 from training.synthetic.noise import write_noises
 from training.synthetic.speech import an4_texts, write_speech
 from training.synthetic.spliced import write_spliced
@@ -51,7 +51,7 @@ class Stage(NamedTuple):
     settings: tuple[str, ...] = ()
     begins: Shares | None = None
     """The weights it begins with; None: random ones."""
-    leaves: str = "last.pt"
+    leaves: str = LAST
     """The checkpoint that counts."""
 
 
@@ -131,8 +131,12 @@ def splice(data: Path, work: Path, more: list[str]) -> None:
     if not (work / "spliced" / "manifest.jsonl").exists():
         aligner = MODELS[ALIGNER].stages[0]
         run_ds2(train_command(ALIGNER, aligner, data, work, more))  # goes on where it was stopped, if it was
-        aligned = work / ALIGNER / aligner.name / aligner.leaves
-        write_spliced(work / "spliced", [Path(AN4.format(data=data))], aligned, SPLICED, SEED)
+        write_spliced(work / "spliced", [Path(AN4.format(data=data))], left_by(ALIGNER, aligner, work), SPLICED, SEED)
+
+
+def left_by(name: str, stage: Stage, work: Path) -> Path:
+    """The checkpoint of a model's stage that counts."""
+    return work / name / stage.name / stage.leaves
 
 
 def beginning(name: str, stage: Stage, work: Path) -> Path:
@@ -149,7 +153,7 @@ def train_command(name: str, stage: Stage, data: Path, work: Path, more: list[st
     command += ["--valid", MODELS[name].valid.format(data=data), "--out", str(run)]
     for setting in stage.settings:
         command += ["--set", setting.format(work=work)]
-    if (run / "last.pt").exists():
+    if (run / LAST).exists():
         command.append("--resume")
     elif stage.begins:
         command += ["--init-from", str(beginning(name, stage, work))]
@@ -162,16 +166,13 @@ def export_command(name: str, work: Path) -> list[str]:
 
 
 def blend(name: str, shares: Shares, path: Path, work: Path) -> None:
-    """Write `path`: the mean of what a model's stages left, weighted by their shares, added up in float64.
+    """Write `path`: the mean of what a model's stages left, each with its share.
 
     It says of itself what the first of them does, with the corpora of all.
     """
     stages = {stage.name: stage for stage in MODELS[name].stages}
-    left = [load_checkpoint(work / name / stage / stages[stage].leaves) for stage in shares]
-    weights = {}
-    for key, first in left[0].weights.items():
-        parts = [share * one.weights[key].double() for share, one in zip(shares.values(), left, strict=True)]
-        weights[key] = torch.stack(parts).sum(dim=0).to(first.dtype)
+    left = [load_checkpoint(left_by(name, stages[stage], work)) for stage in shares]
+    weights = mean_weights([one.weights for one in left], list(shares.values()))
     heard = tuple(dict.fromkeys(manifest for one in left for manifest in one.metadata.provenance.train))
     provenance = msgspec.structs.replace(left[0].metadata.provenance, train=heard, valid_wer=None)
     metadata = msgspec.structs.replace(left[0].metadata, name=name, provenance=provenance)
@@ -189,7 +190,7 @@ def train(name: str, data: Path, work: Path, more: list[str]) -> None:
     for stage in MODELS[name].stages:
         if SPLICED_SPEECH in stage.train:
             splice(data, work, more)
-        if stage.begins:
+        if stage.begins and not (work / name / stage.name / LAST).exists():  # else it goes on from there
             blend(name, stage.begins, beginning(name, stage, work), work)
         run_ds2(train_command(name, stage, data, work, more))
 

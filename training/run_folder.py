@@ -58,12 +58,8 @@ class RunFolder:
             )
 
     def average_weights(self, epochs: Sequence[int]) -> dict[str, Tensor]:
-        """The mean of these epochs' weights, added up in float64 (Izmailov et al. 2018, over the best epochs)."""
-        kept = [load_checkpoint(self.epoch_file(epoch)).weights for epoch in epochs]
-        return {
-            name: (sum((w[name].double() for w in kept), torch.zeros(())) / len(kept)).to(kept[0][name].dtype)
-            for name in kept[0]
-        }
+        """The mean of these epochs' weights (Izmailov et al. 2018, over the best epochs)."""
+        return mean_weights([load_checkpoint(self.epoch_file(epoch)).weights for epoch in epochs], [1] * len(epochs))
 
     def save(self, checkpoint: Checkpoint, *, best: bool, kept: Sequence[int]) -> None:
         """After an epoch: `kept` are the epochs whose checkpoints stay beside the best and the last one."""
@@ -76,6 +72,17 @@ class RunFolder:
         for file in self.path.glob("epoch-*.pt"):  # only now: last.pt knows what to do without them
             if file not in {self.epoch_file(number) for number in kept}:
                 file.unlink()
+
+
+def mean_weights(weights: Sequence[dict[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
+    """The mean of networks' weights, each with its share, added up in float64."""
+    total = sum(shares)
+    return {
+        name: (
+            sum((share * w[name].double() for share, w in zip(shares, weights, strict=True)), torch.zeros(())) / total
+        ).to(first.dtype)
+        for name, first in weights[0].items()
+    }
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

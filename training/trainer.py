@@ -65,6 +65,11 @@ class Position:
     spoke: bool = False
     """Whether any epoch's validation recognised something."""
 
+    @property
+    def loss(self) -> float:
+        """Mean of those utterances so far."""
+        return self.loss_sum / max(self.loss_count, 1)
+
 
 def train(
     recipe: Recipe,
@@ -279,7 +284,7 @@ class Training:
         position = self.position
         return {
             "epoch": position.epoch + 1,
-            "loss": position.loss_sum / max(position.loss_count, 1),
+            "loss": position.loss,
             "valid_loss": result.loss,
             "valid_wer": result.errors.wer,
             "valid_cer": result.errors.cer,
@@ -298,8 +303,7 @@ class Training:
         position = self.position
         if self.processes.main:
             self.checkpoint(self.metadata.provenance.valid_wer).save(self.folder.last)
-        loss = position.loss_sum / max(position.loss_count, 1)
-        self.reporter.saved(position.epoch + 1, self.recipe.epochs, position.batch, len(self.sampler), loss)
+        self.reporter.saved(position.epoch + 1, self.recipe.epochs, position.batch, len(self.sampler), position.loss)
 
     def checkpoint(self, valid_wer: float | None) -> Checkpoint:
         """The whole state of the training; no random states, because none carries over from step to step."""
