@@ -21,6 +21,7 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.tones import write_corpus
+from training.manifest import read_manifest
 
 
 @pytest.fixture(autouse=True)
@@ -94,6 +95,14 @@ class ConvModel:
 def conv_model(tmp_path_factory: pytest.TempPathFactory) -> ConvModel:
     pytest.importorskip("onnxruntime")
     return ConvModel(tmp_path_factory.mktemp("models") / "conv")
+
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+
+
+def said_in_samples() -> dict[str, str]:
+    """The text of each recording in SAMPLES, by its file's name."""
+    return {Path(utterance.path).name: utterance.text for utterance in read_manifest(SAMPLES / "samples.jsonl")}
 
 
 def noise(samples: int, *, seed: int = 0, channels: int | None = None) -> npt.NDArray[np.float32]:

@@ -15,11 +15,8 @@ from ds2_deploy.errors import AlignmentError
 from ds2_deploy.metrics import Errors
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.text.alphabet import ENGLISH
-from tests.conftest import Ds2
+from tests.conftest import SAMPLES, Ds2, said_in_samples
 from training.align import passages_of
-from training.manifest import read_manifest
-
-SAMPLES = Path(__file__).parent.parent / "samples"
 
 
 def said(labels: list[int], seed: int) -> npt.NDArray[np.float32]:
@@ -70,8 +67,7 @@ def book(tmp_path: Path) -> tuple[Path, Path, list[tuple[str, float, float]]]:
     pytest.importorskip("onnxruntime")
     rate = 16_000
     paths = sorted(SAMPLES.glob("*.flac"))
-    said = {Path(utterance.path).name: utterance.text for utterance in read_manifest(SAMPLES / "samples.jsonl")}
-    texts = [said[path.name] for path in paths]
+    texts = [said_in_samples()[path.name] for path in paths]
     pieces, places, now = [], [], 0.0
     for path, text in zip(paths, texts, strict=True):
         audio = load_audio(path, rate)

@@ -2,7 +2,6 @@
 
 import math
 from itertools import groupby, pairwise
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +14,7 @@ from ds2_deploy.decoding.protocol import TimedWord, Word
 from ds2_deploy.decoding.words import Letter, words_of
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
-from training.manifest import read_manifest
-
-SAMPLES = Path(__file__).parent.parent / "samples"
+from tests.conftest import SAMPLES, said_in_samples
 
 PHONEMES = Alphabet.of(["HH", "AH", "SIL"])
 CHARACTERS = Alphabet.of("你好")
@@ -107,7 +104,6 @@ def test_the_words_of_a_long_recording_lie_where_its_parts_lie() -> None:
         for begin, part in zip(begins, parts, strict=False):  # nothing is heard in the silences
             end = begin + len(part) / 16_000
             assert not [w for w in words if end + 0.2 < w.start_s < end + 1.4]
-    said = {Path(utterance.path).name: utterance.text.split() for utterance in read_manifest(SAMPLES / "samples.jsonl")}
     together = [[word.word for word in result.words if begin <= word.start_s < end] for begin, end in pairwise(begins)]
-    wanted = [said[path.name] for path in paths]
+    wanted = [said_in_samples()[path.name].split() for path in paths]
     assert sum(a == b for a, b in zip(wanted, together, strict=True)) >= len(parts) - 2
