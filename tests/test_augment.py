@@ -56,6 +56,30 @@ def test_a_telephone_takes_its_share_of_utterances():
     assert np.mean(narrow) == pytest.approx(0.3, abs=0.07)
 
 
+def test_silence_lies_around_a_share_of_utterances():
+    config = AugmentConfig(silence_probability=0.4, silence_s=(0.25, 0.5), time_masks=1)
+    clean, around, masked = speech(), [], 0
+    for index in range(400):
+        varied = Augmenter(config, RATE).vary(clean, (1, 1, index), 80, frames)
+        masked = max(masked, int(varied.time_masks.max()))
+        if len(varied.audio) == len(clean):
+            assert np.array_equal(varied.audio, clean)
+            continue
+        before = next(i for i in range(RATE) if np.array_equal(varied.audio[i : i + len(clean)], clean))
+        after = len(varied.audio) - before - len(clean)
+        assert 0.25 * RATE - 1 <= min(before, after) <= max(before, after) <= 0.5 * RATE
+        level = np.sqrt(np.mean(np.square(varied.audio[:before], dtype=np.float64)))
+        around.append((before, after, level))
+    assert len(around) / 400 == pytest.approx(0.4, abs=0.07)
+    assert masked > frames(len(clean))  # what is hidden may lie in the silence, too
+    hiss_db = [20 * np.log10(level) for *_, level in around if level]
+    assert len(hiss_db) / len(around) == pytest.approx(0.5, abs=0.12)
+    assert min(hiss_db) == pytest.approx(-90, abs=3)
+    assert max(hiss_db) == pytest.approx(-50, abs=3)
+    assert len({before for before, *_ in around}) > 100
+    assert max(abs(before - after) for before, after, _ in around) > 0.15 * RATE  # drawn for each side
+
+
 @pytest.mark.parametrize("size", [0, 1, 5, 100])
 def test_masks_stay_inside(size):
     rng = np.random.default_rng(1)

@@ -283,11 +283,12 @@ def test_phonemes_from_words_and_what_no_dictionary_has(corpus, tmp_path, capsys
     assert read_log(tmp_path / "run")[0]["valid_distance"] > 0
 
 
-def test_durations_that_lie_are_reported_once(corpus, tmp_path, capsys):
+@pytest.mark.parametrize("augment", [(), ("augment.silence_probability=1",)])
+def test_durations_that_lie_are_reported_once(corpus, tmp_path, capsys, augment):
     lines = [json.loads(line) for line in corpus.read_text().split("\n")]
     lines[3]["duration"] = 9.0
     (corpus.parent / "lying.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    train(recipe(tmp_path), [corpus.parent / "lying.jsonl"], [corpus], tmp_path / "run")
+    train(recipe(tmp_path, *augment), [corpus.parent / "lying.jsonl"], [corpus], tmp_path / "run")
     said = capsys.readouterr().err
     assert said.count("1 of 18 recordings are not as long as the manifest says") == 1
     assert "3.wav (9.0 s there)" in said
@@ -295,6 +296,7 @@ def test_durations_that_lie_are_reported_once(corpus, tmp_path, capsys):
 
 def test_batches_by_seconds_and_every_variation_train(corpus, tmp_path):
     noise = ["augment.noise_probability=1", f"augment.noise={corpus.parent}", "augment.reverb_probability=0.5"]
+    noise.append("augment.silence_probability=0.5")
     features = ["augment.feature_noise=gumbel", "augment.time_masks=1", "batch_seconds=2.0", "workers=2"]
     settings = recipe(tmp_path, *noise, *features, epochs=8)
     train(settings, [corpus], [corpus], tmp_path / "run")

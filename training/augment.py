@@ -23,6 +23,8 @@ SOUND_M_S = 343.0
 EARLY_S = 0.05
 """Reflections until here come one by one, later ones as noise that dies away."""
 TELEPHONE_RATE = 8000
+HISS_DB = (-90.0, -50.0)
+"""Of a full-scale square wave: what a recorder's silence holds, where it holds anything."""
 SILENT = 1e-20
 """Power below which a file holds nothing: far below the least bit of 24-bit audio, of 1e-14."""
 Samples = npt.NDArray[np.float32]
@@ -53,13 +55,15 @@ class Augmenter:
     def vary(self, audio: Samples, key: tuple[int, int, int], bins: int, frames_of: Callable[[int], int]) -> Varied:
         """`audio` (S,) as (seed, epoch, utterance) `key` wants it; `frames_of` counts the feature frames of samples."""
         config, rng = self.config, np.random.default_rng(key)
+        other = np.random.default_rng((*key, 1))  # its own draws: a recipe without them stays as it was
         audio = change_speed(audio, float(rng.choice(config.speeds)))
+        if config.silence_probability and other.uniform() < config.silence_probability:
+            audio = in_silence(audio, config.silence_s, self.rate, other)
         frames = frames_of(len(audio))
         widest = min(config.time_mask_frames, int(frames * config.time_mask_share))
         time = draw_masks(rng, config.views * config.time_masks, frames, widest)
         frequency = draw_masks(rng, config.views * config.frequency_masks, bins, config.frequency_mask_bins)
         gain_db = rng.uniform(*config.gain_db)
-        other = np.random.default_rng((*key, 1))  # its own draws: a recipe without them stays as it was
         audio = self.in_a_room(audio, other)
         audio = self.in_noise(audio, other)
         if config.telephone_probability and other.uniform() < config.telephone_probability:
@@ -117,6 +121,15 @@ def by_telephone(audio: Samples, rate: int) -> Samples:
         return audio
     narrow = soxr.resample(soxr.resample(audio, rate, TELEPHONE_RATE), TELEPHONE_RATE, rate)
     result: Samples = np.pad(narrow, (0, max(len(audio) - len(narrow), 0)))[: len(audio)]
+    return result
+
+
+def in_silence(audio: Samples, seconds: tuple[float, float], rate: int, rng: np.random.Generator) -> Samples:
+    """Audio (S,) between two stretches of a drawn length: of zeros or, as often, of a hiss of a drawn level."""
+    lengths = (rng.uniform(*seconds, 2) * rate).astype(int)
+    level = rng.integers(2) * 10 ** (rng.uniform(*HISS_DB) / 20)
+    before, after = (level * rng.standard_normal(length) for length in lengths)
+    result: Samples = np.concatenate([before, audio, after]).astype(np.float32)
     return result
 
 

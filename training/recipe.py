@@ -43,6 +43,10 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Shortest and longest time in which a simulated room's sound falls by 60 dB."""
     telephone_probability: float = 0.0
     """Share of the utterances that are heard as a telephone has them: nothing above 4 kHz."""
+    silence_probability: float = 0.0
+    """Share of the utterances with silence around them, as a recorder that is switched on and off by hand leaves it."""
+    silence_s: tuple[float, float] = (0.0, 2.0)
+    """Least and most of it, before and, drawn anew, after."""
     consistency: float = 0.0
     """Weight of how far the network's answers to two views of an utterance lie apart, hidden in different places
     (CR-CTC: Yao et al. 2024, "CR-CTC: Consistency regularization on CTC for improved speech recognition", section 3.2,
@@ -54,7 +58,8 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def __post_init__(self) -> None:
         for name in (
-            "noise_probability", "reverb_probability", "telephone_probability", "feature_noise_probability",
+            "noise_probability", "reverb_probability", "telephone_probability", "silence_probability",
+            "feature_noise_probability",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}: it must be between 0 and 1")
@@ -64,7 +69,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError('augment.reverb is empty: reverb_probability needs "simulated", a folder or a manifest')
         if not 0 <= self.consistency < math.inf:
             raise ValueError(f"augment.consistency is {self.consistency}: it must not be negative, and finite")
-        for name, least, most in (("snr_db", -50, 100), ("reverb_s", 0.01, 5)):
+        for name, least, most in (("snr_db", -50, 100), ("reverb_s", 0.01, 5), ("silence_s", 0, 60)):
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
                 raise ValueError(

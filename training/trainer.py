@@ -236,11 +236,13 @@ class Training:
             )
 
     def lying_in(self, batch: Batch) -> list[int]:
-        """The utterances whose recording is much longer or shorter than the manifest says, whatever their speed."""
-        speeds, indices = self.recipe.augment.speeds, batch.indices.numpy()
+        """The utterances whose recording is much longer or shorter than the manifest says, whatever their speed and
+        the silence around them."""
+        augment, indices = self.recipe.augment, batch.indices.numpy()
+        speeds, silence_s = augment.speeds, 2 * augment.silence_s[1] if augment.silence_probability else 0.0
         seconds = batch.lengths.numpy() / self.recipe.feature.sample_rate
         said = self.train_set.durations_s[indices]
-        wrong = (seconds < 0.9 * said / max(speeds) - 0.5) | (seconds > 1.1 * said / min(speeds) + 0.5)
+        wrong = (seconds < 0.9 * said / max(speeds) - 0.5) | (seconds > 1.1 * said / min(speeds) + 0.5 + silence_s)
         return [int(index) for index in indices[wrong]]
 
     def warn_of_durations(self) -> None:
