@@ -11,10 +11,11 @@ from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.language_model import find_language_model
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import LanguageModelError
+from ds2_deploy.metrics import Errors
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.conftest import Ds2
 from tests.test_beam import spoken
-from training.lm_tune import ALPHAS, Heard, plot, tune
+from training.lm_tune import ALPHAS, Heard, Trial, plot, steadiest, tune
 from training.ngram import estimate
 
 pytest.importorskip("pyctcdecode")
@@ -134,6 +135,24 @@ def test_tuning_finds_weights_that_mend_what_the_network_misheard(tmp_path: Path
     assert all(ALPHAS[0] <= trial.alpha <= ALPHAS[1] for trial in tuned.trials)
     plot(tuned, tmp_path / "surface.png")
     assert (tmp_path / "surface.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_a_flat_place_the_middle_is_taken() -> None:
+    """A hundred trials on a grid: right in a square, where its edges end at once, and by luck at one lone point."""
+
+    def trial(alpha: float, beta: float) -> Trial:
+        inside = 0.5 <= alpha <= 1.7 and -1.0 <= beta <= 1.4
+        wrong = 18 if (alpha, beta) == (2.7, 3.4) else 20 if inside else 40
+        errors = Errors(word_errors=wrong, words=100, character_errors=wrong, characters=400)
+        return Trial(alpha, beta, 64, errors, wrong / 100)
+
+    grid = [trial(round(0.3 * i, 3), round(-2 + 0.6 * j, 3)) for i in range(10) for j in range(10)]
+    assert trial(2.7, 3.4) in grid
+    middle = steadiest(grid)
+    assert abs(middle.alpha - 1.1) <= 0.31
+    assert abs(middle.beta - 0.2) <= 0.61
+    few = grid[-9:]  # too few to have neighbours
+    assert steadiest(few) == min(few, key=lambda trial: trial.cost)
 
 
 def test_other_weights_are_those_of_a_new_decoder(tmp_path: Path) -> None:
