@@ -12,9 +12,11 @@ from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.text.alphabet import ENGLISH
-from tests.tiny import MODELS, tiny_metadata, tiny_model
+from tests.tiny import MODELS as NETWORKS
+from tests.tiny import tiny_metadata, tiny_model
 from training import models
 from training.manifest import read_manifest
+from training.recipe import load_recipe
 from training.synthetic import voices
 from training.synthetic.noise import LEVEL, NOISES, RATE, coloured, write_noises
 from training.synthetic.speech import an4_texts, prepared, write_speech
@@ -102,43 +104,64 @@ def test_a_corpus_of_synthetic_voices(tmp_path: Path) -> None:
         assert len(load_audio(utterance.path, RATE)) / RATE == pytest.approx(utterance.duration_s, abs=0.01)
 
 
-def test_a_model_is_trained_in_stages(tmp_path: Path) -> None:
-    stages = models.MODELS["default"].stages
-    first, second = (
-        models.train_command("default", s, Path("D"), tmp_path, ["--set", "workers=1"]) for s in stages[:2]
-    )
-    assert first[:4] == ["train", "an4", "--train", "D/an4/train.jsonl"]
-    assert "--init-from" not in first
-    assert second.count("D/an4/train.jsonl") == 3
-    assert str(tmp_path / "spliced/manifest.jsonl") in second
-    assert second[second.index("--init-from") + 1] == str(tmp_path / "default/all-begins.pt")
-    (tmp_path / "default/all").mkdir(parents=True)
-    (tmp_path / "default/all/last.pt").touch()
-    resumed = models.train_command("default", stages[1], Path("D"), tmp_path, [])
+def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each after those it goes on from, once; what was begun goes on."""
+    calls: list[list[str]] = []
+    stage_weights = tiny_model(tiny_metadata(NETWORKS["gru, two directions, 2d"]))
+
+    def run(command: list[str]) -> None:
+        out = Path(command[command.index("--out") + 1])
+        Checkpoint(metadata=stage_weights.metadata, weights=stage_weights.state_dict()).save(out / "last.pt")
+        calls.append(command)
+
+    def splice(out: Path, manifests: list[Path], aligner: Path, *_: int) -> None:
+        assert aligner == tmp_path / "default/letters/last.pt"
+        assert aligner.exists()
+        (out / "manifest.jsonl").parent.mkdir()
+        (out / "manifest.jsonl").touch()
+
+    monkeypatch.setattr(models, "run_ds2", run)
+    monkeypatch.setattr(models, "write_spliced", splice)
+    models.train.cache_clear()
+    for stage in models.MODELS["default"]:
+        models.train(stage, Path("D"), tmp_path, ("--set", "workers=1"))
+    assert [Path(call[call.index("--out") + 1]) for call in calls] == [
+        tmp_path / name for name in ("sentences/read", "default/letters", "default/all", "default/people")
+    ]
+    read, letters, everything, _ = calls
+    assert read[:4] == ["train", "sentences", "--train", "D/librispeech-mini/train.jsonl"]
+    assert "--init-from" not in read
+    assert letters[letters.index("--init-from") + 1] == str(tmp_path / "default/letters-begins.pt")
+    assert everything.count("D/an4/train.jsonl") == 2
+    assert str(tmp_path / "spliced/manifest.jsonl") in everything
+    assert everything[-2:] == ["--set", "workers=1"]
+    resumed = models.train_command(models.stage_named("default/all"), Path("D"), tmp_path)
     assert "--resume" in resumed
     assert "--init-from" not in resumed
 
 
 def test_a_model_lies_between_what_its_stages_left(tmp_path: Path) -> None:
-    network = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"]))
+    network = tiny_model(tiny_metadata(NETWORKS["gru, two directions, 2d"]))
     first = network.state_dict()
-    for number, name in enumerate(("an4/best.pt", "all/last.pt", "people/last.pt")):
+    for number, name in enumerate("abc"):
         weights = {key: value + number for key, value in first.items()}
-        Checkpoint(metadata=network.metadata, weights=weights).save(tmp_path / "default" / name)
-    models.blend("default", {"an4": 0.25, "all": 0.25, "people": 0.5}, tmp_path / "model.pt", tmp_path)
+        Checkpoint(metadata=network.metadata, weights=weights).save(models.left_by(name, tmp_path))
+    models.blend("default", {"a": 0.25, "b": 0.25, "c": 0.5}, tmp_path / "model.pt", tmp_path)
     blended = load_checkpoint(tmp_path / "model.pt")
     assert blended.metadata.name == "default"
     for name, value in first.items():
         assert torch.allclose(blended.weights[name], value + 1.25, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", models.MODELS)
-def test_stages_begin_with_what_earlier_ones_left(name: str) -> None:
+def test_stages_begin_with_what_earlier_ones_left() -> None:
     known: set[str] = set()
-    for stage in models.MODELS[name].stages:
+    for stage in models.STAGES:
         if stage.begins:
             assert set(stage.begins) <= known
             assert sum(stage.begins.values()) == pytest.approx(1)
         known.add(stage.name)
-    assert set(models.MODELS[name].ends) <= known
-    assert sum(models.MODELS[name].ends.values()) == pytest.approx(1)
+        load_recipe(stage.recipe, [setting.format(work="runs") for setting in stage.settings])
+    assert len(known) == len(models.STAGES)
+    for shares in models.MODELS.values():
+        assert set(shares) <= known
+        assert sum(shares.values()) == pytest.approx(1)

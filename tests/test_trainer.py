@@ -107,6 +107,27 @@ def test_a_model_folder_can_be_trained_further_with_other_dropout(corpus, tmp_pa
         torch.testing.assert_close(second.weights[name], weight, rtol=0, atol=0)
 
 
+def test_a_net_with_longer_frames_goes_on_with_shorter_ones(corpus, tmp_path):
+    """Strides in time have no weights; what it has learnt from counts as learnt."""
+    slow = ("model.conv=[{channels = 4, kernel = [5, 5], stride = [2, 4]}]",)
+    fast = ("model.conv=[{channels = 4, kernel = [5, 5], stride = [2, 2]}]", "optimizer.learning_rate=1e-30")
+    train(recipe(tmp_path, *slow, epochs=1), [corpus], [corpus], tmp_path / "first")
+    other = tmp_path / "other.jsonl"
+    other.write_text(corpus.read_text().replace('"audio_filepath": "', f'"audio_filepath": "{corpus.parent}/'))
+    shorter = recipe(tmp_path, *fast, epochs=1)
+    train(shorter, [other], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
+    assert second.metadata.model.conv[0].stride == (2, 2)
+    assert second.metadata.provenance.train == (*first.metadata.provenance.train, f"{tmp_path.name}/other.jsonl")
+    learnt = [name for name in first.weights if "running" not in name and "num_batches" not in name]
+    assert learnt
+    for name in learnt:
+        torch.testing.assert_close(second.weights[name], first.weights[name], rtol=0, atol=0)
+    other_bins = recipe(tmp_path, "model.conv=[{channels = 4, kernel = [5, 5], stride = [4, 2]}]", epochs=1)
+    with pytest.raises(ModelError, match="another model than the recipe's: conv"):
+        train(other_bins, [corpus], [corpus], tmp_path / "third", init_from=tmp_path / "first/last.pt")
+
+
 def test_another_architecture_is_refused(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     other = recipe(tmp_path, "model.rnn_size=16", epochs=2)

@@ -14,6 +14,7 @@ import os
 import shlex
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,74 +46,53 @@ class Stage(NamedTuple):
     """One call of `ds2 train`; `{data}` and `{work}` are the folders."""
 
     name: str
+    """MODEL/STAGE: its folder below `{work}`."""
     recipe: str
     train: tuple[str, ...]
     """A manifest that stands here twice is heard twice an epoch, each time varied anew."""
+    valid: str
     settings: tuple[str, ...] = ()
     begins: Shares | None = None
     """The weights it begins with; None: random ones."""
-    leaves: str = LAST
-    """The checkpoint that counts."""
-
-
-class Model(NamedTuple):
-    """What a model learns from, in stages that go on from each other's weights, and what it is in the end."""
-
-    valid: str
-    stages: tuple[Stage, ...]
-    ends: Shares
 
 
 AN4, AN4_VALID = "{data}/an4/train.jsonl", "{data}/an4/valid.jsonl"
 DIGITS = "{data}/digits/train.jsonl"
 SPELLED_SPEECH, SPLICED_SPEECH = (f"{{work}}/{name}/manifest.jsonl" for name in ("spelled", "spliced"))
 LIBRISPEECH = ("{data}/librispeech-mini/train.jsonl", "{data}/librispeech-mini-extra/train.jsonl")
-ALIGNER = "default"
-"""The model whose first stage finds the words that are spliced."""
+LIBRISPEECH_VALID = "{data}/librispeech-mini/valid.jsonl"
+ALIGNER = "default/letters"
+"""The stage whose weights find the words that are spliced."""
 NOISE = "augment.noise={work}/noise"
 
+READING = (*LIBRISPEECH, AN4)
+ALL = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
+PEOPLE = (AN4, AN4_VALID, DIGITS)
+LETTERS = ("sorta_grad=false", "model.dropout=0.25")
+STREAMING = ("model.rnn_size=320", "model.bidirectional=false", "model.lookahead=8", "feature.normalization=global")
 
-ALL = (AN4, AN4, AN4, DIGITS, SPLICED_SPEECH)
-RESTING = ("norm_frozen_from=0.0", "sorta_grad=false")
-PLAIN = ("model.dropout=0.25", *RESTING)
-VOICES = ("epochs=8", "augment.time_masks=2", "augment.consistency=0.0")
-
-MODELS = {
-    "default": Model(
-        AN4_VALID,
-        (
-            Stage("an4", "an4", (AN4,), leaves="best.pt"),
-            Stage("all", "default", ALL, (NOISE,), begins={"an4": 1}),
-            Stage("plain", "an4", (AN4,), (*PLAIN, "epochs=44", "optimizer.learning_rate=8e-4"), begins={"an4": 1}),
-            Stage(
-                "people", "an4", (AN4, AN4_VALID, DIGITS), (*PLAIN, "epochs=10", "optimizer.learning_rate=4e-4"),
-                begins={"plain": 1},
-            ),
-        ),
-        ends={"all": 0.5, "people": 0.5},
+STAGES = (
+    Stage("sentences/read", "sentences", READING, LIBRISPEECH_VALID, (NOISE,)),
+    Stage(
+        "default/letters", "an4", (AN4,), AN4_VALID, (*LETTERS, "epochs=44", "optimizer.learning_rate=1e-3"),
+        begins={"sentences/read": 1},
     ),
-    "streaming": Model(
-        AN4_VALID,
-        (
-            Stage("an4", "an4-streaming", (AN4,), leaves="best.pt"),
-            Stage(
-                "voices", "streaming", (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH), (NOISE, *VOICES),
-                begins={"an4": 1},
-            ),
-            Stage("all", "streaming", ALL, (NOISE,), begins={"an4": 0.5, "voices": 0.5}),
-            Stage(
-                "people", "an4-streaming", (AN4, DIGITS), (*RESTING, "epochs=10", "optimizer.learning_rate=5e-4"),
-                begins={"an4": 0.5, "voices": 0.5},
-            ),
-        ),
-        ends={"all": 0.3, "people": 0.5, "an4": 0.1, "voices": 0.1},
+    Stage("default/all", "default", ALL, AN4_VALID, (NOISE,), begins={"default/letters": 1}),
+    Stage(
+        "default/people", "an4", PEOPLE, AN4_VALID,
+        (*LETTERS, "epochs=10", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0"),
+        begins={"default/letters": 1},
     ),
-    "sentences": Model(
-        "{data}/librispeech-mini/valid.jsonl",
-        (Stage("read", "sentences", (*LIBRISPEECH, AN4), (NOISE,)),),
-        ends={"read": 1},
-    ),
-}  # fmt: skip
+    Stage("streaming/read", "sentences", READING, AN4_VALID, (NOISE, *STREAMING, "epochs=10")),
+    Stage("streaming/all", "streaming", ALL, AN4_VALID, (NOISE,), begins={"streaming/read": 1}),
+    Stage("streaming/people", "an4-streaming", PEOPLE, AN4_VALID, ("epochs=10",), begins={"streaming/all": 1}),
+)  # fmt: skip
+MODELS: dict[str, Shares] = {
+    "sentences": {"sentences/read": 1},
+    "default": {"default/all": 0.5, "default/people": 0.5},
+    "streaming": {"streaming/all": 0.5, "streaming/people": 0.5},
+}
+"""What each model is in the end: a mean of stages' weights."""
 
 
 def prepare(data: Path, work: Path) -> None:
@@ -126,38 +106,47 @@ def prepare(data: Path, work: Path) -> None:
         write_noises(work / "noise", NOISES_EACH, SEED, speakers)
 
 
-def splice(data: Path, work: Path, more: list[str]) -> None:
-    """Make WORK/spliced where it is not there yet, which takes the first stage of `default`."""
-    if not (work / "spliced" / "manifest.jsonl").exists():
-        aligner = MODELS[ALIGNER].stages[0]
-        run_ds2(train_command(ALIGNER, aligner, data, work, more))  # goes on where it was stopped, if it was
-        write_spliced(work / "spliced", [Path(AN4.format(data=data))], left_by(ALIGNER, aligner, work), SPLICED, SEED)
+@cache
+def train(name: str, data: Path, work: Path, more: tuple[str, ...]) -> None:
+    """Run a stage, after those that it needs; each goes on where it was stopped, if it was."""
+    stage = stage_named(name)
+    for earlier in stage.begins or ():
+        train(earlier, data, work, more)
+    if SPLICED_SPEECH in stage.train and not (work / "spliced" / "manifest.jsonl").exists():
+        train(ALIGNER, data, work, more)
+        write_spliced(work / "spliced", [Path(AN4.format(data=data))], left_by(ALIGNER, work), SPLICED, SEED)
+    if stage.begins and not left_by(name, work).exists():  # else it goes on from there
+        blend(name.partition("/")[0], stage.begins, beginning(name, work), work)
+    run_ds2([*train_command(stage, data, work), *more])
 
 
-def left_by(name: str, stage: Stage, work: Path) -> Path:
-    """The checkpoint of a model's stage that counts."""
-    return work / name / stage.name / stage.leaves
+def stage_named(name: str) -> Stage:
+    return next(stage for stage in STAGES if stage.name == name)
 
 
-def beginning(name: str, stage: Stage, work: Path) -> Path:
+def left_by(name: str, work: Path) -> Path:
+    """The checkpoint that a stage leaves."""
+    return work / name / LAST
+
+
+def beginning(name: str, work: Path) -> Path:
     """The checkpoint that a stage begins with."""
-    return work / name / f"{stage.name}-begins.pt"
+    return work / f"{name}-begins.pt"
 
 
-def train_command(name: str, stage: Stage, data: Path, work: Path, more: list[str]) -> list[str]:
-    """The call of `ds2 train` for a model's stage, without the first word; `more` are further options."""
-    run = work / name / stage.name
+def train_command(stage: Stage, data: Path, work: Path) -> list[str]:
+    """The call of `ds2 train` for a stage, without the first word."""
     command = ["train", stage.recipe]
     for manifest in stage.train:
         command += ["--train", manifest.format(data=data, work=work)]
-    command += ["--valid", MODELS[name].valid.format(data=data), "--out", str(run)]
+    command += ["--valid", stage.valid.format(data=data), "--out", str(work / stage.name)]
     for setting in stage.settings:
         command += ["--set", setting.format(work=work)]
-    if (run / LAST).exists():
+    if left_by(stage.name, work).exists():
         command.append("--resume")
     elif stage.begins:
-        command += ["--init-from", str(beginning(name, stage, work))]
-    return command + more
+        command += ["--init-from", str(beginning(stage.name, work))]
+    return command
 
 
 def export_command(name: str, work: Path) -> list[str]:
@@ -166,12 +155,11 @@ def export_command(name: str, work: Path) -> list[str]:
 
 
 def blend(name: str, shares: Shares, path: Path, work: Path) -> None:
-    """Write `path`: the mean of what a model's stages left, each with its share.
+    """Write `path`: the mean of what stages left, each with its share, as the model `name`.
 
     It says of itself what the first of them does, with the corpora of all.
     """
-    stages = {stage.name: stage for stage in MODELS[name].stages}
-    left = [load_checkpoint(left_by(name, stages[stage], work)) for stage in shares]
+    left = [load_checkpoint(left_by(stage, work)) for stage in shares]
     weights = mean_weights([one.weights for one in left], list(shares.values()))
     heard = tuple(dict.fromkeys(manifest for one in left for manifest in one.metadata.provenance.train))
     provenance = msgspec.structs.replace(left[0].metadata.provenance, train=heard, valid_wer=None)
@@ -184,15 +172,6 @@ def run_ds2(command: list[str]) -> None:
     code = subprocess.run([sys.executable, "-m", "ds2_deploy", *command]).returncode
     if code:
         sys.exit(code)
-
-
-def train(name: str, data: Path, work: Path, more: list[str]) -> None:
-    for stage in MODELS[name].stages:
-        if SPLICED_SPEECH in stage.train:
-            splice(data, work, more)
-        if stage.begins and not (work / name / stage.name / LAST).exists():  # else it goes on from there
-            blend(name, stage.begins, beginning(name, stage, work), work)
-        run_ds2(train_command(name, stage, data, work, more))
 
 
 def main() -> None:
@@ -211,10 +190,10 @@ def main() -> None:
         if arguments.step in ("prepare", "all"):
             prepare(data, work)
         for name in names if arguments.step != "prepare" else []:
-            if arguments.step in ("train", "all"):
-                train(name, data, work, more)
+            for stage in MODELS[name] if arguments.step in ("train", "all") else ():
+                train(stage, data, work, tuple(more))
             if arguments.step in ("export", "all") and not (work / name / "model").exists():
-                blend(name, MODELS[name].ends, work / name / "model.pt", work)
+                blend(name, MODELS[name], work / name / "model.pt", work)
                 run_ds2(export_command(name, work))
     except DS2Error as error:
         sys.exit(f"models: {error}")

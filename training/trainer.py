@@ -17,6 +17,7 @@ import ds2_deploy
 from ds2_deploy.errors import ConfigError, ModelError, TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_weights
+from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
@@ -373,8 +374,13 @@ def _metadata(
     corpus: Corpus,
     checkpoint: Checkpoint | None,
 ) -> ModelMetadata:
-    """What the model will say about itself; a checkpoint's statistics go on, new ones are computed where needed."""
+    """What the model will say about itself; a checkpoint's statistics go on, new ones are computed where needed.
+
+    It has learnt from what the checkpoint learnt from, too.
+    """
     statistics = None
+    heard = [*(checkpoint.metadata.provenance.train if checkpoint else ())]
+    heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
     if recipe.feature.normalization == "global":
         known = checkpoint.metadata.statistics if checkpoint else None
         statistics = known or feature_statistics(corpus, recipe.feature)
@@ -388,7 +394,7 @@ def _metadata(
         provenance=Provenance(
             ds2_version=ds2_deploy.__version__,
             recipe=recipe.name,
-            train=tuple("/".join(manifest.absolute().parts[-2:]) for manifest in manifests),
+            train=tuple(dict.fromkeys(heard)),
             seed=recipe.seed,
             audio_hours=round(corpus.hours, 3),
         ),
@@ -406,9 +412,8 @@ def _first_weights(source: Path) -> Checkpoint:
 def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:
     """Another architecture is an error; other labels, too, where a training is resumed, else they start afresh."""
     old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
-    if not resume:  # dropout has no weights
-        dropout = {"dropout": new.model.dropout, "locked_dropout": new.model.locked_dropout}
-        old = msgspec.structs.replace(old, model=msgspec.structs.replace(old.model, **dropout))
+    if not resume:
+        old = msgspec.structs.replace(old, model=_without_weights(old.model, new.model))
     for name in ("model", "feature", *(("alphabet",) if resume else ())):
         if getattr(old, name) != getattr(new, name):
             raise ModelError(
@@ -417,6 +422,18 @@ def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None,
     if old.alphabet != new.alphabet:
         weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
     model.load_state_dict(weights)
+
+
+def _without_weights(old: ModelConfig, new: ModelConfig) -> ModelConfig:
+    """`old` with what has no weights from `new`: dropout, and the strides in time, which say how long a frame is.
+
+    A residual layer's strides decide whether it has a projection, so they stay.
+    """
+    conv = list(old.conv)
+    for i, layer in enumerate(new.conv[: len(conv)]):
+        if not conv[i].residual:
+            conv[i] = msgspec.structs.replace(conv[i], stride=(conv[i].stride[0], layer.stride[1]))
+    return msgspec.structs.replace(old, conv=tuple(conv), dropout=new.dropout, locked_dropout=new.locked_dropout)
 
 
 def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
