@@ -65,27 +65,27 @@ ALIGNER = "default/letters"
 """The stage whose weights find the words that are spliced."""
 NOISE = "augment.noise={work}/noise"
 
+BRIEFLY = ("epochs=10", "sorta_grad=false", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
 READING = (*LIBRISPEECH, AN4)
 ALL = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
 PEOPLE = (AN4, AN4_VALID, DIGITS)
-LETTERS = ("sorta_grad=false", "model.dropout=0.25")
 STREAMING = ("model.rnn_size=320", "model.bidirectional=false", "model.lookahead=8", "feature.normalization=global")
 
 STAGES = (
     Stage("sentences/read", "sentences", READING, LIBRISPEECH_VALID, (NOISE,)),
     Stage(
-        "default/letters", "an4", (AN4,), AN4_VALID, (*LETTERS, "epochs=44", "optimizer.learning_rate=1e-3"),
+        "default/letters", "an4", (AN4,), AN4_VALID,
+        ("epochs=44", "sorta_grad=false", "optimizer.learning_rate=1e-3", "model.dropout=0.25"),
         begins={"sentences/read": 1},
     ),
     Stage("default/all", "default", ALL, AN4_VALID, (NOISE,), begins={"default/letters": 1}),
     Stage(
         "default/people", "an4", PEOPLE, AN4_VALID,
-        (*LETTERS, "epochs=10", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0"),
-        begins={"default/letters": 1},
+        (*BRIEFLY, "model.dropout=0.25", "augment.silence_probability=0.4"), begins={"default/letters": 1},
     ),
-    Stage("streaming/read", "sentences", READING, AN4_VALID, (NOISE, *STREAMING, "epochs=10")),
+    Stage("streaming/read", "sentences", READING, AN4_VALID, (NOISE, *STREAMING, "epochs=12")),
     Stage("streaming/all", "streaming", ALL, AN4_VALID, (NOISE,), begins={"streaming/read": 1}),
-    Stage("streaming/people", "an4-streaming", PEOPLE, AN4_VALID, ("epochs=10",), begins={"streaming/all": 1}),
+    Stage("streaming/people", "streaming", PEOPLE, AN4_VALID, (NOISE, *BRIEFLY), begins={"streaming/all": 1}),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {
     "sentences": {"sentences/read": 1},

@@ -42,6 +42,8 @@ SPOKEN = 0.9
 """A character error rate below this: a network's first random labels do not count as recognition."""
 CLOCK_STEPS = 10
 """Optimizer steps between looks at the clock, which all processes must agree on."""
+MAY_CHANGE = ("epochs", "workers", "checkpoint_minutes", "name")
+"""What a resumed training need not have of its recipe."""
 
 
 @dataclass(kw_only=True)
@@ -437,14 +439,14 @@ def _without_weights(old: ModelConfig, new: ModelConfig) -> ModelConfig:
 
 
 def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
-    """A resumed training goes on as it began; only its length and its workers may change.
+    """A resumed training goes on as it began; only its length, its workers and how often it is saved may change.
 
     A setting that recipes had not yet when it began counts as what it is by default.
     """
     now = msgspec.to_builtins(recipe)
     with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
         saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
-    changed = [key for key in now if now[key] != saved.get(key) and key not in ("epochs", "workers", "name")]
+    changed = [key for key in now if now[key] != saved.get(key) and key not in MAY_CHANGE]
     if changed:
         key = changed[0]
         raise ConfigError(
