@@ -4,8 +4,8 @@
         [--run RUN]... [--save]
 
 Every manifest is read clean, in noise of 20, 10 and 5 dB (white, pink and, of the recordings of --babble, several
-people at once, in turn), through a telephone, as MP3 of 32 kbit/s, slower, faster and 30 dB quieter, greedily and in
-FP32. Where MODEL has an FP16 graph, its frames and words are compared. --run draws the curves of the trainings, one
+people at once, in turn), through a telephone, as MP3 of 32 kbit/s, slower, faster, 30 dB quieter and with 1.5 s of
+silence before and after, greedily and in FP32. Where MODEL has an FP16 graph, its frames and words are compared. --run draws the curves of the trainings, one
 after the other, as curve.svg. --save writes benchmarks/results/model-NAME.json and model-NAME.md.
 """
 
@@ -39,6 +39,8 @@ SEED = 7
 MP3_32 = 1 - (32 - 8) / (160 - 8)
 """soundfile's compression level for 32 kbit/s of the 8 to 160 that MPEG-2 layer III has."""
 NOISES_EACH = 4
+SILENCE_S = 1.5
+"""Digital silence, before and again after."""
 Samples = npt.NDArray[np.float32]
 Condition = Callable[[Samples, int], Samples]
 """(recording (S,), its number) -> the same recording under other conditions."""
@@ -112,6 +114,7 @@ def conditions(speakers: Sequence[Path]) -> dict[str, Condition]:
         "speed × 0.8": lambda audio, _: change_speed(audio, 0.8),
         "speed × 1.2": lambda audio, _: change_speed(audio, 1.2),
         "30 dB quieter": quieter,
+        "silence around": lambda audio, _: np.pad(audio, int(SILENCE_S * RATE)),
     }
 
 
