@@ -5,8 +5,9 @@
 
 Every manifest is read clean, in noise of 20, 10 and 5 dB (white, pink and, of the recordings of --babble, several
 people at once, in turn), through a telephone, as MP3 of 32 kbit/s, slower, faster, 30 dB quieter and with 1.5 s of
-silence before and after, greedily and in FP32. Where MODEL has an FP16 graph, its frames and words are compared. --run draws the curves of the trainings, one
-after the other, as curve.svg. --save writes benchmarks/results/model-NAME.json and model-NAME.md.
+silence before and after, greedily and in FP32. Where MODEL has an FP16 graph, its frames and words are compared.
+--run draws the curves of the trainings, one after the other, as curve.svg. --save writes
+benchmarks/results/model-NAME.json and model-NAME.md.
 """
 
 import io
