@@ -8,7 +8,16 @@ import soundfile
 import torch
 
 from ds2_deploy.errors import AudioError, ConfigError
-from training.augment import Augmenter, by_telephone, change_speed, draw_masks, image_sources, mixed, simulated_room
+from training.augment import (
+    Augmenter,
+    by_telephone,
+    change_speed,
+    draw_masks,
+    image_sources,
+    mixed,
+    silence_s,
+    simulated_room,
+)
 from training.recipe import AugmentConfig
 from training.step import draw_noise, noisy
 
@@ -67,6 +76,7 @@ def test_silence_lies_around_a_share_of_utterances():
             continue
         before = next(i for i in range(RATE) if np.array_equal(varied.audio[i : i + len(clean)], clean))
         after = len(varied.audio) - before - len(clean)
+        assert (before, after) == tuple(int(s * RATE) for s in silence_s(config, (1, 1, index)))
         assert 0.25 * RATE - 1 <= min(before, after) <= max(before, after) <= 0.5 * RATE
         level = np.sqrt(np.mean(np.square(varied.audio[:before], dtype=np.float64)))
         around.append((before, after, level))

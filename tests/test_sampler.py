@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from ds2_deploy.errors import ConfigError
+from training.augment import Augmenter
 from training.distributed import Processes
-from training.recipe import Recipe
+from training.recipe import AugmentConfig, Recipe
 from training.sampler import BatchSampler
 
 DURATIONS = np.random.default_rng(3).uniform(0.5, 9, 101)
@@ -59,6 +60,27 @@ def test_later_epochs_differ_and_stay_bucketed():
     assert set(epochs[0]) != set(epochs[1])  # other neighbours, not the same batches in another order
     padded = sum(len(batch) * max(DURATIONS[list(batch)]) for batch in epochs[0])
     assert padded < 1.25 * DURATIONS.sum()
+
+
+@pytest.mark.parametrize("limit", [None, 60.0])
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_batches_are_even_with_the_silence_around_utterances(epoch, limit):
+    """Of the lengths that the augmenter gives them: hardly more padding than without silence."""
+    augment = AugmentConfig(silence_probability=0.3, silence_s=(0.0, 4.0))
+    settings = recipe(augment=augment, batch_seconds=limit)
+    sampler, augmenter = BatchSampler(DURATIONS, settings, Processes()), Augmenter(augment, 100)
+    sampler.epoch = epoch
+    padded = total = 0.0
+    for batch in sampler:
+        heard = [
+            len(augmenter.vary(np.ones(int(100 * DURATIONS[i]), np.float32), (settings.seed, epoch, i), 8, int).audio)
+            / 100
+            for _, i in batch
+        ]
+        padded, total = padded + len(heard) * max(heard), total + sum(heard)
+        assert limit is None or len(heard) * max(heard) <= limit
+    assert total > DURATIONS.sum() + 60
+    assert padded < 1.25 * total
 
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])

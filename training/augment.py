@@ -57,8 +57,7 @@ class Augmenter:
         config, rng = self.config, np.random.default_rng(key)
         other = np.random.default_rng((*key, 1))  # its own draws: a recipe without them stays as it was
         audio = change_speed(audio, float(rng.choice(config.speeds)))
-        if config.silence_probability and other.uniform() < config.silence_probability:
-            audio = in_silence(audio, config.silence_s, self.rate, other)
+        audio = in_silence(audio, silence_s(config, key), self.rate, other)
         frames = frames_of(len(audio))
         widest = min(config.time_mask_frames, int(frames * config.time_mask_share))
         time = draw_masks(rng, config.views * config.time_masks, frames, widest)
@@ -124,11 +123,23 @@ def by_telephone(audio: Samples, rate: int) -> Samples:
     return result
 
 
+def silence_s(config: AugmentConfig, key: tuple[int, int, int]) -> tuple[float, float]:
+    """Seconds of silence before and after the utterance of this (seed, epoch, utterance) `key`."""
+    if not config.silence_probability:
+        return 0.0, 0.0
+    rng = np.random.default_rng((*key, 2))  # its own draws: who makes batches wants these alone
+    if rng.uniform() >= config.silence_probability:
+        return 0.0, 0.0
+    before, after = rng.uniform(*config.silence_s, 2)
+    return before, after
+
+
 def in_silence(audio: Samples, seconds: tuple[float, float], rate: int, rng: np.random.Generator) -> Samples:
-    """Audio (S,) between two stretches of a drawn length: of zeros or, as often, of a hiss of a drawn level."""
-    lengths = (rng.uniform(*seconds, 2) * rate).astype(int)
+    """Audio (S,) with so many seconds before and after: of zeros or, as often, of a hiss of a drawn level."""
+    if seconds == (0.0, 0.0):
+        return audio
     level = rng.integers(2) * 10 ** (rng.uniform(*HISS_DB) / 20)
-    before, after = (level * rng.standard_normal(length) for length in lengths)
+    before, after = (level * rng.standard_normal(int(length * rate)) for length in seconds)
     result: Samples = np.concatenate([before, audio, after]).astype(np.float32)
     return result
 

@@ -81,7 +81,7 @@ STAGES = (
     Stage("default/all", "default", ALL, AN4_VALID, (NOISE,), begins={"default/letters": 1}),
     Stage(
         "default/people", "an4", PEOPLE, AN4_VALID,
-        (*BRIEFLY, "model.dropout=0.25", "augment.silence_probability=0.4"), begins={"default/letters": 1},
+        (*BRIEFLY, "model.dropout=0.25", "augment.silence_probability=0.25"), begins={"default/letters": 1},
     ),
     Stage("streaming/read", "sentences", READING, AN4_VALID, (NOISE, *STREAMING, "epochs=12")),
     Stage("streaming/all", "streaming", ALL, AN4_VALID, (NOISE,), begins={"streaming/read": 1}),

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.errors import ConfigError
+from training.augment import silence_s
 from training.distributed import Processes
 from training.recipe import Recipe
 
@@ -17,11 +18,11 @@ Indices = npt.NDArray[np.int64]
 class BatchSampler:
     """Lists of (epoch, index), one list a step, for one process.
 
-    Batches hold utterances of similar length. The first epoch goes from the shortest batch to the longest (SortaGrad,
-    section 3.3 of the paper); later ones draw the neighbours anew, by lengths jittered by up to a tenth, and shuffle
-    the batches. Every utterance comes exactly once an epoch, and process r of n takes every n-th utterance of each
-    batch, so no process waits for another's longer batch. With a limit of seconds, the number of batches varies a
-    little from epoch to epoch.
+    Batches hold utterances of similar length, the silence that is put around them included. The first epoch goes from
+    the shortest batch to the longest (SortaGrad, section 3.3 of the paper); later ones draw the neighbours anew, by
+    lengths jittered by up to a tenth, and shuffle the batches. Every utterance comes exactly once an epoch, and process
+    r of n takes every n-th utterance of each batch, so no process waits for another's longer batch. With a limit of
+    seconds, the number of batches varies a little from epoch to epoch.
     """
 
     def __init__(self, durations_s: Sequence[float] | npt.NDArray[np.float64], recipe: Recipe, processes: Processes):
@@ -51,16 +52,25 @@ class BatchSampler:
         rng = np.random.default_rng((self.recipe.seed, self.epoch))
         sorted_epoch = self.recipe.sorta_grad and self.epoch == 1
         jitter = 1.0 if sorted_epoch else rng.uniform(0.9, 1.1, len(self.durations))
-        order = np.argsort(self.durations * jitter, kind="stable")
+        lengths = self.durations + self._silence_s()
+        order = np.argsort(lengths * jitter, kind="stable")
         if self.recipe.batch_seconds is None:  # sizes differ by one at most; rounded up: none exceeds its size
             batches = np.array_split(order, -(-len(order) // self.recipe.batch_size))
         else:
-            batches = self._packed(order, self.recipe.batch_seconds)
+            batches = self._packed(lengths, order, self.recipe.batch_seconds)
         if not sorted_epoch:
             rng.shuffle(batches)
         return batches
 
-    def _packed(self, order: Indices, seconds: float) -> list[Indices]:
+    def _silence_s(self) -> npt.NDArray[np.float64] | float:
+        """What is added to each utterance in this epoch."""
+        augment = self.recipe.augment
+        if not augment.silence_probability:
+            return 0.0
+        keys = ((self.recipe.seed, self.epoch, index) for index in range(len(self.durations)))
+        return np.array([sum(silence_s(augment, key)) for key in keys])
+
+    def _packed(self, lengths: npt.NDArray[np.float64], order: Indices, seconds: float) -> list[Indices]:
         """Cut `order` where one utterance more would make a batch, padded to its longest, exceed the limits.
 
         A batch holds an utterance for each process in any case: the last takes what it lacks from the one before it,
@@ -69,7 +79,7 @@ class BatchSampler:
         least, ends, end = self.processes.count, [], 0
         while end < len(order):
             candidates = order[end : end + self.recipe.batch_size]
-            padded = np.maximum.accumulate(self.durations[candidates]) * np.arange(1, len(candidates) + 1)
+            padded = np.maximum.accumulate(lengths[candidates]) * np.arange(1, len(candidates) + 1)
             end += max(int(np.searchsorted(padded, seconds, side="right")), least)
             ends.append(end)
         ends = ends[-max(len(order) // least, 1) :]
