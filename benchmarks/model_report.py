@@ -189,9 +189,10 @@ def draw(runs: list[Path], path: Path) -> None:
     axes[0].legend()
     axes[1].plot(number, [100 * line["valid_wer"] for line in epochs], color="tab:orange")
     axes[1].set(xlabel="epoch", ylabel="validation WER, %", yscale="log")
-    for axis in axes:  # 6, not 6 × 10^0
-        axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter("{x:g}")
+    for axis in axes:
+        axis.yaxis.set_major_locator(require("matplotlib.ticker").LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.yaxis.set_major_formatter("{x:g}")  # 5, not 5 × 10^0
+        axis.yaxis.set_minor_formatter("")
         axis.xaxis.get_major_locator().set_params(integer=True)
     end = 0
     for run in runs[:-1]:
