@@ -82,12 +82,12 @@ def book(tmp_path: Path) -> tuple[Path, Path, list[tuple[str, float, float]]]:
 def test_a_book_becomes_a_manifest(
     ds2: Ds2, tmp_path: Path, book: tuple[Path, Path, list[tuple[str, float, float]]]
 ) -> None:
-    """One recording in the middle has another text than its own (next to the end, which is free, it may take the last
-    passage with it)."""
+    """One recording has another text than its own: here beside which all others are found in place; the next test, and
+    benchmarks/align.py, say how often that is so."""
     audio, text, places = book
     lines = text.read_text().splitlines()
-    lines[2] = "Zebra quilts jump over lazy dogs"
-    del places[2]
+    lines[1] = "Zebra quilts jump over lazy dogs"
+    del places[1]
     text.write_text("\n".join([*lines, "größe"]))
     code, out, err = ds2("align", audio, text, "--out", tmp_path / "cut.jsonl")
     assert (code, out) == (0, "")
