@@ -107,6 +107,26 @@ def test_a_model_folder_can_be_trained_further_with_other_dropout(corpus, tmp_pa
         torch.testing.assert_close(second.weights[name], weight, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(("before", "after"), [(3, 8), (8, 3), (0, 3), (3, 0)])
+def test_a_net_goes_on_with_another_lookahead(corpus, tmp_path, before, after):
+    """A longer one, whose new frames weigh nothing, is the same network; a shorter one loses the farthest frames."""
+    forward = ("model.bidirectional=false", "norm_frozen_from=0")
+    train(recipe(tmp_path, *forward, f"model.lookahead={before}", epochs=3), [corpus], [corpus], tmp_path / "first")
+    still = recipe(tmp_path, *forward, f"model.lookahead={after}", "optimizer.learning_rate=1e-30", epochs=1)
+    train(still, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
+    name = "encoder.lookahead.conv.weight"
+    if before and after:
+        common = min(before, after)
+        torch.testing.assert_close(
+            second.weights[name][..., :common], first.weights[name][..., :common], rtol=0, atol=0
+        )
+    if after > before:
+        audio, lengths = torch.randn(1, 16000).mul(0.1), torch.tensor([16000])
+        one, other = (checkpoint.model()(audio, lengths)[0] for checkpoint in (first, second))
+        torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
+
+
 def test_a_net_with_longer_frames_goes_on_with_shorter_ones(corpus, tmp_path):
     """Strides in time have no weights; what it has learnt from counts as learnt."""
     slow = ("model.conv=[{channels = 4, kernel = [5, 5], stride = [2, 4]}]",)

@@ -14,20 +14,18 @@ import torch
 from torch import Tensor
 
 import ds2_deploy
-from ds2_deploy.errors import ConfigError, ModelError, TrainingError
+from ds2_deploy.errors import ConfigError, TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_weights
-from ds2_deploy.model.config import ModelConfig
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
 from ds2_deploy.model.norm import freeze_norm
-from ds2_deploy.model_folder import open_model
 from ds2_deploy.text.alphabet import Alphabet
 from training.corpus import Corpus, Survey, check_labels, ctc_fits, survey
 from training.data import Batch, Speech, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
-from training.labels import characters_of, known_alphabet, transfer_output
+from training.labels import characters_of, known_alphabet
 from training.learner import Learner
 from training.recipe import Recipe
 from training.report import Reporter
@@ -35,6 +33,7 @@ from training.run_folder import RunFolder
 from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
 from training.validation import Validation, validate
+from training.weights import load_into, weights_of
 
 COLLAPSED = 0.999
 """A share of blanks above this, once something was recognised, is a collapse."""
@@ -118,7 +117,7 @@ class Training:
         # --- what to learn from ---------------------------------------------------------------------------------
         self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter)
         self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
-        checkpoint = load_checkpoint(folder.last) if resume else _first_weights(init_from) if init_from else None
+        checkpoint = load_checkpoint(folder.last) if resume else weights_of(init_from) if init_from else None
         self.metadata = _metadata(recipe, alphabet, train_manifests, self.train_set, checkpoint)
 
         # --- what learns ----------------------------------------------------------------------------------------
@@ -131,7 +130,7 @@ class Training:
         epoch_steps = -(-self.sampler.typical // recipe.accumulate)
         self.learner = Learner(self.model, recipe, epoch_steps, processes)
         if checkpoint:
-            _load_weights(self.model, checkpoint, folder.last if resume else init_from, resume)
+            load_into(self.model, checkpoint, folder.last if resume else init_from, resume)
         if checkpoint and resume:
             _check_recipe(recipe, checkpoint.training["recipe"], folder.path)
             self.learner.load_state_dict(checkpoint.training["learner"])
@@ -403,41 +402,6 @@ def _metadata(
     )
 
 
-def _first_weights(source: Path) -> Checkpoint:
-    """Of a checkpoint file, a model folder or a bundled model."""
-    if source.is_file():
-        return load_checkpoint(source)
-    folder = open_model(source)
-    return Checkpoint(metadata=folder.metadata, weights=load_weights(folder.path, folder.metadata).state_dict())
-
-
-def _load_weights(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:
-    """Another architecture is an error; other labels, too, where a training is resumed, else they start afresh."""
-    old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
-    if not resume:
-        old = msgspec.structs.replace(old, model=_without_weights(old.model, new.model))
-    for name in ("model", "feature", *(("alphabet",) if resume else ())):
-        if getattr(old, name) != getattr(new, name):
-            raise ModelError(
-                f"{path} was trained with another {name} than the recipe's: {_difference(old, new, name)}."
-            )
-    if old.alphabet != new.alphabet:
-        weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
-    model.load_state_dict(weights)
-
-
-def _without_weights(old: ModelConfig, new: ModelConfig) -> ModelConfig:
-    """`old` with what has no weights from `new`: dropout, and the strides in time, which say how long a frame is.
-
-    A residual layer's strides decide whether it has a projection, so they stay.
-    """
-    conv = list(old.conv)
-    for i, layer in enumerate(new.conv[: len(conv)]):
-        if not conv[i].residual:
-            conv[i] = msgspec.structs.replace(conv[i], stride=(conv[i].stride[0], layer.stride[1]))
-    return msgspec.structs.replace(old, conv=tuple(conv), dropout=new.dropout, locked_dropout=new.locked_dropout)
-
-
 def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
     """A resumed training goes on as it began; only its length, its workers and how often it is saved may change.
 
@@ -453,11 +417,6 @@ def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
             f"{out} was begun with another {key} ({saved.get(key)!r}, now {now[key]!r}): resume it with the recipe it "
             "began with, or start anew with --init-from."
         )
-
-
-def _difference(old: ModelMetadata, new: ModelMetadata, name: str) -> str:
-    before, after = msgspec.to_builtins(getattr(old, name)), msgspec.to_builtins(getattr(new, name))
-    return ", ".join(f"{key} {before[key]!r} there, {after[key]!r} here" for key in after if before[key] != after[key])
 
 
 def _seed(*parts: int) -> int:

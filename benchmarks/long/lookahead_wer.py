@@ -1,13 +1,12 @@
 """What a longer lookahead buys: word error rate against algorithmic delay, everything else equal.
 
     python benchmarks/long/lookahead_wer.py --train M.jsonl... --valid M.jsonl --test M.jsonl --work DIR [--save]
-        [--recipe NAME] [--epochs N] [--set key=value]... [--start CHECKPOINT]
+        [--recipe NAME] [--epochs N] [--set key=value]... [--start MODEL|CHECKPOINT]
 
 Trains the recipe once for each lookahead context, with one seed, and reads the validation and the test set with the
-last epoch's weights, greedily. Each begins from scratch, or with the weights of --start, a streaming network whose
-lookahead is cut to the context or goes on with zeros, which changes nothing at first. --save writes
-benchmarks/results/lookahead_wer.json and the curve, lookahead_wer.svg. A run that stopped goes
-on where it was; finished ones are read again.
+last epoch's weights, greedily. Each begins from scratch, or with the weights of --start, as `--init-from` does.
+--save writes benchmarks/results/lookahead_wer.json and the curve, lookahead_wer.svg. A run that stopped goes on where
+it was; finished ones are read again.
 Minutes per epoch and context on a CPU: set OMP_NUM_THREADS=1 and let it run overnight.
 """
 
@@ -15,13 +14,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import torch
 import typer
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.evaluation import Evaluation, Reference, evaluate
 from ds2_deploy.extras import require
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from training.manifest import read_manifest
@@ -30,7 +28,6 @@ from training.run_folder import LAST
 from training.trainer import train
 
 RESULTS = Path(__file__).parent.parent / "results" / "lookahead_wer.json"
-FILTER = "encoder.lookahead.conv.weight"  # (H, 1, context)
 CONTEXTS = [0, 8, 32, 4, 16]  # the ends and the middle first: a stopped study still shows the range
 
 
@@ -42,7 +39,7 @@ def main(
     recipe: str = "an4-streaming",
     epochs: int = 25,
     override: Annotated[list[str] | None, typer.Option("--set", metavar="key=value")] = None,
-    start: Annotated[Path | None, typer.Option(metavar="CHECKPOINT", help="Begin with these weights.")] = None,
+    start: Annotated[Path | None, typer.Option(metavar="MODEL|CHECKPOINT", help="Begin with these weights.")] = None,
     context: Annotated[list[int] | None, typer.Option(help="Frames spanned, the present one included.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/lookahead_wer.json.")] = False,
 ) -> None:
@@ -55,9 +52,7 @@ def main(
         )
         done = load_checkpoint(out / LAST).metadata.provenance.epochs if (out / LAST).exists() else 0
         if done < epochs:
-            first = work / f"start-{frames}.pt" if start and not done else None
-            if first and start:
-                with_lookahead(load_checkpoint(start), frames).save(first)
+            first = None if done else start
             train(settings, train_manifest, [valid_manifest], out, resume=done > 0, init_from=first, device="cpu")
         rows.append(row(out / LAST, frames, valid_manifest, test_manifest))
         print_row(rows[-1])
@@ -66,19 +61,6 @@ def main(
             facts = {"recipe": recipe, "epochs": epochs, "seed": settings.seed, "begun_with_weights": start is not None}
             RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode({**facts, "rows": rows})) + b"\n")
             draw(rows, RESULTS.with_suffix(".svg"))
-
-
-def with_lookahead(checkpoint: Checkpoint, frames: int) -> Checkpoint:
-    """The same network with a lookahead of `frames`: its filter cut, or longer by zeros."""
-    model, weights = checkpoint.metadata.model, dict(checkpoint.weights)
-    size = model.rnn_size
-    old = weights.pop(FILTER, torch.eye(1, 1).expand(size, 1, 1))  # without one: the present frame as it is
-    if frames:
-        new = old.new_zeros(size, 1, frames)
-        new[..., : old.shape[-1]] = old[..., :frames]
-        weights[FILTER] = new
-    metadata = msgspec.structs.replace(checkpoint.metadata, model=msgspec.structs.replace(model, lookahead=frames))
-    return Checkpoint(metadata=metadata, weights=weights)
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
