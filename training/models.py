@@ -65,17 +65,19 @@ ALIGNER = "default/letters"
 """The stage whose weights find the words that are spliced."""
 NOISE = "augment.noise={work}/noise"
 
+LETTERS = ("epochs=44", "sorta_grad=false", "optimizer.learning_rate=1e-3")
 BRIEFLY = ("epochs=10", "sorta_grad=false", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
 READING = (*LIBRISPEECH, AN4)
 ALL = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
 PEOPLE = (AN4, AN4_VALID, DIGITS)
-STREAMING = ("model.rnn_size=320", "model.bidirectional=false", "model.lookahead=8", "feature.normalization=global")
+STREAMING = ("model.rnn_size=320", "model.bidirectional=false", "feature.normalization=global")
+ANY_LEVEL = "augment.gain_db=[-35.0, 10.0]"
 
 STAGES = (
     Stage("sentences/read", "sentences", READING, LIBRISPEECH_VALID, (NOISE,)),
     Stage(
         "default/letters", "an4", (AN4,), AN4_VALID,
-        ("epochs=44", "sorta_grad=false", "optimizer.learning_rate=1e-3", "model.dropout=0.25"),
+        (*LETTERS, "model.dropout=0.25"),
         begins={"sentences/read": 1},
     ),
     Stage("default/all", "default", ALL, AN4_VALID, (NOISE,), begins={"default/letters": 1}),
@@ -83,9 +85,19 @@ STAGES = (
         "default/people", "an4", PEOPLE, AN4_VALID,
         (*BRIEFLY, "model.dropout=0.25", "augment.silence_probability=0.25"), begins={"default/letters": 1},
     ),
-    Stage("streaming/read", "sentences", READING, AN4_VALID, (NOISE, *STREAMING, "epochs=12")),
-    Stage("streaming/all", "streaming", ALL, AN4_VALID, (NOISE,), begins={"streaming/read": 1}),
-    Stage("streaming/people", "streaming", PEOPLE, AN4_VALID, (NOISE, *BRIEFLY), begins={"streaming/all": 1}),
+    Stage("streaming/read", "sentences", READING, AN4_VALID, (NOISE, *STREAMING, "model.lookahead=8", "epochs=12")),
+    Stage(
+        "streaming/more", "sentences", (*READING, AN4, SPLICED_SPEECH), AN4_VALID,
+        (NOISE, *STREAMING, "model.lookahead=4", "epochs=10", "sorta_grad=false"), begins={"streaming/read": 1},
+    ),
+    Stage(
+        "streaming/letters", "an4-streaming", (AN4,), AN4_VALID, (*LETTERS, ANY_LEVEL), begins={"streaming/more": 1}
+    ),
+    Stage("streaming/all", "streaming", ALL, AN4_VALID, (NOISE,), begins={"streaming/letters": 1}),
+    Stage(
+        "streaming/people", "an4-streaming", PEOPLE, AN4_VALID, (*BRIEFLY, ANY_LEVEL),
+        begins={"streaming/letters": 1},
+    ),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {
     "sentences": {"sentences/read": 1},
