@@ -98,11 +98,16 @@ STAGES = (
         "streaming/people", "an4-streaming", PEOPLE, AN4_VALID, (*BRIEFLY, ANY_LEVEL),
         begins={"streaming/letters": 1},
     ),
+    Stage(
+        "streaming/last", "streaming", PEOPLE, AN4_VALID,
+        (NOISE, "epochs=8", "optimizer.learning_rate=4e-4", "augment.silence_probability=0.25"),
+        begins={"streaming/all": 0.5, "streaming/people": 0.5},
+    ),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {
     "sentences": {"sentences/read": 1},
     "default": {"default/all": 0.5, "default/people": 0.5},
-    "streaming": {"streaming/all": 0.5, "streaming/people": 0.5},
+    "streaming": {"streaming/last": 0.5, "streaming/all": 0.25, "streaming/people": 0.25},
 }
 """What each model is in the end: a mean of stages' weights."""
 
