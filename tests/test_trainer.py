@@ -127,6 +127,24 @@ def test_a_net_goes_on_with_another_lookahead(corpus, tmp_path, before, after):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("before", "problem"),
+    [
+        (
+            ("model.bidirectional=true", "model.lookahead=0"),
+            "another model than the recipe's: .*bidirectional True there",
+        ),
+        (("model.rnn_size=16",), "another model than the recipe's: rnn_size 16 there, 24 here"),
+    ],
+)
+def test_another_lookahead_does_not_hide_another_network(corpus, tmp_path, before, problem):
+    forward = ("model.bidirectional=false", "model.lookahead=3")
+    train(recipe(tmp_path, *forward, *before, epochs=1), [corpus], [corpus], tmp_path / "first")
+    with pytest.raises(ModelError, match=problem):
+        train(recipe(tmp_path, *forward), [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    assert not (tmp_path / "second").exists()
+
+
 def test_a_net_with_longer_frames_goes_on_with_shorter_ones(corpus, tmp_path):
     """Strides in time have no weights; what it has learnt from counts as learnt."""
     slow = ("model.conv=[{channels = 4, kernel = [5, 5], stride = [2, 4]}]",)

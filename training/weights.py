@@ -31,19 +31,19 @@ def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, res
     old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
     if not resume:
         old = msgspec.structs.replace(old, model=_made_to_fit(old.model, new.model))
-        weights = _with_lookahead(weights, model.state_dict())
     for name in ("model", "feature", *(("alphabet",) if resume else ())):
         if getattr(old, name) != getattr(new, name):
             raise ModelError(
                 f"{path} was trained with another {name} than the recipe's: {_difference(old, new, name)}."
             )
+    weights = _with_lookahead(weights, model.state_dict())
     if old.alphabet != new.alphabet:
         weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
     model.load_state_dict(weights)
 
 
 def _made_to_fit(old: ModelConfig, new: ModelConfig) -> ModelConfig:
-    """`old` with what may differ from `new`: dropout, the lookahead, and the strides in time.
+    """`old` with what may differ from `new`: dropout, the lookahead of a unidirectional net, and the strides in time.
 
     Dropout and strides, which say how long a frame is, have no weights; but a residual layer's strides decide whether
     it has a projection, so they stay.
@@ -52,7 +52,8 @@ def _made_to_fit(old: ModelConfig, new: ModelConfig) -> ModelConfig:
     for i, layer in enumerate(new.conv[: len(conv)]):
         if not conv[i].residual:
             conv[i] = msgspec.structs.replace(conv[i], stride=(conv[i].stride[0], layer.stride[1]))
-    changed = {name: getattr(new, name) for name in ("dropout", "locked_dropout", "lookahead")}
+    lookahead = old.lookahead if old.bidirectional else new.lookahead
+    changed = {"dropout": new.dropout, "locked_dropout": new.locked_dropout, "lookahead": lookahead}
     return msgspec.structs.replace(old, conv=tuple(conv), **changed)
 
 
