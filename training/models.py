@@ -99,8 +99,8 @@ STAGES = (
         begins={"streaming/letters": 1},
     ),
     Stage(
-        "streaming/last", "streaming", PEOPLE, AN4_VALID,
-        (NOISE, "epochs=8", "optimizer.learning_rate=4e-4", "augment.silence_probability=0.25"),
+        "streaming/last", "streaming", (AN4, AN4, AN4_VALID, AN4_VALID, DIGITS), AN4_VALID,
+        (NOISE, "epochs=10", "augment.silence_probability=0.25"),
         begins={"streaming/all": 0.5, "streaming/people": 0.5},
     ),
 )  # fmt: skip
