@@ -1,5 +1,5 @@
 # Everything from a fresh clone: make setup | demo | test | lint | bench | models | gpu-check
-#   PYTHON=python3.12   another interpreter (3.11 or newer; 3.11 is the tested one)
+#   PYTHON=python3.12   another interpreter (3.11 or 3.12; 3.11 is the tested one)
 #   ARGS='-k alphabet'  more arguments for pytest or the demo
 #   DS2_DATA=/path      real recordings for the tests, the demo and the benchmarks
 PYTHON ?= python3

@@ -9,6 +9,7 @@ from ds2_deploy.errors import BackendUnavailableError, DS2Error, MissingPackageE
 from ds2_deploy.extras import installed_version, require
 from ds2_deploy.model_folder import bundled_models
 from ds2_deploy.runtime import cpu_cores, trt
+from ds2_deploy.runtime.cuda_device import pycuda_driver
 from ds2_deploy.runtime.gpu import gpus
 from ds2_deploy.runtime.ort_backend import choose_device
 
@@ -25,7 +26,8 @@ PACKAGES = (
         "onnxruntime-gpu",
         "torch",
     ),
-    *("safetensors", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx-cu13", "pyctcdecode", "kenlm"),
+    *("safetensors", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx-cu13", "pycuda"),
+    *("pyctcdecode", "kenlm", "flashlight-text", "loky", "optuna"),
 )
 
 
@@ -123,6 +125,19 @@ def _tensorrt_rtx() -> str:
     return trt.choose("tensorrt-rtx").title
 
 
+def _run_engines() -> str:
+    pycuda_driver()
+    if not any(map(trt.installed, trt.MODULES)):
+        raise MissingPackageError("Neither TensorRT nor TensorRT-RTX is installed.")
+    return f"pycuda {installed_version('pycuda')}, on the GPUs above"
+
+
+def _beam_search() -> str:
+    for module in ("pyctcdecode", "kenlm", "flashlight", "loky", "optuna"):
+        require(module)
+    return "with language models, by pyctcdecode and flashlight"
+
+
 ABILITIES = {
     "read audio": _audio,
     "bundled models": _models,
@@ -132,6 +147,8 @@ ABILITIES = {
     "torch, for training": _torch,
     "torch on a GPU": _torch_gpu,
     "export to ONNX": _export,
-    "engines of TensorRT": _tensorrt,
-    "engines of TensorRT-RTX": _tensorrt_rtx,
+    "build engines, TensorRT": _tensorrt,
+    "build engines, TensorRT-RTX": _tensorrt_rtx,
+    "run engines": _run_engines,
+    "beam search": _beam_search,
 }

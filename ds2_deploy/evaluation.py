@@ -78,6 +78,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     character_errors: int
     characters: int
     utterances: int
+    left_out: int
+    """Recordings that could not be read or whose text could not be spelled: in no other number."""
     audio_s: float
     seconds: float
     """From the first file opened to the last transcript."""
@@ -110,8 +112,9 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.utterances} utterances, {self.audio_s:.1f} s of audio in {self.seconds:.2f} s: "
             f"{self.rtfx:.0f} times real time by {self.backend} on {self.device}, {self.decoder}"
         )
-        kinds = f"{self.substitutions} words substituted, {self.deletions} deleted, {self.insertions} inserted"
-        return "\n".join((*lines, kinds, speed))
+        kinds = f"of the words {self.substitutions} substituted, {self.deletions} deleted, {self.insertions} inserted"
+        left_out = f"{self.left_out} of {self.left_out + self.utterances} recordings are left out: see the errors"
+        return "\n".join((*lines, kinds, speed, *([left_out] if self.left_out else [])))
 
 
 class _Rate(NamedTuple):
@@ -173,6 +176,7 @@ def evaluate(
         **total._asdict(),
         **Kinds.total(s.kinds for s in scored)._asdict(),
         utterances=len(scored),
+        left_out=len(failures),
         audio_s=audio_s,
         seconds=seconds,
         rtfx=audio_s / seconds,

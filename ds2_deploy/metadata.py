@@ -24,14 +24,14 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
     ds2_version: str = ""
     recipe: str = ""
-    """Name of the recipe; the checkpoint holds all its values."""
+    """Name of the recipe; the checkpoint holds all its values. Of a mean of several trainings' weights: which."""
     train: tuple[str, ...] = ()
     """Training manifests: folder and file name of each."""
     seed: int = 0
     epochs: int = 0
-    """Epochs these weights were trained for."""
+    """Epochs these weights were trained for; 0 for a mean."""
     audio_hours: float = 0.0
-    """Hours of distinct training audio."""
+    """Hours of distinct training audio; 0 for a mean."""
     valid_wer: float | None = None
     """Word error rate on the validation set, as a fraction."""
 

@@ -32,7 +32,7 @@ class ModelFolder(NamedTuple):
         """The path of `name` in the folder; ModelError where it is not there."""
         path = self.path / name
         if not path.is_file():
-            raise ModelError(f"The model folder {self.path} holds no {name}: write it with ds2 export.")
+            raise ModelError(f"{self.path} holds no {name}: write it with ds2 export {self.path} --out FOLDER.")
         return path
 
 

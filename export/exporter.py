@@ -4,11 +4,12 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
+from ds2_deploy.decoding import LM_FOLDER
 from ds2_deploy.errors import OutputError, ParityError
 from ds2_deploy.files import atomic_folder
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import load_model, save_weights
-from ds2_deploy.model_folder import METADATA_FILE, PRECISIONS, WEIGHTS_FILE, ModelFolder, graph_file
+from ds2_deploy.model_folder import METADATA_FILE, PRECISIONS, WEIGHTS_FILE, ModelFolder, graph_file, open_model
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
 from ds2_deploy.runtime.streamed import Streamed
@@ -32,11 +33,12 @@ def export_model(
     allow_mismatch: bool = False,
     overwrite: bool = False,
 ) -> ParityReport:
-    """Write the model folder `out` from a checkpoint (or another model folder's weights).
+    """Write the model folder `out` from a checkpoint (or the weights of another model folder, or of a bundled model).
 
     A model that can stream gets a streaming graph, too, which takes `chunk_ms` at a time (rounded up to whole frames).
     `recurrence` is the form of its recurrent layers, see export/recurrence.py. `overwrite` replaces a model folder, and
     keeps what is in it beside the model: its card, a language model. Engines go, being built from the old graph.
+    A language model that the source has comes along where `out` has none.
 
     ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`.
     """
@@ -67,6 +69,7 @@ def export_model(
                 f"The exported graph differs from the network, so {out} was not written: {report.failures()}."
             )
         _keep_others(out, folder)
+        _bring_language_model(source, folder)
     return report
 
 
@@ -78,3 +81,11 @@ def _keep_others(old: Path, new: Path) -> None:
                 shutil.copytree(path, new / path.name)
             else:
                 shutil.copy2(path, new / path.name)
+
+
+def _bring_language_model(source: Path, new: Path) -> None:
+    """Of the model that is exported anew: the same weights are decoded with it."""
+    if not source.is_file() and not (new / LM_FOLDER).exists():
+        old = open_model(source).path / LM_FOLDER
+        if old.is_dir():
+            shutil.copytree(old, new / LM_FOLDER)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ds2_deploy import __version__
-from ds2_deploy.errors import ConfigError, EngineError, ModelNotFoundError, OutputError
+from ds2_deploy.errors import ConfigError, EngineError, OutputError
 from ds2_deploy.files import alone_with, atomic_path, sha256
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import graph_file, open_model
@@ -54,10 +54,10 @@ def build_engine(
     """
     if stream and seconds:
         raise ConfigError("--seconds does not go with --stream: a stream's chunks all have one length.")
-    folder, metadata = open_model(model)
+    folder, metadata = model_folder = open_model(model)
     if stream:
         metadata.check_can_stream(folder)
-    source = _source(folder, fp16=fp16, stream=stream)
+    source = model_folder.file(graph_file("fp16" if fp16 else "fp32", stream=stream))
     tensorrt = choose(runtime)
     tag = tensorrt.target(options).tag
     path = folder / "engines" / f"{source.stem}{'.tf32' if options.tf32 else ''}.{tag}.engine"
@@ -80,13 +80,6 @@ def build_engine(
             engine_file.write_bytes(plan)
     _logger.info("%s built %s in %.1f s: %.1f MB", tensorrt.title, path, build_s, plan.nbytes / 1e6)
     return path
-
-
-def _source(folder: Path, *, fp16: bool, stream: bool) -> Path:
-    path = folder / graph_file("fp16" if fp16 else "fp32", stream=stream)
-    if path.is_file():
-        return path
-    raise ModelNotFoundError(f"{folder} has no {path.name}: write it with ds2 export --precision both.")
 
 
 def _check_output(path: Path, *, rebuild: bool) -> None:

@@ -430,6 +430,15 @@ def test_words_beside_a_binary(tmp_path: Path) -> None:
         words_of_model(files)
 
 
+@pytest.mark.parametrize("search", ["beam", "flashlight"])
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+def test_weights_of_a_language_model_that_is_not_there(search: str, name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"--{name} weighs a language model, and there is none"):
+        make_decoder(BeamConfig(search=search, **{name: 0.5}), ENGLISH, tmp_path)  # type: ignore[arg-type]
+    alone = make_decoder(search, ENGLISH, tmp_path)
+    assert str(pickle.loads(pickle.dumps(alone))) == str(alone) == f"{search} 64"
+
+
 def test_the_models_own_language_model_is_taken_with_its_settings(tmp_path: Path) -> None:
     (tmp_path / "lm").mkdir()
     language_model(["hello you"], tmp_path / "lm")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -11,11 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.metadata import ModelMetadata, Provenance
 from tests.conftest import ConvModel, Ds2
 
 WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
@@ -287,6 +289,19 @@ def test_info_of_a_model(ds2: Ds2, conv_model: ConvModel) -> None:
     assert facts["parameters"] is None
 
 
+def test_info_says_what_a_model_has_learnt_from(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
+    def rows(**provenance: Any) -> dict[str, str]:
+        made = msgspec.structs.replace(conv_model.metadata, provenance=Provenance(**provenance))
+        (tmp_path / "metadata.json").write_text(made.to_json())
+        return dict(re.split("  +", line, maxsplit=1) for line in ds2("info", tmp_path).out.splitlines())
+
+    trained = rows(recipe="an4", epochs=3, audio_hours=0.5, seed=7, train=("an4/a.jsonl", "an4/b.jsonl"))
+    assert trained["trained"] == "3 epochs, 0.50 h of audio, recipe an4, seed 7, validation WER unknown"
+    assert trained["learnt from"] == "an4/a.jsonl, an4/b.jsonl"
+    assert rows(recipe="mean of 0.5 all, 0.5 people")["trained"] == "mean of 0.5 all, 0.5 people"
+    assert (rows()["trained"], rows()["learnt from"]) == ("unknown", "unknown")
+
+
 def test_info_counts_parameters_as_torch_does(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     from ds2_deploy.model.checkpoint import Checkpoint, save_weights
@@ -322,5 +337,10 @@ def test_doctor_names_what_is_missing_and_the_cure(ds2: Ds2, monkeypatch: pytest
     assert checks["read audio"]["works"]
     assert not checks["onnxruntime on the CPU"]["works"]
     assert "pip install 'ds2_deploy[cpu]'" in checks["onnxruntime on the CPU"]["detail"]
+    monkeypatch.setitem(sys.modules, "loky", None)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    checks = {check["name"]: check for check in json.loads(ds2("doctor", "--json").out)["checks"]}
+    assert "pip install 'ds2_deploy[lm]'" in checks["beam search"]["detail"]
+    assert "pip install pycuda" in checks["run engines"]["detail"]
     text = ds2("doctor").out
     assert all(f"{check['name']}" in text and check["detail"] in text for check in checks.values())

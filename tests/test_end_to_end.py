@@ -74,8 +74,9 @@ def test_evaluate_goes_on_past_a_bad_recording(ds2, corpus, trained):
     manifest.write_text(bad + "\n" + corpus.read_text())
     run = ds2("evaluate", trained[1], manifest, "--json")
     assert run.code == 1
-    assert json.loads(run.out)["utterances"] == 18
+    assert (json.loads(run.out)["utterances"], json.loads(run.out)["left_out"]) == (18, 1)
     assert re.fullmatch(r"ds2: Cannot decode .*m\.jsonl.*\n", run.err)
+    assert ds2("evaluate", trained[1], manifest).out.endswith("1 of 19 recordings are left out: see the errors\n")
 
 
 def test_parity_in_numbers_and_in_its_exit_code(ds2, corpus, trained, tmp_path):
@@ -158,6 +159,7 @@ def test_one_sentence_for_what_is_not_there(ds2, tmp_path, monkeypatch, argument
         ["export", "x.pt", "--out", "y", "--precision", "int8"],
         ["evaluate", "default"],
         ["parity", "default", "--backend", "magic"],
+        ["parity", "default", "--backend", "auto"],
         ["parity"],
         ["dance"],
     ],

@@ -2,6 +2,8 @@
 
 import errno
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -190,6 +192,23 @@ def test_overwriting_keeps_the_card_and_drops_the_engines(exported, tmp_path):
     assert (tmp_path / "model/README.md").read_text() == "card"
     assert (tmp_path / "model/lm/lm.arpa").read_text() == "lm/lm.arpa"
     assert not (tmp_path / "model/engines").exists()
+
+
+def test_a_bundled_model_is_exported_by_its_name_with_its_language_model(exported, tmp_path, monkeypatch):
+    _, folder, _ = exported(COMBINATIONS[0])
+    shutil.copytree(folder, tmp_path / "bundled/small")
+    (tmp_path / "bundled/small/lm").mkdir()
+    (tmp_path / "bundled/small/lm/lm.arpa").write_text("its own")
+    monkeypatch.setattr("ds2_deploy.model_folder.BUNDLED", tmp_path / "bundled")
+    export_model(Path("small"), tmp_path / "model", precision="fp32")
+    assert (tmp_path / "model/lm/lm.arpa").read_text() == "its own"
+    (tmp_path / "model/lm/lm.arpa").write_text("another")
+    export_model(Path("small"), tmp_path / "model", precision="fp32", overwrite=True)
+    assert (tmp_path / "model/lm/lm.arpa").read_text() == "another"
+    with pytest.raises(ModelNotFoundError, match="There is no model 'large'"):
+        export_model(Path("large"), tmp_path / "other")
+    with pytest.raises(ModelNotFoundError, match=r"There is no checkpoint large\.pt"):
+        export_model(Path("large.pt"), tmp_path / "other")
 
 
 def test_a_folder_with_another_kind_of_metadata_is_not_a_model(exported, tmp_path):

@@ -118,6 +118,11 @@ def test_a_wav_header_that_says_something_else(data: bytes, words: str) -> None:
         list(raw_pcm(pipe(data[:20], data[20:]), 16000))
 
 
+def test_a_pipe_that_brings_nothing() -> None:
+    with pytest.raises(AudioError, match="Standard input is empty"):
+        list(raw_pcm(pipe(b""), 16000))
+
+
 def test_what_looks_like_a_header_later_is_sound() -> None:
     data = integers(noise(100)) + b"RIFF" + integers(noise(100))
     assert sum(map(len, raw_pcm(pipe(data[:200], data[200:]), 16000))) == 202

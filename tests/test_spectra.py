@@ -210,8 +210,8 @@ def test_whitening_is_learnt_from_the_training_set_and_kept(corpus, tmp_path):
     [
         ("feature.cepstra=41", "feature.cepstra is 41: it must be between 1 and feature.mel_bands, 40"),
         ("feature.cepstra=0", "feature.cepstra is 0"),
-        ("feature.spectrum=loudness", "Invalid enum value 'loudness'"),
-        ("feature.deltas=3", "Invalid enum value 3"),
+        ("feature.spectrum=loudness", "feature.spectrum is 'loudness': choose amplitude, log1p,"),
+        ("feature.deltas=3", "feature.deltas is 3: choose 0, 1, 2"),
         ("feature={ spectrum = 'power', deltas = 1 }", "feature.deltas is 1: power has none"),
     ],
 )

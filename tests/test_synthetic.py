@@ -149,6 +149,8 @@ def test_a_model_lies_between_what_its_stages_left(tmp_path: Path) -> None:
     models.blend("default", {"a": 0.25, "b": 0.25, "c": 0.5}, tmp_path / "model.pt", tmp_path)
     blended = load_checkpoint(tmp_path / "model.pt")
     assert blended.metadata.name == "default"
+    assert blended.metadata.provenance.recipe == "mean of 0.25 a, 0.25 b, 0.5 c"
+    assert (blended.metadata.provenance.epochs, blended.metadata.provenance.audio_hours) == (0, 0)
     for name, value in first.items():
         assert torch.allclose(blended.weights[name], value + 1.25, atol=1e-6)
 

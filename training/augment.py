@@ -96,7 +96,8 @@ def audio_of(source: str, field: str) -> tuple[Path, ...]:
     if path.suffix == ".jsonl":
         return tuple(utterance.path for utterance in read_manifest(path))
     if not path.is_dir():
-        raise ConfigError(f"{field} is {source!r}: it must be a folder of recordings or a manifest.")
+        cure = "; python -m training.models prepare makes runs/models/noise" if field == "augment.noise" else ""
+        raise ConfigError(f"{field} is {source!r}: it must be a folder of recordings or a manifest{cure}.")
     try:
         recordings, errors = find_recordings([source], recursive=True)
     except AudioError as error:

@@ -20,7 +20,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from ds2_deploy import __version__
 from ds2_deploy.errors import DS2Error
+from ds2_deploy.metadata import Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from training.manifest import read_manifest
 from training.run_folder import LAST, mean_weights
@@ -174,12 +176,13 @@ def export_command(name: str, work: Path) -> list[str]:
 def blend(name: str, shares: Shares, path: Path, work: Path) -> None:
     """Write `path`: the mean of what stages left, each with its share, as the model `name`.
 
-    It says of itself what the first of them does, with the corpora of all.
+    It says of itself what it is a mean of, and the corpora of all.
     """
     left = [load_checkpoint(left_by(stage, work)) for stage in shares]
     weights = mean_weights([one.weights for one in left], list(shares.values()))
     heard = tuple(dict.fromkeys(manifest for one in left for manifest in one.metadata.provenance.train))
-    provenance = msgspec.structs.replace(left[0].metadata.provenance, train=heard, valid_wer=None)
+    recipe = "mean of " + ", ".join(f"{share:g} {stage}" for stage, share in shares.items())
+    provenance = Provenance(ds2_version=__version__, recipe=recipe, train=heard, seed=left[0].metadata.provenance.seed)
     metadata = msgspec.structs.replace(left[0].metadata, name=name, provenance=provenance)
     Checkpoint(metadata=metadata, weights=weights).save(path)
 

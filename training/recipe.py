@@ -1,7 +1,9 @@
 """Recipe: everything that decides a training, in one TOML file."""
 
 import math
+import re
 import tomllib
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,7 +240,30 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
     try:
         return msgspec.convert(content, Recipe)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"The recipe {source} cannot be used: {error}.") from error
+        raise ConfigError(f"The recipe {source} cannot be used: {_in_words(error)}.") from error
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """What msgspec found, which setting it is, and what would do there."""
+    what, _, path = str(error).partition(" - at `$")
+    where = path.strip("`").removeprefix(".")
+    if unknown := re.fullmatch(r"Object contains unknown field `(.+)`", what):
+        names = sorted(field.encode_name for field in _type_of(where).fields)
+        nearest = get_close_matches(unknown[1], names, 1)
+        offer = f"the nearest is {nearest[0]}" if nearest else f"there are {', '.join(names)}"
+        return f"{where or 'it'} has no setting {unknown[1]}; {offer}"
+    if wrong := re.fullmatch(r"Invalid enum value (.+)", what):
+        return f"{where} is {wrong[1]}: choose {', '.join(map(str, _type_of(where).values))}"
+    return f"{where}: {what.replace('`', '')}" if where else what
+
+
+def _type_of(where: str) -> Any:
+    """Of a setting such as `model.conv[0].kernel`, as msgspec.inspect has it."""
+    found: Any = msgspec.inspect.type_info(Recipe)
+    for name in re.findall(r"\w+(?!\w*\])", where):
+        found = next(field.type for field in found.fields if field.encode_name == name)
+        found = getattr(found, "item_type", found)  # of a list, whose elements are of one type
+    return found
 
 
 def _apply(content: dict[str, Any], override: str) -> None:

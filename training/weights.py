@@ -8,10 +8,9 @@ from torch import Tensor
 
 from ds2_deploy.errors import ModelError
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_weights
+from ds2_deploy.model.checkpoint import Checkpoint, load_model
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from ds2_deploy.model_folder import open_model
 from training.labels import transfer_output
 
 LOOKAHEAD = "encoder.lookahead.conv.weight"
@@ -20,10 +19,8 @@ LOOKAHEAD = "encoder.lookahead.conv.weight"
 
 def weights_of(source: Path) -> Checkpoint:
     """Of a checkpoint file, a model folder or a bundled model."""
-    if source.is_file():
-        return load_checkpoint(source)
-    folder = open_model(source)
-    return Checkpoint(metadata=folder.metadata, weights=load_weights(folder.path, folder.metadata).state_dict())
+    model = load_model(source)
+    return Checkpoint(metadata=model.metadata, weights=model.state_dict())
 
 
 def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:

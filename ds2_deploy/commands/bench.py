@@ -58,18 +58,17 @@ def bench(
     from ds2_deploy.bench.run import Asked, run
     from ds2_deploy.bench.tables import markdown
     from ds2_deploy.errors import BenchError
-    from ds2_deploy.runtime import BACKENDS, cpu_cores, cuda_ordinal
+    from ds2_deploy.runtime import check_backend, cpu_cores, cuda_ordinal
 
     for name in workload or []:
         if name not in WORKLOADS:
             raise typer.BadParameter(f"There is no workload {name!r}: choose {', '.join(WORKLOADS)}.")
-    for name in backend or []:
-        if name not in BACKENDS:
-            raise typer.BadParameter(f"There is no backend {name!r}: choose {', '.join(BACKENDS)}.")
     for name in precision or []:
         if name not in ("fp32", "fp16"):
             raise typer.BadParameter(f"There is no precision {name!r}: choose fp32 or fp16.")
     with usage_errors():
+        for name in backend or []:
+            check_backend(name)
         cuda_ordinal(device)
     plan = Plan(
         workloads=tuple(workload or WORKLOADS),  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import typer
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A checkpoint of ds2 train, or a model folder to export anew.")
+        Path, typer.Argument(metavar="CHECKPOINT|MODEL", help="A checkpoint of ds2 train, or a model to export anew.")
     ],
     out: Annotated[Path, typer.Option(metavar="MODEL", help="The model folder to write.")],
     precision: Annotated[Literal["fp32", "fp16", "both"], typer.Option(help="Which graphs to write.")] = "both",

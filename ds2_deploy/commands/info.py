@@ -125,7 +125,9 @@ def _rows(
         ("delay", _delay(metadata)),
         ("streaming", "; ".join(("no", *metadata.streaming_obstacles)) if metadata.streaming_obstacles else "yes"),
         ("trained", f"{made.epochs} epochs, {made.audio_hours:.2f} h of audio, recipe {made.recipe or '(none)'}, "
-            f"seed {made.seed}, validation {'PER' if metadata.alphabet.separator else 'WER'} {wer}"),
+            f"seed {made.seed}, validation {'PER' if metadata.alphabet.separator else 'WER'} {wer}"
+            if made.epochs else made.recipe or "unknown"),
+        ("learnt from", ", ".join(made.train) or "unknown"),
         *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
     ]  # fmt: skip
 

@@ -42,11 +42,12 @@ def parity(
     folder = open_model(model)
     require("torch")
     require("safetensors")
+    from ds2_deploy.runtime import check_backend
     from ds2_deploy.runtime.torch_backend import TorchBackend
     from export.parity import compare, probe_recordings
 
-    with usage_errors():  # of unknown names
-        candidates = _candidates(folder, backend or [])
+    with usage_errors():
+        candidates = _candidates(folder, [check_backend(name) for name in backend or []])
     if not candidates:
         raise ModelError(f"{model} holds no graph to compare: write one with ds2 export.")
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)

@@ -48,7 +48,7 @@ class BeamConfig:
     alpha: float | None = None
     """Weight of the language model; None: as its folder says, else PRESET."""
     beta: float | None = None
-    """What each word adds; None: as the folder says, else PRESET. Nothing without a language model."""
+    """What each word adds; None: as the folder says, else PRESET. Neither of the two goes without a language model."""
     beam_width: int | None = None
     """Prefixes kept from frame to frame; None: as the folder says, else PRESET."""
     beam_prune_logp: float = -10.0
@@ -87,6 +87,9 @@ class SearchDecoder(ABC):
         self.alphabet = alphabet
         self.config = config = config or BeamConfig()
         files = find_language_model(config.lm) if config.lm else None
+        for name, weight in (("alpha", config.alpha), ("beta", config.beta)):
+            if files is None and weight is not None:
+                raise ConfigError(f"--{name} weighs a language model, and there is none: name one with --lm.")
         preset = (files.settings if files else None) or PRESET
         self.alpha = preset.alpha if config.alpha is None else config.alpha
         self.beta = preset.beta if config.beta is None else config.beta
@@ -101,8 +104,10 @@ class SearchDecoder(ABC):
 
     def __reduce__(self) -> tuple[type[Self], tuple[Alphabet, BeamConfig]]:
         """Of what it was made: another process loads the language model for itself."""
-        weights = {"alpha": self.alpha, "beta": self.beta, "beam_width": self.beam_width}
-        return type(self), (self.alphabet, replace(self.config, **weights))  # type: ignore[arg-type]
+        config = replace(self.config, beam_width=self.beam_width)
+        if self.has_lm:
+            config = replace(config, alpha=self.alpha, beta=self.beta)
+        return type(self), (self.alphabet, config)
 
     def __str__(self) -> str:
         lm = f", language model (alpha {self.alpha:g}, beta {self.beta:g})" if self.has_lm else ""

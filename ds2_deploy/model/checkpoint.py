@@ -16,7 +16,7 @@ from ds2_deploy.errors import ModelError, ModelNotFoundError
 from ds2_deploy.files import atomic_path
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from ds2_deploy.model_folder import METADATA_FILE, WEIGHTS_FILE
+from ds2_deploy.model_folder import WEIGHTS_FILE, open_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +96,9 @@ def _with_weights(metadata: ModelMetadata, weights: dict[str, Tensor], source: s
     return model.eval()
 
 
-def load_model(path: Path) -> DeepSpeech2:
-    """From a checkpoint file, or from the weights of a model folder."""
-    if path.is_dir():
-        return load_weights(path, ModelMetadata.read(path / METADATA_FILE))
-    return load_checkpoint(path).model()
+def load_model(source: Path) -> DeepSpeech2:
+    """From a checkpoint file, or from the weights of a model folder or a bundled model."""
+    if source.is_file() or source.suffix == ".pt":
+        return load_checkpoint(source).model()
+    folder = open_model(source)
+    return load_weights(folder.path, folder.metadata)

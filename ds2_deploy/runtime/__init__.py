@@ -55,6 +55,13 @@ def open_stream_backend(
     return backend
 
 
+def check_backend(name: str) -> str:
+    """The name; ConfigError where there is no backend of that name."""
+    if name not in BACKENDS:
+        raise ConfigError(f"There is no backend {name!r}: choose {', '.join(BACKENDS)}.")
+    return name
+
+
 def _table(work: Work) -> dict[str, str]:
     return BACKENDS if work == "offline" else STREAM_BACKENDS
 

@@ -71,19 +71,24 @@ class Device(Protocol):
         ...
 
 
+def pycuda_driver() -> Any:
+    """The module; MissingPackageError or BackendUnavailableError where there is none that works."""
+    try:
+        return importlib.import_module("pycuda.driver")
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(
+            "Running an engine needs the package 'pycuda', which is not installed: pip install pycuda (it is "
+            "compiled, for which the CUDA toolkit's headers must be there)."
+        ) from error
+    except ImportError as error:
+        raise BackendUnavailableError(f"pycuda is installed but does not load: {error}.") from error
+
+
 class PycudaDevice:
     """`Device` on pycuda. CUDA graphs, which pycuda does not know, are asked of the driver."""
 
     def __init__(self, ordinal: int) -> None:
-        try:
-            self._cuda: Any = importlib.import_module("pycuda.driver")
-        except ModuleNotFoundError as error:
-            raise MissingPackageError(
-                "Running an engine needs the package 'pycuda', which is not installed: pip install pycuda (it is "
-                "compiled, for which the CUDA toolkit's headers must be there)."
-            ) from error
-        except ImportError as error:
-            raise BackendUnavailableError(f"pycuda is installed but does not load: {error}.") from error
+        self._cuda = pycuda_driver()
         self._cuda.init()
         self._context = self._cuda.Device(ordinal).retain_primary_context()
 
