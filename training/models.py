@@ -102,14 +102,14 @@ STAGES = (
     ),
     Stage(
         "streaming/last", "streaming", (AN4, AN4, AN4_VALID, AN4_VALID, DIGITS), AN4_VALID,
-        (NOISE, "epochs=10", "augment.silence_probability=0.25"),
+        (NOISE, "epochs=32", "augment.silence_probability=0.25"),
         begins={"streaming/all": 0.5, "streaming/people": 0.5},
     ),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {
     "sentences": {"sentences/read": 1},
     "default": {"default/all": 0.5, "default/people": 0.5},
-    "streaming": {"streaming/last": 0.5, "streaming/all": 0.25, "streaming/people": 0.25},
+    "streaming": {"streaming/last": 0.7, "streaming/all": 0.15, "streaming/people": 0.15},
 }
 """What each model is in the end: a mean of stages' weights."""
 
