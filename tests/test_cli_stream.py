@@ -99,7 +99,13 @@ def test_another_rate(ds2: Ds2, model: Path) -> None:
     assert (code, out) == (0, text_of(soxr.resample(samples, 8000, 16000)) + "\n")
 
 
-@pytest.mark.parametrize("data", [b"", b"\x01", bytes(20000)])
+def test_a_pipe_that_brings_nothing(ds2: Ds2, model: Path) -> None:
+    code, out, err = ds2("stream", "--model", model, stdin=b"")
+    assert (code, out) == (1, "")
+    assert err == "ds2: Standard input holds no sample: whatever should send audio sent none.\n"
+
+
+@pytest.mark.parametrize("data", [bytes(2), bytes(20000)])
 def test_nothing_said_is_nothing_written(ds2: Ds2, model: Path, data: bytes) -> None:
     assert ds2("stream", "--model", model, stdin=data) == (0, "", "")
     assert ds2("stream", "--model", model, "--format", "jsonl", stdin=data) == (0, "", "")

@@ -33,8 +33,8 @@ def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
     data = b""
     while len(data) < 4 and (more := _read(pipe)):
         data += more
-    if not data:
-        raise AudioError("Standard input is empty: whatever should send audio sent none.")
+    if len(data) < 2:
+        raise AudioError("Standard input holds no sample: whatever should send audio sent none.")
     for magic, kind in OTHERS.items():
         if data.startswith(magic):
             raise AudioError(f"Standard input holds {kind}, not raw samples: use ds2 transcribe -, or give its path.")
