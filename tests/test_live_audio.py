@@ -61,11 +61,6 @@ def test_full_scale_and_a_lone_last_byte() -> None:
     np.testing.assert_array_equal(samples, np.array([-1, 1 - 2**-15, 0, 2**-15]))
 
 
-def test_an_empty_pipe_has_no_samples() -> None:
-    assert list(raw_pcm(pipe(), 16000)) == []
-    assert list(raw_pcm(cast(BinaryIO, io.BytesIO()), 16000)) == []
-
-
 def test_samples_come_without_waiting_for_more() -> None:
     source = Pipe(integers(noise(100)), integers(noise(100)))
     samples = raw_pcm(cast(BinaryIO, source), 16000)
