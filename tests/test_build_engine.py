@@ -13,7 +13,6 @@ from ds2_deploy.errors import (
     ConfigError,
     EngineError,
     ModelError,
-    ModelNotFoundError,
     OutputError,
 )
 from ds2_deploy.files import alone_with, sha256
@@ -292,7 +291,7 @@ class TestRefusals:
 
     def test_no_half_precision_graph(self, model: Path) -> None:
         (model / "model.fp16.onnx").unlink()
-        with pytest.raises(ModelNotFoundError, match=r"has no model\.fp16\.onnx: .*--precision both"):
+        with pytest.raises(ModelError, match=r"holds no model\.fp16\.onnx: write it with ds2 export"):
             build_engine(model, fp16=True)
 
     def test_unwritable_folder_shows_before_the_build(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

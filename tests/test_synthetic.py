@@ -126,9 +126,11 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     for stage in models.MODELS["default"]:
         models.train(stage, Path("D"), tmp_path, ("--set", "workers=1"))
     assert [Path(call[call.index("--out") + 1]) for call in calls] == [
-        tmp_path / name for name in ("sentences/read", "default/letters", "default/all", "default/people")
+        tmp_path / name
+        for name in ("sentences/read", "default/letters", "default/all", "default/people", "default/last")
     ]
-    read, letters, everything, _ = calls
+    read, letters, everything, _, last = calls
+    assert last[last.index("--init-from") + 1] == str(tmp_path / "default/last-begins.pt")
     assert read[:4] == ["train", "sentences", "--train", "D/librispeech-mini/train.jsonl"]
     assert "--init-from" not in read
     assert letters[letters.index("--init-from") + 1] == str(tmp_path / "default/letters-begins.pt")

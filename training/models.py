@@ -87,6 +87,10 @@ STAGES = (
         "default/people", "an4", PEOPLE, AN4_VALID,
         (*BRIEFLY, "model.dropout=0.25", "augment.silence_probability=0.25"), begins={"default/letters": 1},
     ),
+    Stage(
+        "default/last", "default", (*(AN4, AN4_VALID) * 3, DIGITS), AN4_VALID,
+        (NOISE, "epochs=10", "augment.noise_probability=0.5"), begins={"default/all": 0.5, "default/people": 0.5},
+    ),
     Stage("streaming/read", "sentences", READING, AN4_VALID, (NOISE, *STREAMING, "model.lookahead=8", "epochs=12")),
     Stage(
         "streaming/more", "sentences", (*READING, AN4, SPLICED_SPEECH), AN4_VALID,
@@ -108,7 +112,7 @@ STAGES = (
 )  # fmt: skip
 MODELS: dict[str, Shares] = {
     "sentences": {"sentences/read": 1},
-    "default": {"default/all": 0.5, "default/people": 0.5},
+    "default": {"default/last": 0.5, "default/all": 0.25, "default/people": 0.25},
     "streaming": {"streaming/last": 0.7, "streaming/all": 0.15, "streaming/people": 0.15},
 }
 """What each model is in the end: a mean of stages' weights."""
