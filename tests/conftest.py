@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # Before torch is imported: tiny steps split over busy cores take a hundred times as long.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 import numpy.typing as npt
