@@ -1,6 +1,7 @@
 """Train, export, check, build, transcribe: the whole path as a user types it, on tones learnt in seconds."""
 
 import json
+import os
 import re
 
 import msgspec
@@ -146,6 +147,16 @@ def test_one_sentence_for_what_is_not_there(ds2, tmp_path, monkeypatch, argument
     assert said in run.err
     assert run.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_training_keeps_few_kernels_unless_told_otherwise(ds2, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for given, kept in ((None, "16"), ("500", "500")):
+        monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", given or "")
+        if given is None:
+            monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+        assert ds2("train", "an4", "--train", "m", "--valid", "m", "--out", "x").code == 1
+        assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == kept
 
 
 @pytest.mark.parametrize(

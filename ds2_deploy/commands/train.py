@@ -1,9 +1,13 @@
 """ds2 train: a recipe and manifests to a checkpoint."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16"
+"""oneDNN keeps its last 1024 kernels, each made for one shape, which takes gigabytes: no two batches have one shape."""
 
 
 def train(
@@ -40,6 +44,7 @@ def train(
         cuda_ordinal(device)
         if resume and init_from:
             raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
+    os.environ.setdefault(*KERNELS_KEPT)  # read when the first kernel is made
     require("torch")
     require("safetensors")
     from training.recipe import load_recipe
