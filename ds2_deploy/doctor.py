@@ -129,7 +129,7 @@ def _run_engines() -> str:
     pycuda_driver()
     if not any(map(trt.installed, trt.MODULES)):
         raise MissingPackageError("Neither TensorRT nor TensorRT-RTX is installed.")
-    return f"pycuda {installed_version('pycuda')}, on the GPUs above"
+    return f"pycuda {installed_version('pycuda')}, on {_gpu()}"
 
 
 def _beam_search() -> str:

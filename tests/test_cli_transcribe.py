@@ -342,5 +342,11 @@ def test_doctor_names_what_is_missing_and_the_cure(ds2: Ds2, monkeypatch: pytest
     checks = {check["name"]: check for check in json.loads(ds2("doctor", "--json").out)["checks"]}
     assert "pip install 'ds2_deploy[lm]'" in checks["beam search"]["detail"]
     assert "pip install pycuda" in checks["run engines"]["detail"]
+    monkeypatch.setattr("ds2_deploy.doctor.pycuda_driver", lambda: None)
+    monkeypatch.setattr("ds2_deploy.doctor.trt.installed", lambda _: True)
+    monkeypatch.setattr("ds2_deploy.doctor.gpus", list)
+    checks = {check["name"]: check for check in json.loads(ds2("doctor", "--json").out)["checks"]}
+    assert not checks["run engines"]["works"]
+    assert "finds no GPU" in checks["run engines"]["detail"]
     text = ds2("doctor").out
     assert all(f"{check['name']}" in text and check["detail"] in text for check in checks.values())
