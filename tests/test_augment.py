@@ -13,8 +13,10 @@ from training.augment import (
     by_telephone,
     change_speed,
     draw_masks,
+    followers,
     image_sources,
     mixed,
+    one_after_the_other,
     silence_s,
     simulated_room,
 )
@@ -88,6 +90,38 @@ def test_silence_lies_around_a_share_of_utterances():
     assert max(hiss_db) == pytest.approx(-50, abs=3)
     assert len({before for before, *_ in around}) > 100
     assert max(abs(before - after) for before, after, _ in around) > 0.15 * RATE  # drawn for each side
+
+
+def test_others_follow_a_share_of_utterances():
+    config = AugmentConfig(joined_probability=0.4, joined=3, pause_s=(0.5, 1.0))
+    drawn = [followers(config, (1, 1, index), 50) for index in range(1000)]
+    assert drawn == [followers(config, (1, 1, index), 50) for index in range(1000)]
+    assert drawn != [followers(config, (1, 2, index), 50) for index in range(1000)]
+    joined = [after for after in drawn if after.indices]
+    assert len(joined) / 1000 == pytest.approx(0.4, abs=0.05)
+    counts = np.bincount([len(after.indices) for after in joined], minlength=4) / len(joined)
+    assert counts[1:] == pytest.approx([1 / 3] * 3, abs=0.08)
+    assert {index for after in joined for index in after.indices} == set(range(50))
+    pauses = [seconds for after in joined for seconds in after.pauses_s]
+    assert len(pauses) == sum(len(after.indices) for after in joined)
+    assert 0.5 <= min(pauses) < 0.55
+    assert 0.95 < max(pauses) <= 1.0
+    assert not followers(AugmentConfig(), (1, 1, 0), 50).indices
+
+
+def test_recordings_follow_one_another_after_pauses_of_their_own_level():
+    quiet = np.random.default_rng(0).standard_normal(RATE // 2).astype(np.float32)  # before and after what is said
+    first, second = (
+        np.concatenate([level * quiet, speech(seed=seed), level * quiet]) for seed, level in ((1, 5e-4), (2, 2e-4))
+    )
+    third = speech(0.3)
+    heard = one_after_the_other([first, second, third], (0.5, 0.25), RATE, (1, 1, 1))
+    pauses = heard[len(first) :][: RATE // 2], heard[-len(third) - RATE // 4 : -len(third)]
+    assert np.array_equal(heard, np.concatenate([first, pauses[0], second, pauses[1], third]))
+    assert [pause.std() for pause in pauses] == pytest.approx([5e-4, 2e-4], rel=0.2)
+    assert np.array_equal(one_after_the_other([first], (), RATE, (1, 1, 1)), first)
+    nothing = np.zeros(0, np.float32)
+    assert np.array_equal(one_after_the_other([nothing, third], (0.5,), RATE, (1, 1, 1))[RATE // 2 :], third)
 
 
 @pytest.mark.parametrize("size", [0, 1, 5, 100])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ds2_deploy.errors import ConfigError
-from training.augment import Augmenter
+from training.augment import Augmenter, followers, one_after_the_other
 from training.distributed import Processes
 from training.recipe import AugmentConfig, Recipe
 from training.sampler import BatchSampler
@@ -64,19 +64,31 @@ def test_later_epochs_differ_and_stay_bucketed():
 
 @pytest.mark.parametrize("limit", [None, 60.0])
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_batches_are_even_with_the_silence_around_utterances(epoch, limit):
-    """Of the lengths that the augmenter gives them: hardly more padding than without silence."""
-    augment = AugmentConfig(silence_probability=0.3, silence_s=(0.0, 4.0))
+@pytest.mark.parametrize(
+    "augment",
+    [
+        AugmentConfig(silence_probability=0.3, silence_s=(0.0, 4.0)),
+        AugmentConfig(joined_probability=0.4, joined=2, pause_s=(0.0, 4.0)),
+        AugmentConfig(silence_probability=0.3, joined_probability=0.4, joined=2),
+    ],
+)
+def test_batches_are_even_with_what_is_around_and_after_utterances(epoch, limit, augment):
+    """Of the lengths that the augmenter gives them: hardly more padding than without."""
     settings = recipe(augment=augment, batch_seconds=limit)
     sampler, augmenter = BatchSampler(DURATIONS, settings, Processes()), Augmenter(augment, 100)
     sampler.epoch = epoch
     padded = total = 0.0
     for batch in sampler:
-        speech = [(np.ones(int(100 * DURATIONS[i]), np.float32), (settings.seed, epoch, i)) for _, i in batch]
-        heard = [len(augmenter.vary(audio, key, 8, int).audio) / 100 for audio, key in speech]
+        heard = []
+        for _, index in batch:
+            key = (settings.seed, epoch, index)
+            after = followers(augment, key, len(DURATIONS))
+            said = [np.ones(int(100 * DURATIONS[i]), np.float32) for i in (index, *after.indices)]
+            audio = one_after_the_other(said, after.pauses_s, 100, key)
+            heard.append(len(augmenter.vary(audio, key, 8, int).audio) / 100)
         padded, total = padded + len(heard) * max(heard), total + sum(heard)
         assert limit is None or len(heard) * max(heard) <= limit
-    assert total > DURATIONS.sum() + 60
+    assert total > DURATIONS.sum() + 30
     assert padded < 1.25 * total
 
 

@@ -289,6 +289,7 @@ def test_ctc_loss_against_all_paths():
         masks,
         torch.zeros(2),
         torch.arange(2),
+        torch.zeros(2),
     )
     assert ctc_losses(log_probs, torch.tensor(lengths), batch, blank=1).tolist() == pytest.approx(expected, rel=1e-5)
 
@@ -342,7 +343,7 @@ def test_phonemes_from_words_and_what_no_dictionary_has(corpus, tmp_path, capsys
     assert read_log(tmp_path / "run")[0]["valid_distance"] > 0
 
 
-@pytest.mark.parametrize("augment", [(), ("augment.silence_probability=1",)])
+@pytest.mark.parametrize("augment", [(), ("augment.silence_probability=1",), ("augment.joined_probability=1",)])
 def test_durations_that_lie_are_reported_once(corpus, tmp_path, capsys, augment):
     lines = [json.loads(line) for line in corpus.read_text().split("\n")]
     lines[3]["duration"] = 9.0
@@ -355,7 +356,7 @@ def test_durations_that_lie_are_reported_once(corpus, tmp_path, capsys, augment)
 
 def test_batches_by_seconds_and_every_variation_train(corpus, tmp_path):
     noise = ["augment.noise_probability=1", f"augment.noise={corpus.parent}", "augment.reverb_probability=0.5"]
-    noise.append("augment.silence_probability=0.5")
+    noise += ["augment.silence_probability=0.5", "augment.joined_probability=0.3", "augment.joined=1"]
     features = ["augment.feature_noise=gumbel", "augment.time_masks=1", "batch_seconds=2.0", "workers=2"]
     settings = recipe(tmp_path, *noise, *features, epochs=8)
     train(settings, [corpus], [corpus], tmp_path / "run")

@@ -3,14 +3,16 @@
 import json
 import pickle
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
 import torch
 
 from ds2_deploy.errors import AlphabetError, ConfigError, ManifestError
-from ds2_deploy.text.alphabet import ENGLISH
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from tests.tiny import MODELS, tiny_metadata
+from training.augment import followers
 from training.corpus import Corpus, check_labels, ctc_fits, survey
 from training.data import Speech, train_loader
 from training.distributed import Processes
@@ -62,6 +64,32 @@ def test_validation_is_never_augmented(utterances):
     assert batch.time_masks.shape == (2, 0, 2)
     assert ENGLISH.decode(batch.targets.tolist()) == "one twofour five six"
     assert batch.target_lengths.tolist() == [7, 13]
+
+
+@pytest.mark.parametrize(
+    ("alphabet", "language", "between"),
+    [
+        (ENGLISH, "en", " "),
+        (Alphabet.of((" ", *"enfghiorstuvwx")), "en", " "),
+        (Alphabet.of("SIL W AH N T UW TH R IY F AO AY V S IH K".split()), "en-phonemes", " SIL "),
+        (Alphabet.of("enfghiorstuvwx"), "en", ""),
+    ],
+)
+def test_what_follows_an_utterance_is_heard_and_learnt_after_it(manifest, alphabet, language, between):
+    found = survey([manifest], language, None).corpus
+    if not between:  # as in Mandarin, where nothing parts words
+        manifest.write_text(manifest.read_text().replace(" two", "two").replace("four  five six", "fourfivesix"))
+        found = survey([manifest], language, None).corpus
+    metadata = msgspec.structs.replace(tiny_metadata(MODELS["gru, two directions, 2d"]), alphabet=alphabet)
+    augment = AugmentConfig(joined_probability=0.7, joined=2, pause_s=(0.25, 0.5))
+    dataset, lengths = Speech(found, metadata, augment, seed=4), [16000, 19000, 22000]
+    for epoch in range(1, 9):
+        after = followers(augment, (4, epoch, 1), 3)
+        batch, said = dataset[[(epoch, 1)]], (1, *after.indices)
+        assert int(batch.lengths) == sum(lengths[i] for i in said) + sum(int(16000 * s) for s in after.pauses_s)
+        assert alphabet.decode(batch.targets.tolist()) == between.join(found[i].text for i in said)
+        assert batch.recorded_s.tolist() == [19000 / 16000]
+    assert dataset[[(0, 1)]].lengths.tolist() == [19000]  # validation
 
 
 def test_hidden_frames_and_bins_are_zero_and_others_stay():
@@ -224,6 +252,9 @@ def test_bundled_recipe_and_overrides():
         ("feature.fft_size=100", "feature.fft_size is 100"),
         ("augment.speeds=[inf]", "augment.speeds is"),
         ("augment.time_masks=-1", "augment.time_masks is -1"),
+        ("augment.joined_probability=2", "augment.joined_probability is 2"),
+        ("augment.joined=0", "augment.joined is 0"),
+        ("augment.pause_s=[2, 1]", r"augment.pause_s is \(2.0, 1.0\)"),
         ("augment.consistency=-0.2", "augment.consistency is -0.2"),
         ("augment.consistency=inf", "augment.consistency is inf"),
         ("augment.noise_probability=0.5", "augment.noise is empty"),

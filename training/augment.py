@@ -4,7 +4,7 @@ Everything drawn for an utterance follows from (seed, epoch, utterance), whichev
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +25,8 @@ EARLY_S = 0.05
 TELEPHONE_RATE = 8000
 HISS_DB = (-90.0, -50.0)
 """Of a full-scale square wave: what a recorder's silence holds, where it holds anything."""
+QUIET_S = 0.02
+"""Length of the stretches of a recording of which the quietest says how loud its pauses are."""
 SILENT = 1e-20
 """Power below which a file holds nothing: far below the least bit of 24-bit audio, of 1e-14."""
 Samples = npt.NDArray[np.float32]
@@ -133,6 +135,51 @@ def silence_s(config: AugmentConfig, key: tuple[int, int, int]) -> tuple[float, 
         return 0.0, 0.0
     before, after = rng.uniform(*config.silence_s, 2)
     return before, after
+
+
+class Followers(NamedTuple):
+    """What comes after an utterance in the same recording."""
+
+    indices: tuple[int, ...]
+    """Of the utterances, in their order."""
+    pauses_s: tuple[float, ...]
+    """Before each of them."""
+
+
+ALONE = Followers((), ())
+
+
+def followers(config: AugmentConfig, key: tuple[int, int, int], utterances: int) -> Followers:
+    """What this (seed, epoch, utterance) `key` wants after it, out of so many utterances."""
+    if not config.joined_probability:
+        return ALONE
+    rng = np.random.default_rng((*key, 3))  # its own draws: who makes batches wants these alone
+    if rng.uniform() >= config.joined_probability:
+        return ALONE
+    count = int(rng.integers(1, config.joined + 1))
+    indices = rng.integers(utterances, size=count)
+    return Followers(tuple(indices.tolist()), tuple(rng.uniform(*config.pause_s, count).tolist()))
+
+
+def one_after_the_other(
+    recordings: Sequence[Samples], pauses_s: Sequence[float], rate: int, key: tuple[int, int, int]
+) -> Samples:
+    """Recordings (S,) in one, with a pause before each but the first: noise as loud as the quietest of the one before
+    it, drawn for (seed, epoch, utterance) `key`."""
+    parts, rng = [recordings[0]], np.random.default_rng((*key, 4))
+    for before, seconds, recording in zip(recordings, pauses_s, recordings[1:], strict=False):
+        level = math.sqrt(quietest(before, rate))
+        parts += [(level * rng.standard_normal(int(seconds * rate))).astype(np.float32), recording]
+    return np.concatenate(parts)
+
+
+def quietest(audio: Samples, rate: int) -> float:
+    """Power of the quietest stretch of QUIET_S in a recording (S,); none of nothing."""
+    size = int(QUIET_S * rate)
+    if len(audio) < size:
+        return power(audio)
+    stretches = audio[: len(audio) // size * size].reshape(-1, size)
+    return float(np.square(stretches, dtype=np.float64).mean(axis=1).min())
 
 
 def in_silence(audio: Samples, seconds: tuple[float, float], rate: int, rng: np.random.Generator) -> Samples:

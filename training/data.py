@@ -12,9 +12,10 @@ from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import DS2Error
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.runtime.protocol import pad_batch
-from training.augment import Augmenter
+from training.augment import Augmenter, followers, one_after_the_other
 from training.corpus import Corpus
 from training.distributed import Processes
+from training.manifest import Utterance
 from training.recipe import AugmentConfig
 from training.sampler import BatchSampler, Key
 
@@ -37,7 +38,9 @@ class Batch(NamedTuple):
     noise_seeds: Tensor
     """(B,) of the noise on the features; 0: none."""
     indices: Tensor
-    """(B,) which utterances these are."""
+    """(B,) which utterances these are, or begin with."""
+    recorded_s: Tensor
+    """(B,) seconds of each one's own recording, as it lies on the disk."""
 
     def to(self, device: torch.device) -> "Batch":
         return Batch(*(tensor.to(device, non_blocking=True) for tensor in self))
@@ -65,13 +68,16 @@ class Speech(Dataset["Batch | DS2Error"]):
             return error
 
     def _batch(self, keys: Sequence[Key]) -> Batch:
-        feature, varied, targets = self.metadata.feature, [], []
+        feature, varied, targets, recorded_s = self.metadata.feature, [], [], []
         for epoch, index in keys:
-            utterance = self.corpus[index]
-            audio = load_audio(utterance.path, feature.sample_rate)
-            augmenter = self.augmenters[epoch > 0]
-            varied.append(augmenter.vary(audio, (self.seed, epoch, index), feature.bins, feature.frames))
-            targets.append(self.metadata.alphabet.encode(utterance.text))
+            augmenter, key = self.augmenters[epoch > 0], (self.seed, epoch, index)
+            after = followers(augmenter.config, key, len(self.corpus))
+            utterances = [self.corpus[i] for i in (index, *after.indices)]
+            recordings = [load_audio(utterance.path, feature.sample_rate) for utterance in utterances]
+            recorded_s.append(len(recordings[0]) / feature.sample_rate)
+            audio = one_after_the_other(recordings, after.pauses_s, feature.sample_rate, key)
+            varied.append(augmenter.vary(audio, key, feature.bins, feature.frames))
+            targets.append(self.metadata.alphabet.encode(self._text(utterances)))
         samples, lengths = pad_batch([v.audio for v in varied], self.metadata.min_samples)
         return Batch(
             torch.from_numpy(samples),
@@ -82,7 +88,13 @@ class Speech(Dataset["Batch | DS2Error"]):
             torch.from_numpy(np.stack([v.frequency_masks for v in varied])),
             torch.tensor([v.noise_seed for v in varied]),
             torch.tensor([index for _, index in keys]),
+            torch.tensor(recorded_s),
         )
+
+    def _text(self, utterances: Sequence[Utterance]) -> str:
+        """What is said in utterances that follow one another."""
+        alphabet = self.metadata.alphabet
+        return (alphabet.word_end + alphabet.separator).join(utterance.text for utterance in utterances)
 
 
 def checked(batches: Iterable[Batch | DS2Error]) -> Iterator[Batch]:

@@ -49,6 +49,13 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Share of the utterances with silence around them, as a recorder that is switched on and off by hand leaves it."""
     silence_s: tuple[float, float] = (0.0, 2.0)
     """Least and most of it, before and, drawn anew, after."""
+    joined_probability: float = 0.0
+    """Share of the utterances after which others follow in the same recording, whoever says them. A network that
+    streams hears one utterance after the other; if it has learnt from single ones, it is lost after the first."""
+    joined: int = 3
+    """How many follow at most."""
+    pause_s: tuple[float, float] = (0.1, 1.5)
+    """Shortest and longest pause before each of them: noise as loud as the quietest of the recording before it."""
     consistency: float = 0.0
     """Weight of how far the network's answers to two views of an utterance lie apart, hidden in different places
     (CR-CTC: Yao et al. 2024, "CR-CTC: Consistency regularization on CTC for improved speech recognition", section 3.2,
@@ -61,7 +68,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         for name in (
             "noise_probability", "reverb_probability", "telephone_probability", "silence_probability",
-            "feature_noise_probability",
+            "joined_probability", "feature_noise_probability",
         ):  # fmt: skip
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"augment.{name} is {getattr(self, name)}: it must be between 0 and 1")
@@ -71,12 +78,16 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError('augment.reverb is empty: reverb_probability needs "simulated", a folder or a manifest')
         if not 0 <= self.consistency < math.inf:
             raise ValueError(f"augment.consistency is {self.consistency}: it must not be negative, and finite")
-        for name, least, most in (("snr_db", -50, 100), ("reverb_s", 0.01, 5), ("silence_s", 0, 60)):
+        for name, least, most in (
+            ("snr_db", -50, 100), ("reverb_s", 0.01, 5), ("silence_s", 0, 60), ("pause_s", 0, 60),
+        ):  # fmt: skip
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
                 raise ValueError(
                     f"augment.{name} is {(low, high)}: it is the lowest and the highest, within {least} and {most}"
                 )
+        if not 1 <= self.joined <= 100:
+            raise ValueError(f"augment.joined is {self.joined}: it must be between 1 and 100")
         if not 0 <= self.feature_noise_deviation < math.inf:
             raise ValueError(
                 f"augment.feature_noise_deviation is {self.feature_noise_deviation}: it must not be negative, "

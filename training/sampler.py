@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.errors import ConfigError
-from training.augment import silence_s
+from training.augment import followers, silence_s
 from training.distributed import Processes
 from training.recipe import Recipe
 
@@ -18,7 +18,7 @@ Indices = npt.NDArray[np.int64]
 class BatchSampler:
     """Lists of (epoch, index), one list a step, for one process.
 
-    Batches hold utterances of similar length, the silence that is put around them included. The first epoch goes from
+    Batches hold utterances of similar length, what is put around and after them included. The first epoch goes from
     the shortest batch to the longest (SortaGrad, section 3.3 of the paper); later ones draw the neighbours anew, by
     lengths jittered by up to a tenth, and shuffle the batches. Every utterance comes exactly once an epoch, and process
     r of n takes every n-th utterance of each batch, so no process waits for another's longer batch. With a limit of
@@ -52,7 +52,7 @@ class BatchSampler:
         rng = np.random.default_rng((self.recipe.seed, self.epoch))
         sorted_epoch = self.recipe.sorta_grad and self.epoch == 1
         jitter = 1.0 if sorted_epoch else rng.uniform(0.9, 1.1, len(self.durations))
-        lengths = self.durations + self._silence_s()
+        lengths = self.durations + self._added_s()
         order = np.argsort(lengths * jitter, kind="stable")
         if self.recipe.batch_seconds is None:  # sizes differ by one at most; rounded up: none exceeds its size
             batches = np.array_split(order, -(-len(order) // self.recipe.batch_size))
@@ -62,13 +62,18 @@ class BatchSampler:
             rng.shuffle(batches)
         return batches
 
-    def _silence_s(self) -> npt.NDArray[np.float64] | float:
-        """What is added to each utterance in this epoch."""
-        augment = self.recipe.augment
-        if not augment.silence_probability:
+    def _added_s(self) -> npt.NDArray[np.float64] | float:
+        """The silence around each utterance in this epoch, and what follows it."""
+        augment, count = self.recipe.augment, len(self.durations)
+        if not augment.silence_probability and not augment.joined_probability:
             return 0.0
-        keys = ((self.recipe.seed, self.epoch, index) for index in range(len(self.durations)))
-        return np.array([sum(silence_s(augment, key)) for key in keys])
+        added = np.zeros(count)
+        for index in range(count):
+            key = (self.recipe.seed, self.epoch, index)
+            after = followers(augment, key, count)
+            added[index] = sum(silence_s(augment, key)) + sum(after.pauses_s)
+            added[index] += self.durations[list(after.indices)].sum()
+        return added
 
     def _packed(self, lengths: npt.NDArray[np.float64], order: Indices, seconds: float) -> list[Indices]:
         """Cut `order` where one utterance more would make a batch, padded to its longest, exceed the limits.

@@ -238,13 +238,10 @@ class Training:
             )
 
     def lying_in(self, batch: Batch) -> list[int]:
-        """The utterances whose recording is much longer or shorter than the manifest says, whatever their speed and
-        the silence around them."""
-        augment, indices = self.recipe.augment, batch.indices.numpy()
-        speeds, silence_s = augment.speeds, 2 * augment.silence_s[1] if augment.silence_probability else 0.0
-        seconds = batch.lengths.numpy() / self.recipe.feature.sample_rate
+        """The utterances whose recording is much longer or shorter than the manifest says."""
+        indices = batch.indices.numpy()
         said = self.train_set.durations_s[indices]
-        wrong = (seconds < 0.9 * said / max(speeds) - 0.5) | (seconds > 1.1 * said / min(speeds) + 0.5 + silence_s)
+        wrong = np.abs(batch.recorded_s.numpy() - said) > 0.1 * said + 0.5
         return [int(index) for index in indices[wrong]]
 
     def warn_of_durations(self) -> None:
