@@ -44,7 +44,7 @@ class Delay(NamedTuple):
     convolutions_s: float
     """What the convolutions see to the right."""
     lookahead_s: float
-    """What the lookahead convolution waits for."""
+    """What the lookahead convolution waits for; with windows, their first frame for all that their last one hears."""
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -108,7 +108,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             obstacles.append(f"feature.deltas is {self.feature.deltas}: differences look ahead")
         if any(layer.same for layer in self.model.conv):
             obstacles.append("model.conv has same = true, which needs the length of the recording")
-        if self.model.bidirectional:
+        if self.model.bidirectional and not self.model.window:
             obstacles.append("model.bidirectional is true: the backward direction starts at the end")
         return tuple(obstacles)
 
@@ -119,11 +119,11 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     @property
     def stream_unit_samples(self) -> int:
-        """Samples per output frame: a stream's chunks are whole multiples of it."""
-        return self.model.subsampling * self.feature.hop_samples
+        """Samples per output frame, or per window of them: a stream's chunks are whole multiples of it."""
+        return max(self.model.window, 1) * self.model.subsampling * self.feature.hop_samples
 
     def stream_chunk_samples(self, chunk_ms: float = 100.0) -> int:
-        """The chunk of a stream: `chunk_ms`, rounded up to whole output frames."""
+        """The chunk of a stream: `chunk_ms`, rounded up to whole output frames or windows."""
         wanted = chunk_ms * self.feature.sample_rate / 1000
         return max(math.ceil(wanted / self.stream_unit_samples), 1) * self.stream_unit_samples
 
@@ -139,7 +139,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return Delay(
             half_window_s=self.feature.window_ms / 2000,
             convolutions_s=frames * self.feature.hop_ms / 1000,
-            lookahead_s=max(self.model.lookahead - 1, 0) * self.frame_s,
+            lookahead_s=self.model.future * self.frame_s,
         )
 
     @property

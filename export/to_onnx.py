@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model.cells import ClippedRNN
-from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.model.deepspeech2 import DeepSpeech2, Encoder
 from ds2_deploy.model.fold import fold_batch_norm
 from ds2_deploy.model.layers import RecurrentLayer
 from ds2_deploy.model.streaming import StreamingDeepSpeech2
@@ -117,18 +117,19 @@ def exportable_stream(
     return stream
 
 
-def _use_onnx_cells(encoder: nn.Module, precision: Precision, recurrence: Recurrence) -> None:
-    layers = encoder.rnn
-    assert isinstance(layers, nn.ModuleList)
+def _use_onnx_cells(encoder: Encoder, precision: Precision, recurrence: Recurrence) -> None:
+    """By windows the directions go different ways, so no loop holds both."""
+    layers, windows = encoder.rnn, encoder.config.window > 0
     for number, layer in enumerate(layers):
         assert isinstance(layer, RecurrentLayer)
-        if recurrence != "node" and layer.backward_rnn is not None:
+        if recurrence != "node" and layer.backward_rnn is not None and not windows:
             layers[number] = BothDirections(layer, OnnxReversal())
-        elif recurrence != "node":
-            layer.forward_rnn = HoistedRNN(layer.directions, unrolled=recurrence == "unrolled")
-        else:
-            layer.forward_rnn, *backward = map(OnnxRNN, layer.directions)
-            layer.backward_rnn, layer.reversal = backward[0] if backward else None, OnnxReversal()
+            continue
+        layer.forward_rnn, *backward = (
+            OnnxRNN(rnn) if recurrence == "node" else HoistedRNN([rnn], unrolled=recurrence == "unrolled")
+            for rnn in layer.directions
+        )
+        layer.backward_rnn, layer.reversal = backward[0] if backward else None, OnnxReversal()
     if precision == "fp16":
         encoder.half()
 

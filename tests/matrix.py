@@ -20,7 +20,7 @@ CONVOLUTIONS = {
 }
 CHOICES: dict[str, tuple[str, ...]] = {
     "cell": ("rnn", "rnn_relu", "gru", "lstm"),
-    "direction": ("both", "forward"),
+    "direction": ("both", "forward", "windows"),
     "graph": ("model", "stream"),
     "precision": ("fp32", "fp16"),
     "convolution": tuple(CONVOLUTIONS),
@@ -42,14 +42,14 @@ class Case(NamedTuple):
         from tests.tiny import tiny_metadata, tiny_model
 
         dims, layers = CONVOLUTIONS[self.convolution]
-        forward = self.direction == "forward"
+        forward, windows = self.direction == "forward", self.direction == "windows"
         config = ModelConfig(
             conv_dims=1 if dims == 1 else 2, conv=layers, cell=cast(Cell, self.cell), rnn_layers=2, rnn_size=8,
-            bidirectional=not forward, lookahead=3 if forward else 0, fc_layers=1, fc_size=6,
+            bidirectional=not forward, lookahead=3 if forward else 0, window=2 if windows else 0,
+            window_context=3 if windows else 0, fc_layers=1, fc_size=6,
         )  # fmt: skip
-        feature = FeatureConfig(
-            spectrum="log_mel", mel_bands=20, fft_size=512, normalization="global" if forward else "utterance"
-        )
+        normalization = "utterance" if self.direction == "both" else "global"
+        feature = FeatureConfig(spectrum="log_mel", mel_bands=20, fft_size=512, normalization=normalization)
         metadata, precision = tiny_metadata(config, feature), cast(Precision, self.precision)
         (folder / METADATA_FILE).write_text(metadata.to_json())
         path = folder / graph_file(precision, stream=self.graph == "stream")
@@ -60,9 +60,10 @@ class Case(NamedTuple):
 
 
 def every_case() -> list[Case]:
-    """All that there can be: a network that reads backwards cannot stream."""
+    """All that there can be: a network that reads backwards from the end cannot stream, and an LSTM has no windows."""
     cases = itertools.starmap(Case, itertools.product(*CHOICES.values()))
-    return [case for case in cases if (case.graph, case.direction) != ("stream", "both")]
+    impossible = {("stream", "both"), ("lstm", "windows")}
+    return [case for case in cases if not {(case.graph, case.direction), (case.cell, case.direction)} & impossible]
 
 
 def pairs(case: Case) -> set[tuple[tuple[int, str], ...]]:

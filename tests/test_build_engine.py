@@ -273,7 +273,7 @@ def test_every_pair_of_choices_can_be_built(tmp_path: Path, case: Case) -> None:
 def test_the_few_hold_every_pair_of_all() -> None:
     held = set().union(*map(pairs, pairwise(every_case())))
     assert held == set().union(*map(pairs, every_case()))
-    assert len(held) == 8 + 8 + 8 + 12 + 3 + 4 + 6 + 4 + 6 + 6  # all there are but (both, stream)
+    assert len(held) == 11 + 8 + 8 + 12 + 5 + 6 + 9 + 4 + 6 + 6  # all but (both, stream) and (lstm, windows)
 
 
 class TestRefusals:

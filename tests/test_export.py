@@ -30,6 +30,7 @@ COMBINATIONS = [
     ("rnn, two directions, 3 x 2d, fc", "log mel, none, 8 kHz"),
     ("rnn with clipped relu, concatenated, shared input weights, no conv", "mfcc with differences, each bin"),
     ("lstm, norm at every step, residual 1d", "amplitude, whitened, one level"),
+    ("gru, two directions by windows, 2d", "log mel, global, centred"),
 ]
 
 

@@ -103,6 +103,14 @@ def test_a_stream_without_loops(tmp_path: Path) -> None:
     assert not {"LSTM", "Scan", "Loop"} & nodes(tmp_path / "stream.onnx")
 
 
+def test_windows_without_loops(tmp_path: Path) -> None:
+    """A direction each, for they take different steps."""
+    model = ModelConfig(conv=CONV_2D, cell="gru", rnn_layers=1, rnn_size=8, window=2, window_context=3)
+    feature = FeatureConfig(spectrum="log_mel", mel_bands=20, fft_size=512, normalization="global")
+    exported(tmp_path, model, feature, "unrolled")
+    assert not {"GRU", "Scan", "Loop"} & nodes(tmp_path / "stream.onnx")
+
+
 def test_projection_is_one_product() -> None:
     """All frames and both directions: (T B, D) by (D, N G H)."""
     hoisted = HoistedRNN([nn.GRU(5, 7), nn.GRU(5, 7)], unrolled=False)

@@ -12,7 +12,7 @@ import torch
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import ModelError
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model.config import ConvLayer, ModelConfig
+from ds2_deploy.model.config import Cell, ConvLayer, ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.streaming import StreamingDeepSpeech2
 from ds2_deploy.runtime.streamed import Streamed
@@ -57,6 +57,16 @@ def network(cell: str, feature: str, conv: str, lookahead: int) -> DeepSpeech2:
     return tiny_model(tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), FEATURES[feature]))
 
 
+def windowed(cell: Cell, feature: str, conv: str, window: int, context: int) -> DeepSpeech2:
+    """Both directions by windows."""
+    dims, layers = CONVOLUTIONS[conv]
+    config = {
+        "cell": cell, "conv_dims": dims, "conv": layers, "window": window, "window_context": context, "rnn_layers": 2,
+        "rnn_size": 9, "fc_layers": 1, "fc_size": 7, "relu_clip": 0.7,
+    }  # fmt: skip
+    return tiny_model(tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), FEATURES[feature]))
+
+
 def awkward_lengths(metadata: ModelMetadata, chunk: int) -> list[int]:
     least = metadata.min_samples
     return [0, 1, least - 1, least, least + 1, chunk - 1, chunk, chunk + 1, 2 * chunk, 5 * chunk + 17, 9001]
@@ -72,6 +82,19 @@ def whole(model: DeepSpeech2, recording: npt.NDArray[np.float32]) -> npt.NDArray
 def test_chunks_give_the_frames_of_the_whole(cell: str, feature: str, conv: str, lookahead: int) -> None:
     model = network(cell, feature, conv, lookahead)
     for units in (1, 4):
+        backend = TorchStreamBackend.of(model, units * model.metadata.stream_unit_samples)
+        recordings = [noise(n, seed=n) for n in awkward_lengths(model.metadata, backend.chunk_samples)]
+        check_side_by_side(model, backend, recordings)
+
+
+@pytest.mark.parametrize(
+    ("cell", "window", "context"), [("gru", 2, 3), ("rnn", 3, 1), ("rnn_relu", 1, 4), ("gru", 4, 9)]
+)
+@pytest.mark.parametrize("conv", CONVOLUTIONS)
+@pytest.mark.parametrize("feature", FEATURES)
+def test_windows_give_the_frames_of_the_whole(feature: str, conv: str, cell: Cell, window: int, context: int) -> None:
+    model = windowed(cell, feature, conv, window, context)
+    for units in (1, 2):
         backend = TorchStreamBackend.of(model, units * model.metadata.stream_unit_samples)
         recordings = [noise(n, seed=n) for n in awkward_lengths(model.metadata, backend.chunk_samples)]
         check_side_by_side(model, backend, recordings)
@@ -146,9 +169,11 @@ def lag_frames(model: DeepSpeech2) -> int:
     return StreamingDeepSpeech2(model, model.metadata.stream_unit_samples).slides[-1].lag
 
 
-def test_the_lag_is_the_delay() -> None:
+@pytest.mark.parametrize(
+    "model", [network("gru", "8 kHz", "2d, even kernels", 4), windowed("gru", "8 kHz", "2d, even kernels", 2, 3)]
+)
+def test_the_lag_is_the_delay(model: DeepSpeech2) -> None:
     """A frame comes with the chunk that holds the last sample it depends on, and not with the one before."""
-    model = network("gru", "8 kHz", "2d, even kernels", 4)
     metadata = model.metadata
     backend = TorchStreamBackend.of(model, metadata.stream_unit_samples)
     state, chunk, chunks = backend.initial_state(1), backend.chunk_samples, 0
@@ -180,6 +205,11 @@ def test_what_cannot_stream_says_why(model: ModelConfig, feature: FeatureConfig,
 def test_a_chunk_of_no_whole_frames(chunk: int) -> None:
     with pytest.raises(ModelError, match="multiple of 320"):
         StreamingDeepSpeech2(network("gru", "centred", "2d, even kernels", 0), chunk)
+
+
+def test_a_chunk_of_no_whole_windows() -> None:
+    with pytest.raises(ModelError, match="multiple of 960, which is one output window"):
+        StreamingDeepSpeech2(windowed("gru", "centred", "2d, even kernels", 3, 2), 320)
 
 
 def test_the_network_it_is_made_of_stays_as_it_was() -> None:

@@ -127,6 +127,24 @@ def test_a_net_goes_on_with_another_lookahead(corpus, tmp_path, before, after):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
+def test_a_net_of_both_directions_learns_to_stream(corpus, tmp_path):
+    """By windows and with another normalisation it keeps its weights."""
+    utterance = recipe(tmp_path, "feature.normalization=utterance", epochs=3)
+    train(utterance, [corpus], [corpus], tmp_path / "first")
+    windows = ("model.window=2", "model.window_context=3", "feature.normalization=global", "norm_frozen_from=0")
+    still = recipe(tmp_path, *windows, "optimizer.learning_rate=1e-30", epochs=1)
+    train(still, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
+    assert first.metadata.streaming_obstacles
+    assert not second.metadata.streaming_obstacles
+    assert second.metadata.statistics is not None
+    for name, weight in first.weights.items():
+        torch.testing.assert_close(second.weights[name], weight, rtol=0, atol=0)
+    whitened = recipe(tmp_path, "feature.normalization=whitening")
+    with pytest.raises(ModelError, match="another feature than the recipe's: normalization"):
+        train(whitened, [corpus], [corpus], tmp_path / "third", init_from=tmp_path / "first/last.pt")
+
+
 @pytest.mark.parametrize(
     ("before", "problem"),
     [

@@ -32,6 +32,10 @@ MODELS = {
         conv_dims=1, conv=(ConvLayer(channels=8, kernel=(1, 5), stride=(1, 2), residual=True),), cell="lstm",
         rnn_layers=1, rnn_size=9, recurrent_norm="step", fc_layers=1, fc_size=6,
     ),
+    "gru, two directions by windows, 2d": ModelConfig(
+        conv=CONV_2D, cell="gru", rnn_layers=2, rnn_size=8, window=2, window_context=3, dropout=0.3,
+        locked_dropout=True,
+    ),
     "gru, forward only, no batch norm": ModelConfig(
         conv=CONV_2D, cell="gru", rnn_layers=1, rnn_size=8, bidirectional=False, batch_norm=False
     ),

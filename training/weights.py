@@ -27,7 +27,7 @@ def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, res
     """Another architecture is an error; what may differ where a training is not resumed is made to fit."""
     old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
     if not resume:
-        old = msgspec.structs.replace(old, model=_made_to_fit(old.model, new.model))
+        old = _made_to_fit(old, new)
     for name in ("model", "feature", *(("alphabet",) if resume else ())):
         if getattr(old, name) != getattr(new, name):
             raise ModelError(
@@ -39,18 +39,31 @@ def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, res
     model.load_state_dict(weights)
 
 
-def _made_to_fit(old: ModelConfig, new: ModelConfig) -> ModelConfig:
-    """`old` with what may differ from `new`: dropout, the lookahead of a unidirectional net, and the strides in time.
+def _made_to_fit(old: ModelMetadata, new: ModelMetadata) -> ModelMetadata:
+    """`old` with what may differ from `new`, for it has no weights: how features are normalised, unless they are
+    whitened, and parts of the network."""
+    old = msgspec.structs.replace(old, model=_network_made_to_fit(old.model, new.model))
+    if "whitening" in (old.feature.normalization, new.feature.normalization):
+        return old
+    feature = msgspec.structs.replace(old.feature, normalization=new.feature.normalization)
+    return msgspec.structs.replace(old, feature=feature, statistics=new.statistics)
 
-    Dropout and strides, which say how long a frame is, have no weights; but a residual layer's strides decide whether
-    it has a projection, so they stay.
+
+def _network_made_to_fit(old: ModelConfig, new: ModelConfig) -> ModelConfig:
+    """`old` with what may differ from `new`: dropout, the lookahead of a unidirectional net, the windows of a
+    bidirectional one, and the strides in time.
+
+    Strides say how long a frame is; but a residual layer's decide whether it has a projection, so they stay.
     """
     conv = list(old.conv)
     for i, layer in enumerate(new.conv[: len(conv)]):
         if not conv[i].residual:
             conv[i] = msgspec.structs.replace(conv[i], stride=(conv[i].stride[0], layer.stride[1]))
-    lookahead = old.lookahead if old.bidirectional else new.lookahead
-    changed = {"dropout": new.dropout, "locked_dropout": new.locked_dropout, "lookahead": lookahead}
+    changed = {"dropout": new.dropout, "locked_dropout": new.locked_dropout}
+    if not old.bidirectional:
+        changed["lookahead"] = new.lookahead
+    elif new.bidirectional:
+        changed |= {"window": new.window, "window_context": new.window_context}
     return msgspec.structs.replace(old, conv=tuple(conv), **changed)
 
 

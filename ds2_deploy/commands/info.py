@@ -140,18 +140,20 @@ def _bands(feature: "FeatureConfig") -> str:
 
 def _recurrent(model: "ModelConfig") -> str:
     direction = "bidirectional" if model.bidirectional else "unidirectional"
+    windows = f", backward by windows of {model.window} + {model.window_context} frames" if model.window else ""
     cell = "RNN with clipped ReLU" if model.cell == "rnn_relu" else model.cell.upper()
     special = (", input weights shared" if model.shared_input_weights else "") + (
         ", directions concatenated" if model.directions == "concat" else ""
     )
-    return f"{model.rnn_layers} x {direction} {cell} of {model.rnn_size}{special}"
+    return f"{model.rnn_layers} x {direction} {cell} of {model.rnn_size}{special}{windows}"
 
 
 def _delay(metadata: "ModelMetadata") -> str:
     """The algorithmic delay and what it is made of."""
     if metadata.delay is None or metadata.delay_s is None:
         return "the whole recording"
-    parts = zip(("half a window", "convolutions", "lookahead"), metadata.delay, strict=True)
+    above = "windows" if metadata.model.window else "lookahead"
+    parts = zip(("half a window", "convolutions", above), metadata.delay, strict=True)
     return f"{_ms(metadata.delay_s)} ms = " + " + ".join(f"{_ms(seconds)} {name}" for name, seconds in parts)
 
 

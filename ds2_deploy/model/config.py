@@ -68,7 +68,14 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rnn_layers: int = 5
     rnn_size: int = 800
     bidirectional: bool = True
-    """Both directions run over the whole utterance. False: forward only, can stream."""
+    """Both directions run over the whole utterance, the backward one perhaps by windows. False: forward only, can
+    stream."""
+    window: int = 0
+    """The backward direction begins anew for so many frames, `window_context` frames beyond the last of them, so that a
+    network of both directions can stream (latency-controlled, Zhang et al. 2016, arXiv 1510.08983; model/windows.py).
+    0: it begins at the utterance's end."""
+    window_context: int = 0
+    """Frames that the backward direction reads beyond a window."""
     directions: Literal["sum", "concat"] = "sum"
     """What a bidirectional layer gives: the sum of its directions (section 3.1), or both side by side."""
     shared_input_weights: bool = False
@@ -100,11 +107,20 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         for name in ("rnn_layers", "rnn_size", "fc_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("lookahead", "fc_layers"):
+        for name in ("lookahead", "fc_layers", "window", "window_context"):
             if getattr(self, name) < 0:
                 raise ValueError(f"model.{name} is {getattr(self, name)}: it must not be negative")
         if self.bidirectional and self.lookahead:
             raise ValueError(f"model.lookahead is {self.lookahead}: a bidirectional model sees the future already")
+        if self.window and not self.bidirectional:
+            raise ValueError(f"model.window is {self.window}: a unidirectional model has no backward direction")
+        if self.window_context and not self.window:
+            raise ValueError(f"model.window_context is {self.window_context}: model.window says after how many frames")
+        if self.window and not self.window_context:
+            raise ValueError("model.window_context is 0: the backward direction needs a frame at least beyond a window")
+        if self.window and (self.cell == "lstm" or self.recurrent_norm == "step"):
+            name = "cell" if self.cell == "lstm" else "recurrent_norm"
+            raise ValueError(f"model.window is {self.window}: it cannot be with {name} = {getattr(self, name)!r}")
         if not self.bidirectional and (self.shared_input_weights or self.directions == "concat"):
             name = "shared_input_weights" if self.shared_input_weights else "directions"
             raise ValueError(f"model.{name} is {getattr(self, name)!r}: a unidirectional model has one direction")
@@ -112,6 +128,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"model.dropout is {self.dropout}: it must be in [0, 1)")
         if not 0 < self.relu_clip < math.inf:
             raise ValueError(f"model.relu_clip is {self.relu_clip}: it must be a positive number")
+
+    @property
+    def future(self) -> int:
+        """Output frames after a frame that the layers above the convolutions see, where they do not see all."""
+        return self.window - 1 + self.window_context if self.window else max(self.lookahead - 1, 0)
 
     @property
     def subsampling(self) -> int:

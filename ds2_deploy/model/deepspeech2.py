@@ -11,6 +11,7 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.frontend import Frontend
 from ds2_deploy.model.layers import FullyConnected, Lookahead, MaskedConv, RecurrentLayer, time_mask
+from ds2_deploy.model.windows import Windows
 
 
 class Encoder(nn.Module):
@@ -38,13 +39,25 @@ class Encoder(nn.Module):
             x, lengths = conv(x, lengths)
         x = x.flatten(1, -2).permute(2, 0, 1)  # (B, C, F', T) -> (T, B, C F')
         mask = time_mask(lengths, x.shape[0]).transpose(0, 1)[:, :, None]  # (T, B, 1)
-        for rnn in self.rnn:
-            x = rnn(x, lengths, mask)
+        x = self._recurrent(x, lengths, mask)
         if self.lookahead is not None:
             x = self.lookahead(x, mask)
         for fc in self.fc:
             x = fc(x, mask)
         return self.output(x).transpose(0, 1), lengths  # (B, T, V)
+
+    def _recurrent(self, x: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+        """(T, B, C F') -> (T, B, H), by windows where the configuration has them."""
+        size, context, frames = self.config.window, self.config.window_context, x.shape[0]
+        windows = None
+        if size:
+            windows = Windows(size, context, (frames + size - 1) // size, lengths)
+            beyond = size - 1 + context  # frames that the last window may lack
+            x = windows.spread(torch.cat([x, x.new_zeros(beyond, *x.shape[1:])]))
+            mask = windows.spread(torch.cat([mask, mask.new_zeros(beyond, *mask.shape[1:])]))
+        for rnn in self.rnn:
+            x = rnn(x, lengths, mask, windows)
+        return x[:frames]
 
 
 class DeepSpeech2(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ds2_deploy.model.cells import StepNorm, new_rnn
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 from ds2_deploy.model.norm import SequenceBatchNorm
+from ds2_deploy.model.windows import Windows
 
 
 def time_mask(lengths: Tensor, frames: int) -> Tensor:
@@ -125,7 +126,7 @@ def set_dropout(model: nn.Module, share: float) -> None:
 class RecurrentLayer(nn.Module):
     """One or two directions with batch normalisation, then dropout: (T, B, D) -> (T, B, H), concatenated (T, B, 2 H).
 
-    The backward direction reads each utterance from its own last frame, never from the padding.
+    The backward direction reads each utterance from its own last frame, never from the padding, or by `windows`.
     """
 
     def __init__(self, size: int, config: ModelConfig) -> None:
@@ -148,17 +149,22 @@ class RecurrentLayer(nn.Module):
         """An nn.RNNBase each, or what an export puts in its place."""
         return [self.forward_rnn] if self.backward_rnn is None else [self.forward_rnn, self.backward_rnn]
 
-    def forward(self, x: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor, mask: Tensor, windows: Windows | None = None) -> Tensor:
         if self.norm is not None:
             x = self.norm(x, mask)
+        if windows is not None:
+            forward, backward, _ = windows.heard(self, x)
+            return self.together(forward, backward)
         inputs = [x] if self.backward_rnn is None else [x, self.reversal(x, lengths)]
         if self.step_norm is None:
             outputs = [rnn(x)[0] for rnn, x in zip(self.directions, inputs, strict=True)]
         else:
             outputs = self.step_norm(self.directions, inputs, mask)
-        y: Tensor = outputs[0]
-        if self.backward_rnn is not None:
-            backward = self.reversal(outputs[1], lengths)
+        return self.together(outputs[0], None if self.backward_rnn is None else self.reversal(outputs[1], lengths))
+
+    def together(self, y: Tensor, backward: Tensor | None) -> Tensor:
+        """What the layer gives, of what its directions do."""
+        if backward is not None:
             y = torch.cat([y, backward], dim=-1) if self.concatenated else y + backward
         return self.dropout(y)  # type: ignore[no-any-return]
 

@@ -11,7 +11,8 @@ every step, and all shapes are fixed:
 
 What a frame is, is known by its place: before the first sample, inside, or beyond the last one, and the masks are
 those of the whole recording. A recurrent layer must not move before its first frame: its input has one more column,
-1 where there is no frame yet, whose weights hold the hidden state at zero.
+1 where there is no frame yet, whose weights hold the hidden state at zero. Where the backward direction goes by windows
+(model/windows.py), they lie as in the recording, and the frames that they hear beyond themselves are held back.
 
 Shapes: B streams, C samples of a chunk, N values of state, F bins, H hidden, V labels. One row of state is a stream.
 """
@@ -31,6 +32,7 @@ from ds2_deploy.model.config import Cell, ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
 from ds2_deploy.model.fold import fold_batch_norm
 from ds2_deploy.model.layers import MaskedConv, RecurrentLayer
+from ds2_deploy.model.windows import Windows
 
 SHUT = 100.0
 """Drives a gate to 0 or 1 to the last bit of float32, and is still a number in half precision."""
@@ -131,7 +133,7 @@ class StreamingDeepSpeech2(nn.Module):
         if chunk_samples < 1 or chunk_samples % metadata.stream_unit_samples:
             raise ModelError(
                 f"A chunk of {chunk_samples} samples does not fit the model: it must be a multiple of "
-                f"{metadata.stream_unit_samples}, which is one output frame."
+                f"{metadata.stream_unit_samples}, which is one output {'window' if metadata.model.window else 'frame'}."
             )
         self.chunk_samples = chunk_samples
         self.frontend = copy.deepcopy(model.frontend)
@@ -163,9 +165,12 @@ class StreamingDeepSpeech2(nn.Module):
             x = _convolve(layer, memory.extended(slide, x), extent)
         x = x.flatten(1, -2).permute(2, 0, 1)  # (B, C, F', T) -> (T, B, C F')
         absent = extent.absent(x.shape[0]).transpose(0, 1)[:, :, None].to(x.dtype)  # (T, B, 1)
-        for layer in self.encoder.rnn:
-            assert isinstance(layer, RecurrentLayer)
-            x = memory.recurrent(layer.forward_rnn, torch.cat([x, absent], dim=-1))  # (T, B, H)
+        if self.metadata.model.window:
+            x, extent = self._by_windows(x, extent, memory)
+        else:
+            for layer in self.encoder.rnn:
+                assert isinstance(layer, RecurrentLayer)
+                x = memory.recurrent(layer.forward_rnn, torch.cat([x, absent], dim=-1))  # (T, B, H)
         if self.encoder.lookahead is not None:
             slide = self.slides[-1]
             x = x.permute(1, 2, 0).masked_fill(~extent.mask(x.shape[0])[:, None], 0.0)  # (B, H, T)
@@ -176,6 +181,22 @@ class StreamingDeepSpeech2(nn.Module):
         log_probs, frames = _align(log_softmax(self.encoder.output(x).transpose(0, 1)), extent)
         next_state = torch.cat([part.flatten(1).to(state.dtype) for part in memory.after], dim=1)
         return log_probs, frames, next_state.masked_fill(~live[:, None], 0.0)
+
+    def _by_windows(self, x: Tensor, extent: Extent, memory: Memory) -> tuple[Tensor, Extent]:
+        """The recurrent layers of both directions, (T, B, D) -> (T, B, H): a chunk holds whole windows."""
+        model, slide, frames = self.metadata.model, self.slides[-1], x.shape[0]
+        x = memory.extended(slide, x.permute(1, 2, 0)).permute(2, 0, 1)  # (context + T, B, D)
+        extent = extent.after(slide)
+        absent = extent.absent(x.shape[0]).transpose(0, 1)[:, :, None].to(x.dtype)
+        windows = Windows(model.window, model.window_context, frames // model.window, extent.end + extent.lag)
+        x, absent = windows.spread(x), windows.spread(absent)
+        for layer in self.encoder.rnn:
+            assert isinstance(layer, RecurrentLayer)
+            hidden = memory.take()[None].to(x.dtype)  # (1, B, H)
+            forward, backward, hidden = windows.heard(layer, x, hidden, absent)
+            memory.after.append(hidden[0])
+            x = layer.together(forward, backward) * (1 - absent)  # the backward direction is not held at zero
+        return x[:frames], extent
 
     def _features(self, audio: Tensor, extent: Extent, memory: Memory) -> tuple[Tensor, Extent]:
         """What the first convolution reads, (B, 1, F, T') or (B, F, T'), zero where the recording has no frame."""
@@ -215,7 +236,8 @@ class StreamingDeepSpeech2(nn.Module):
 
 
 def slides(metadata: ModelMetadata) -> list[Slide]:
-    """The layers with a kernel in time, in order: windows, convolutions, lookahead."""
+    """The layers with a kernel in time, in order: windows of the analysis, convolutions, lookahead or what the windows
+    of recurrent layers hear beyond themselves."""
     feature, model = metadata.feature, metadata.model
     padding = feature.padding_samples
     kernels = [(feature.window_samples, feature.hop_samples, padding, padding)]
@@ -224,11 +246,16 @@ def slides(metadata: ModelMetadata) -> list[Slide]:
     found: list[Slide] = []
     for kernel in kernels:
         found.append(Slide(*kernel, lag_in=found[-1].lag if found else 0))
+    if model.window:
+        ahead = model.window_context
+        ahead += -(found[-1].lag + ahead) % model.window  # windows that begin with the recording begin with a chunk
+        found.append(Slide(ahead + 1, 1, 0, ahead, lag_in=found[-1].lag))
     return found
 
 
 def state_shapes(metadata: ModelMetadata, by: list[Slide]) -> list[tuple[int, ...]]:
-    """What a row of state holds, in order: clock, samples, inputs of each convolution, hidden states, lookahead."""
+    """What a row of state holds, in order: clock, samples, inputs of each convolution, those of the recurrent layers
+    that their windows still need, hidden states, lookahead."""
     model = metadata.model
     window, *convolutions = by[: 1 + len(model.conv)]
     hidden = [(model.rnn_size,)] * (model.rnn_layers * (2 if model.cell == "lstm" else 1))
@@ -236,6 +263,7 @@ def state_shapes(metadata: ModelMetadata, by: list[Slide]) -> list[tuple[int, ..
     shapes: list[tuple[int, ...]] = [(2,)]
     shapes += [(window.context,)] if window.context > 0 else []
     shapes += [(*size, s.context) for size, s in zip(inputs, convolutions, strict=True) if s.context > 0]
+    shapes += [(model.rnn_input_size(metadata.feature.bins), by[-1].context)] if model.window else []
     shapes += hidden
     shapes += [(model.rnn_size, by[-1].context)] if model.lookahead > 1 else []
     return shapes
