@@ -49,15 +49,19 @@ class Encoder(nn.Module):
     def _recurrent(self, x: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         """(T, B, C F') -> (T, B, H), by windows where the configuration has them."""
         size, context, frames = self.config.window, self.config.window_context, x.shape[0]
-        windows = None
-        if size:
-            windows = Windows(size, context, (frames + size - 1) // size, lengths)
-            beyond = size - 1 + context  # frames that the last window may lack
-            x = windows.spread(torch.cat([x, x.new_zeros(beyond, *x.shape[1:])]))
-            mask = windows.spread(torch.cat([mask, mask.new_zeros(beyond, *mask.shape[1:])]))
-        for rnn in self.rnn:
-            x = rnn(x, lengths, mask, windows)
-        return x[:frames]
+        if not size:
+            for rnn in self.rnn:
+                x = rnn(x, lengths, mask)
+            return x
+        windows = Windows(size, context, (frames + size - 1) // size, lengths)
+        beyond = size - 1 + context  # frames that the last window may lack
+        x = windows.spread(torch.cat([x, x.new_zeros(beyond, *x.shape[1:])]))
+        mask = windows.spread(torch.cat([mask, mask.new_zeros(beyond, *mask.shape[1:])]))
+        return windows.through(self.recurrent_layers, x, mask)[0][:frames]
+
+    @property
+    def recurrent_layers(self) -> list[RecurrentLayer]:
+        return [layer for layer in self.rnn if isinstance(layer, RecurrentLayer)]
 
 
 class DeepSpeech2(nn.Module):

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ds2_deploy.model.cells import StepNorm, new_rnn
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 from ds2_deploy.model.norm import SequenceBatchNorm
-from ds2_deploy.model.windows import Windows
 
 
 def time_mask(lengths: Tensor, frames: int) -> Tensor:
@@ -126,7 +125,7 @@ def set_dropout(model: nn.Module, share: float) -> None:
 class RecurrentLayer(nn.Module):
     """One or two directions with batch normalisation, then dropout: (T, B, D) -> (T, B, H), concatenated (T, B, 2 H).
 
-    The backward direction reads each utterance from its own last frame, never from the padding, or by `windows`.
+    The backward direction reads each utterance from its own last frame, never from the padding.
     """
 
     def __init__(self, size: int, config: ModelConfig) -> None:
@@ -149,12 +148,9 @@ class RecurrentLayer(nn.Module):
         """An nn.RNNBase each, or what an export puts in its place."""
         return [self.forward_rnn] if self.backward_rnn is None else [self.forward_rnn, self.backward_rnn]
 
-    def forward(self, x: Tensor, lengths: Tensor, mask: Tensor, windows: Windows | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
         if self.norm is not None:
             x = self.norm(x, mask)
-        if windows is not None:
-            forward, backward, _ = windows.heard(self, x)
-            return self.together(forward, backward)
         inputs = [x] if self.backward_rnn is None else [x, self.reversal(x, lengths)]
         if self.step_norm is None:
             outputs = [rnn(x)[0] for rnn, x in zip(self.directions, inputs, strict=True)]

@@ -189,14 +189,11 @@ class StreamingDeepSpeech2(nn.Module):
         extent = extent.after(slide)
         absent = extent.absent(x.shape[0]).transpose(0, 1)[:, :, None].to(x.dtype)
         windows = Windows(model.window, model.window_context, frames // model.window, extent.end + extent.lag)
-        x, absent = windows.spread(x), windows.spread(absent)
-        for layer in self.encoder.rnn:
-            assert isinstance(layer, RecurrentLayer)
-            hidden = memory.take()[None].to(x.dtype)  # (1, B, H)
-            forward, backward, hidden = windows.heard(layer, x, hidden, absent)
-            memory.after.append(hidden[0])
-            x = layer.together(forward, backward) * (1 - absent)  # the backward direction is not held at zero
-        return x[:frames], extent
+        states = [memory.take()[None].to(x.dtype) for _ in self.encoder.rnn]  # (1, B, H) each
+        layers = self.encoder.recurrent_layers
+        x, states = windows.through(layers, windows.spread(x), states=states, absent=windows.spread(absent))
+        memory.after += [state[0] for state in states]
+        return x, extent
 
     def _features(self, audio: Tensor, extent: Extent, memory: Memory) -> tuple[Tensor, Extent]:
         """What the first convolution reads, (B, 1, F, T') or (B, F, T'), zero where the recording has no frame."""
