@@ -24,7 +24,7 @@ from training.augment import one_after_the_other
 from training.manifest import Utterance, read_manifest
 
 RATE, SEED = 16000, 2026
-CASES = ((1, 0.7), (2, 0.7), (4, 0.2), (4, 0.7), (4, 3.0), (20, 0.7))
+CASES = ((1, 0.0), (2, 0.7), (4, 0.2), (4, 0.7), (4, 3.0), (20, 0.7))
 """Recordings in a stream, and the seconds between them; a speaker of AN4 has 13 or less."""
 
 

@@ -44,7 +44,7 @@ class Delay(NamedTuple):
     convolutions_s: float
     """What the convolutions see to the right."""
     lookahead_s: float
-    """What the lookahead convolution waits for; with windows, their first frame for all that their last one hears."""
+    """What the lookahead convolution waits for, or a window's first frame for the end of its context."""
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -68,7 +68,7 @@ def test_later_epochs_differ_and_stay_bucketed():
     "augment",
     [
         AugmentConfig(silence_probability=0.3, silence_s=(0.0, 4.0)),
-        AugmentConfig(joined_probability=0.4, joined=2, pause_s=(0.0, 4.0)),
+        AugmentConfig(joined_probability=0.4, joined=2, pause_s=(0.05, 4.0)),
         AugmentConfig(silence_probability=0.3, joined_probability=0.4, joined=2),
     ],
 )

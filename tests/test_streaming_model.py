@@ -61,8 +61,9 @@ def windowed(cell: Cell, feature: str, conv: str, window: int, context: int) -> 
     """Both directions by windows."""
     dims, layers = CONVOLUTIONS[conv]
     config = {
-        "cell": cell, "conv_dims": dims, "conv": layers, "window": window, "window_context": context, "rnn_layers": 2,
-        "rnn_size": 9, "fc_layers": 1, "fc_size": 7, "relu_clip": 0.7,
+        "cell": cell, "conv_dims": dims, "conv": layers, "window": window, "window_context": context,
+        "rnn_layers": {1: 1, 2: 3}.get(window, 2), "rnn_size": 9, "fc_layers": 1, "fc_size": 7, "relu_clip": 0.7,
+        "directions": "concat" if window > 2 else "sum", "shared_input_weights": window == 4,
     }  # fmt: skip
     return tiny_model(tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), FEATURES[feature]))
 

@@ -140,9 +140,15 @@ def test_a_net_of_both_directions_learns_to_stream(corpus, tmp_path):
     assert second.metadata.statistics is not None
     for name, weight in first.weights.items():
         torch.testing.assert_close(second.weights[name], weight, rtol=0, atol=0)
-    whitened = recipe(tmp_path, "feature.normalization=whitening")
-    with pytest.raises(ModelError, match="another feature than the recipe's: normalization"):
-        train(whitened, [corpus], [corpus], tmp_path / "third", init_from=tmp_path / "first/last.pt")
+    for other, problem in (
+        (("feature.normalization=whitening",), "another feature than the recipe's: normalization"),
+        ((*windows, "feature.mel_bands=12"), "another feature than the recipe's: mel_bands"),
+        (("model.cell=lstm",), "another model than the recipe's: cell 'gru' there, 'lstm' here"),
+    ):
+        with pytest.raises(ModelError, match=problem):
+            train(
+                recipe(tmp_path, *other), [corpus], [corpus], tmp_path / "third", init_from=tmp_path / "first/last.pt"
+            )
 
 
 @pytest.mark.parametrize(
@@ -389,3 +395,10 @@ def test_an_alphabet_from_the_transcripts_covers_the_validation_set(corpus, tmp_
     (corpus.parent / "valid.jsonl").write_text("\n".join(map(json.dumps, lines)))
     train(recipe(tmp_path, "alphabet=''", epochs=1), [corpus], [corpus.parent / "valid.jsonl"], tmp_path / "run")
     assert load_checkpoint(tmp_path / "run/last.pt").metadata.alphabet.labels == ("<blank>", " ", "a", "b", "c", "x")
+
+
+def test_windows_do_not_hide_another_cell(corpus, tmp_path):
+    train(recipe(tmp_path, "model.cell=lstm", epochs=1), [corpus], [corpus], tmp_path / "first")
+    windows = recipe(tmp_path, "model.window=2", "model.window_context=3")
+    with pytest.raises(ModelError, match="another model than the recipe's: cell 'lstm' there, 'gru' here"):
+        train(windows, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")

@@ -51,9 +51,9 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Least and most of it, before and, drawn anew, after."""
     joined_probability: float = 0.0
     """Share of the utterances after which others follow in the same recording, whoever says them. A network that
-    streams hears one utterance after the other; if it has learnt from single ones, it is lost after the first."""
+    streams hears one utterance after the other; one that has learnt from single ones hears the later ones worse."""
     joined: int = 3
-    """How many follow at most."""
+    """How many follow at most. An epoch gets longer by joined_probability (joined + 1) / 2 times its length."""
     pause_s: tuple[float, float] = (0.1, 1.5)
     """Shortest and longest pause before each of them: noise as loud as the quietest of the recording before it."""
     consistency: float = 0.0
@@ -79,7 +79,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if not 0 <= self.consistency < math.inf:
             raise ValueError(f"augment.consistency is {self.consistency}: it must not be negative, and finite")
         for name, least, most in (
-            ("snr_db", -50, 100), ("reverb_s", 0.01, 5), ("silence_s", 0, 60), ("pause_s", 0, 60),
+            ("snr_db", -50, 100), ("reverb_s", 0.01, 5), ("silence_s", 0, 60), ("pause_s", 0.05, 60),
         ):  # fmt: skip
             low, high = getattr(self, name)
             if not least <= low <= high <= most:

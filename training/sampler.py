@@ -20,9 +20,9 @@ class BatchSampler:
 
     Batches hold utterances of similar length, what is put around and after them included. The first epoch goes from
     the shortest batch to the longest (SortaGrad, section 3.3 of the paper); later ones draw the neighbours anew, by
-    lengths jittered by up to a tenth, and shuffle the batches. Every utterance comes exactly once an epoch, and process
-    r of n takes every n-th utterance of each batch, so no process waits for another's longer batch. With a limit of
-    seconds, the number of batches varies a little from epoch to epoch.
+    lengths jittered by up to a tenth, and shuffle the batches. Every utterance comes exactly once an epoch, apart
+    from those that follow others, and process r of n takes every n-th utterance of each batch, so no process waits
+    for another's longer batch. With a limit of seconds, the number of batches varies a little from epoch to epoch.
     """
 
     def __init__(self, durations_s: Sequence[float] | npt.NDArray[np.float64], recipe: Recipe, processes: Processes):

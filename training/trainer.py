@@ -232,9 +232,10 @@ class Training:
         indices = torch.cat([batch.indices for batch in group])[~finite.cpu()].tolist()
         if indices:
             paths = ", ".join(str(self.train_set[index].path) for index in indices[:3])
+            after = "; or what follows in the same recording" if self.recipe.augment.joined_probability else ""
             self.reporter.warn(
                 f"Left out a step of epoch {self.position.epoch + 1}: the loss of {len(indices)} of {len(finite)} "
-                f"utterances is not finite ({paths}{', ...' if len(indices) > 3 else ''})."
+                f"utterances is not finite ({paths}{', ...' if len(indices) > 3 else ''}{after})."
             )
 
     def lying_in(self, batch: Batch) -> list[int]:

@@ -6,8 +6,8 @@ from pathlib import Path
 import msgspec
 from torch import Tensor
 
+from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import ModelError
-from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import Checkpoint, load_model
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
@@ -26,32 +26,26 @@ def weights_of(source: Path) -> Checkpoint:
 def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:
     """Another architecture is an error; what may differ where a training is not resumed is made to fit."""
     old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
-    if not resume:
-        old = _made_to_fit(old, new)
-    for name in ("model", "feature", *(("alphabet",) if resume else ())):
-        if getattr(old, name) != getattr(new, name):
-            raise ModelError(
-                f"{path} was trained with another {name} than the recipe's: {_difference(old, new, name)}."
-            )
+    _check_alike("model", *((old.model, new.model) if resume else _alike_networks(old.model, new.model)), path)
+    _check_alike("feature", old.feature if resume else _alike_features(old.feature, new.feature), new.feature, path)
+    if resume:
+        _check_alike("alphabet", old.alphabet, new.alphabet, path)
     weights = _with_lookahead(weights, model.state_dict())
     if old.alphabet != new.alphabet:
         weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
     model.load_state_dict(weights)
 
 
-def _made_to_fit(old: ModelMetadata, new: ModelMetadata) -> ModelMetadata:
-    """`old` with what may differ from `new`, for it has no weights: how features are normalised, unless they are
-    whitened, and parts of the network."""
-    old = msgspec.structs.replace(old, model=_network_made_to_fit(old.model, new.model))
-    if "whitening" in (old.feature.normalization, new.feature.normalization):
-        return old
-    feature = msgspec.structs.replace(old.feature, normalization=new.feature.normalization)
-    return msgspec.structs.replace(old, feature=feature, statistics=new.statistics)
+def _check_alike(name: str, old: msgspec.Struct, new: msgspec.Struct, path: Path | None) -> None:
+    if old != new:
+        before, after = msgspec.to_builtins(old), msgspec.to_builtins(new)
+        different = [f"{key} {before[key]!r} there, {after[key]!r} here" for key in after if before[key] != after[key]]
+        raise ModelError(f"{path} was trained with another {name} than the recipe's: {', '.join(different)}.")
 
 
-def _network_made_to_fit(old: ModelConfig, new: ModelConfig) -> ModelConfig:
-    """`old` with what may differ from `new`: dropout, the lookahead of a unidirectional net, the windows of a
-    bidirectional one, and the strides in time.
+def _alike_networks(old: ModelConfig, new: ModelConfig) -> tuple[ModelConfig, ModelConfig]:
+    """Both without what may differ, for it has no weights or they can be made to fit: dropout, the lookahead of a
+    unidirectional net, the windows of a bidirectional one, and the strides in time.
 
     Strides say how long a frame is; but a residual layer's decide whether it has a projection, so they stay.
     """
@@ -59,12 +53,19 @@ def _network_made_to_fit(old: ModelConfig, new: ModelConfig) -> ModelConfig:
     for i, layer in enumerate(new.conv[: len(conv)]):
         if not conv[i].residual:
             conv[i] = msgspec.structs.replace(conv[i], stride=(conv[i].stride[0], layer.stride[1]))
-    changed = {"dropout": new.dropout, "locked_dropout": new.locked_dropout}
-    if not old.bidirectional:
-        changed["lookahead"] = new.lookahead
-    elif new.bidirectional:
-        changed |= {"window": new.window, "window_context": new.window_context}
-    return msgspec.structs.replace(old, conv=tuple(conv), **changed)
+    old = msgspec.structs.replace(old, conv=tuple(conv), dropout=new.dropout, locked_dropout=new.locked_dropout)
+    if not old.bidirectional and not new.bidirectional:
+        old = msgspec.structs.replace(old, lookahead=new.lookahead)
+    if old.bidirectional and new.bidirectional:
+        old, new = (msgspec.structs.replace(one, window=0, window_context=0) for one in (old, new))
+    return old, new
+
+
+def _alike_features(old: FeatureConfig, new: FeatureConfig) -> FeatureConfig:
+    """`old` normalised like `new`: what is subtracted and divided by is no weight, except where it whitens."""
+    if "whitening" in (old.normalization, new.normalization):
+        return old
+    return msgspec.structs.replace(old, normalization=new.normalization)
 
 
 def _with_lookahead(weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -78,8 +79,3 @@ def _with_lookahead(weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) 
         taps = taps.zero_()
         taps[..., : old.shape[-1]] = old
     return {**known, LOOKAHEAD: taps}
-
-
-def _difference(old: ModelMetadata, new: ModelMetadata, name: str) -> str:
-    before, after = msgspec.to_builtins(getattr(old, name)), msgspec.to_builtins(getattr(new, name))
-    return ", ".join(f"{key} {before[key]!r} there, {after[key]!r} here" for key in after if before[key] != after[key])

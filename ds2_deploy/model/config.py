@@ -68,8 +68,8 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     rnn_layers: int = 5
     rnn_size: int = 800
     bidirectional: bool = True
-    """Both directions run over the whole utterance, the backward one perhaps by windows. False: forward only, can
-    stream."""
+    """Both directions run over the whole utterance, the backward one perhaps by windows. False: forward only. Forward
+    and by windows it can stream."""
     window: int = 0
     """The backward direction begins anew for so many frames, `window_context` frames beyond the last of them, so that a
     network of both directions can stream (latency-controlled, Zhang et al. 2016, arXiv 1510.08983; model/windows.py).
