@@ -8,14 +8,13 @@ has noise at -80 dB. Word errors of the bundled `default` against the longest pi
 """
 
 import os
-from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
 import typer
-from machine import machine, save_result
+from machine import by_speaker, machine, save_result
 
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.metrics import Errors
@@ -42,9 +41,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 def calls(utterances: list[Utterance], rng: np.random.Generator) -> list[Spoken]:
     """The channels of calls between each two speakers."""
-    speakers = defaultdict(list)
-    for utterance in utterances:
-        speakers[utterance.speaker].append(utterance)
+    speakers = by_speaker(utterances)
     names = sorted(speakers)
     found: list[Spoken] = []
     for pair in zip(names[::2], names[1::2], strict=False):

@@ -4,7 +4,8 @@ import itertools
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ds2_deploy.audio.load import EXTENSIONS
 from ds2_deploy.extras import require
 from ds2_deploy.runtime import cpu_cores
 from ds2_deploy.runtime.bench_choice import processor_name
+from training.manifest import Utterance
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -32,6 +34,14 @@ def machine() -> dict[str, Any]:
 def default_source() -> Path:
     """AN4's test set where DS2_DATA names it, else the samples."""
     return Path(os.environ["DS2_DATA"]) / "an4" / "test.jsonl" if "DS2_DATA" in os.environ else SAMPLES
+
+
+def by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
+    """What each speaker says, both in the order of the manifest."""
+    speakers: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        speakers[utterance.speaker].append(utterance)
+    return speakers
 
 
 def recordings(source: Path) -> list[Path]:

@@ -8,14 +8,13 @@ endpoints. --save writes benchmarks/results/one_stream.json.
 """
 
 import os
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
-from machine import machine, save_result
+from machine import by_speaker, machine, save_result
 
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.metrics import Errors
@@ -41,10 +40,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
 
 def streams(utterances: Sequence[Utterance], most: int) -> list[list[Utterance]]:
     """What is said in each stream, a speaker each."""
-    speakers = defaultdict(list)
-    for utterance in utterances:
-        speakers[utterance.speaker].append(utterance)
-    return [said[begin : begin + most] for said in speakers.values() for begin in range(0, len(said), most)]
+    speakers = by_speaker(utterances).values()
+    return [said[begin : begin + most] for said in speakers for begin in range(0, len(said), most)]
 
 
 def heard(recognizer: Recognizer, samples: Samples) -> str:

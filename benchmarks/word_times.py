@@ -10,7 +10,6 @@ the ROC curve: 0.5 is chance), and how sure right and wrong ones are. --save wri
 
 import os
 import random
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,7 +18,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import typer
-from machine import machine, save_result
+from machine import by_speaker, machine, save_result
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.search import BeamConfig
@@ -60,9 +59,7 @@ class Confidences(msgspec.Struct, frozen=True, kw_only=True):
 def sequences(utterances: Sequence[Utterance], rate: int) -> list[tuple[Samples, list[tuple[str, float, float]]]]:
     """Recordings of several digits of a speaker: samples, and word, begin and end in seconds of each."""
     draw, rng = random.Random(SEED), np.random.default_rng(SEED)
-    speakers: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        speakers[utterance.speaker].append(utterance)
+    speakers = by_speaker(utterances)
     made = []
     for number in range(RECORDINGS):
         spoken = draw.sample(speakers[sorted(speakers)[number % len(speakers)]], DIGITS_EACH)

@@ -65,6 +65,16 @@ def tiny_metadata(model: ModelConfig, feature: FeatureConfig | None = None) -> M
     return ModelMetadata(name="tiny", feature=feature, statistics=statistics, model=model)
 
 
+@torch.no_grad()
+def first_to_differ(model: DeepSpeech2, samples: int, changed_from: int) -> int:
+    """The first output frame of noise (samples,) that changes with what is heard from sample `changed_from` on."""
+    length, audio = torch.tensor([samples]), 0.1 * torch.randn(1, samples).double()
+    changed = audio.clone()
+    changed[:, changed_from:] += 0.1 * torch.randn(samples - changed_from)
+    differs = (model(changed, length)[0] - model(audio, length)[0]).abs().amax(dim=(0, 2)) > 1e-9
+    return int(differs.nonzero()[0])
+
+
 def tiny_model(metadata: ModelMetadata, *, seed: int = 0) -> DeepSpeech2:
     """In evaluation mode, its running statistics moved by a few training batches of noise.
 

@@ -166,6 +166,8 @@ def one_after_the_other(
 ) -> Samples:
     """Recordings (S,) in one, with a pause before each but the first: noise as loud as the quietest of the one before
     it, drawn for (seed, epoch, utterance) `key`."""
+    if len(recordings) == 1:
+        return recordings[0]
     parts, rng = [recordings[0]], np.random.default_rng((*key, 4))
     for before, seconds, recording in zip(recordings, pauses_s, recordings[1:], strict=False):
         level = math.sqrt(quietest(before, rate))

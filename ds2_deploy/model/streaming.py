@@ -168,8 +168,7 @@ class StreamingDeepSpeech2(nn.Module):
         if self.metadata.model.window:
             x, extent = self._by_windows(x, extent, memory)
         else:
-            for layer in self.encoder.rnn:
-                assert isinstance(layer, RecurrentLayer)
+            for layer in self.encoder.recurrent_layers:
                 x = memory.recurrent(layer.forward_rnn, torch.cat([x, absent], dim=-1))  # (T, B, H)
         if self.encoder.lookahead is not None:
             slide = self.slides[-1]
