@@ -55,16 +55,16 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     language: str = "en"
     feature: FeatureConfig = FeatureConfig()
     statistics: FeatureStatistics | None = None
-    """Present exactly when `feature.normalization` is `global`."""
+    """Present exactly when `feature.normalization` is `global` or `running`."""
     alphabet: Alphabet = ENGLISH
     model: ModelConfig = ModelConfig()
     provenance: Provenance = Provenance()
 
     def __post_init__(self) -> None:
-        if (self.statistics is not None) != (self.feature.normalization == "global"):
+        if (self.statistics is not None) != self.feature.needs_statistics:
             raise ValueError(
                 f"feature.normalization is {self.feature.normalization!r} and statistics are "
-                f"{'present' if self.statistics else 'missing'}: 'global' needs them, nothing else does"
+                f"{'present' if self.statistics else 'missing'}: 'global' and 'running' need them, nothing else does"
             )
         if self.statistics and {len(self.statistics.mean), len(self.statistics.deviation)} != {self.feature.bins}:
             raise ValueError(

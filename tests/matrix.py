@@ -8,7 +8,7 @@ import itertools
 from pathlib import Path
 from typing import NamedTuple, cast
 
-from ds2_deploy.audio.features import FeatureConfig
+from ds2_deploy.audio.features import FeatureConfig, Normalization
 from ds2_deploy.model.config import Cell, ConvLayer, ModelConfig
 from ds2_deploy.model_folder import METADATA_FILE, graph_file
 from ds2_deploy.runtime.engine_info import Precision
@@ -48,7 +48,8 @@ class Case(NamedTuple):
             bidirectional=not forward, lookahead=3 if forward else 0, window=2 if windows else 0,
             window_context=3 if windows else 0, fc_layers=1, fc_size=6,
         )  # fmt: skip
-        normalization = "utterance" if self.direction == "both" else "global"
+        normalizations: dict[str, Normalization] = {"both": "utterance", "windows": "running", "forward": "global"}
+        normalization = normalizations[self.direction]
         feature = FeatureConfig(spectrum="log_mel", mel_bands=20, fft_size=512, normalization=normalization)
         metadata, precision = tiny_metadata(config, feature), cast(Precision, self.precision)
         (folder / METADATA_FILE).write_text(metadata.to_json())

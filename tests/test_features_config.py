@@ -53,7 +53,7 @@ def test_bins(changes: dict[str, Any], bins: int) -> None:
 
 
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
-@pytest.mark.parametrize("field", ["sample_rate", "window_ms", "hop_ms", "mel_bands", "floor"])
+@pytest.mark.parametrize("field", ["sample_rate", "window_ms", "hop_ms", "mel_bands", "floor", "running_s", "prior_s"])
 def test_values_that_are_not_positive_are_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=rf"feature\.{field} is {value}"):
         FeatureConfig(**{field: value})  # type: ignore[arg-type]

@@ -89,7 +89,7 @@ def test_reading_names_the_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("normalization", ["utterance", "none"])
-def test_statistics_belong_to_global_normalisation_alone(normalization: Any) -> None:
+def test_statistics_belong_to_global_and_running_normalisation_alone(normalization: Any) -> None:
     with pytest.raises(ValueError, match="statistics are missing"):
         ModelMetadata(feature=GLOBAL)
     with pytest.raises(ValueError, match=f"'{normalization}' and statistics are present"):

@@ -36,7 +36,7 @@ def changed(config, **fields):
 
 
 @pytest.mark.parametrize(
-    "normalization", ["utterance", "utterance_sample", "utterance_bins", "frame", "whitening", "none"]
+    "normalization", ["utterance", "utterance_sample", "utterance_bins", "running", "frame", "whitening", "none"]
 )
 @pytest.mark.parametrize(
     "config",
@@ -49,7 +49,8 @@ def changed(config, **fields):
     ids=[*SPECTRA, "mfcc with differences, one level", "amplitude centred, one level", "log1p mirrored, one peak"],
 )
 def test_features_do_not_depend_on_the_batch(config, normalization):
-    frontend = Frontend(changed(config, normalization=normalization))
+    config = changed(config, normalization=normalization)
+    frontend = Frontend(config, tiny_metadata(MODELS["gru, two directions, 2d"], config).statistics)
     if normalization == "whitening":
         ramp = torch.linspace(0.5, 1.5, config.bins)
         frontend.whiten(ramp[:, None], ramp.diag() + 0.05 * ramp.outer(ramp))
@@ -73,11 +74,21 @@ def test_features_do_not_depend_on_the_batch(config, normalization):
     [
         FeatureConfig(sample_rate=8000, spectrum="amplitude", window_ms=10.0, normalization="whitening"),
         FeatureConfig(spectrum="mfcc", mel_bands=20, fft_size=512, center=True, normalization="global"),
+        FeatureConfig(spectrum="mfcc", mel_bands=20, fft_size=512, normalization="running", running_s=0.01),
+        FeatureConfig(spectrum="log1p", normalization="running", running_s=0.2),
         FeatureConfig(spectrum="mel_power", mel_bands=20, fft_size=512, normalization="none"),
         FeatureConfig(spectrum="log_density", normalization="frame", symmetric_window=True),
         FeatureConfig(spectrum="log1p", window="hamming", center=True, normalization="none"),
     ],
-    ids=["amplitude, whitening", "mfcc, global, centred", "mel power, none", "density, frame", "log1p, centred"],
+    ids=[
+        "amplitude, whitening",
+        "mfcc, global, centred",
+        "mfcc, running, a frame",
+        "log1p, running",
+        "mel power, none",
+        "density, frame",
+        "log1p, centred",
+    ],
 )
 def test_a_stream_hears_the_same(feature):
     model = tiny_model(tiny_metadata(MODELS["lstm, lookahead, 1d, fc"], feature))

@@ -26,7 +26,7 @@ from tests.conftest import noise
 from tests.test_streaming_model import awkward_lengths, network
 
 NETWORKS = {  # cell: features, convolutions, lookahead
-    "rnn": ("8 kHz", "1d, stride 3", 4),
+    "rnn": ("running", "1d, stride 3", 4),
     "gru": ("centred", "2d, even kernels", 4),
     "lstm": ("windows of two and a half hops", "strides longer than kernels", 0),
 }

@@ -24,6 +24,9 @@ FEATURES = {
     "centred": FeatureConfig(
         spectrum="log_mel", mel_bands=40, fft_size=512, center=True, normalization="global", window="hamming"
     ),
+    "running": FeatureConfig(
+        spectrum="log_mel", mel_bands=20, fft_size=512, center=True, normalization="running", running_s=0.3, prior_s=0.1
+    ),
     "8 kHz": FeatureConfig(sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none"),
     "windows of two and a half hops": FeatureConfig(window_ms=25, normalization="none"),
     "windows shorter than a hop": FeatureConfig(window_ms=5, normalization="none"),

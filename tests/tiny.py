@@ -52,6 +52,9 @@ FEATURES = {
     "amplitude, whitened, one level": FeatureConfig(
         sample_rate=8000, spectrum="amplitude", window_ms=10.0, power_normalize=True, normalization="whitening"
     ),
+    "log mel, running": FeatureConfig(
+        spectrum="log_mel", mel_bands=20, fft_size=512, normalization="running", running_s=0.5
+    ),
     "log mel, none, 8 kHz": FeatureConfig(sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none"),
 }
 
@@ -59,7 +62,7 @@ FEATURES = {
 def tiny_metadata(model: ModelConfig, feature: FeatureConfig | None = None) -> ModelMetadata:
     feature = feature or FeatureConfig(spectrum="log_mel", mel_bands=40, fft_size=512)
     statistics = None
-    if feature.normalization == "global":
+    if feature.needs_statistics:
         ramp = torch.linspace(0, 1, feature.bins)
         statistics = FeatureStatistics(mean=tuple((-9 + ramp).tolist()), deviation=tuple((2 + ramp).tolist()))
     return ModelMetadata(name="tiny", feature=feature, statistics=statistics, model=model)

@@ -380,7 +380,7 @@ def _metadata(
     statistics = None
     heard = [*(checkpoint.metadata.provenance.train if checkpoint else ())]
     heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
-    if recipe.feature.normalization == "global":
+    if recipe.feature.needs_statistics:
         known = checkpoint.metadata.statistics if checkpoint else None
         statistics = known or feature_statistics(corpus, recipe.feature)
     return ModelMetadata(

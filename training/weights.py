@@ -12,9 +12,7 @@ from ds2_deploy.model.checkpoint import Checkpoint, load_model
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from training.labels import transfer_output
-
-LOOKAHEAD = "encoder.lookahead.conv.weight"
-"""(H, 1, frames), the present frame first."""
+from training.narrower import LOOKAHEAD, narrowed
 
 
 def weights_of(source: Path) -> Checkpoint:
@@ -30,6 +28,8 @@ def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, res
     _check_alike("feature", old.feature if resume else _alike_features(old.feature, new.feature), new.feature, path)
     if resume:
         _check_alike("alphabet", old.alphabet, new.alphabet, path)
+    if new.model.rnn_size < old.model.rnn_size:
+        weights = narrowed(weights, old.model, new.model.rnn_size)
     weights = _with_lookahead(weights, model.state_dict())
     if old.alphabet != new.alphabet:
         weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
@@ -45,7 +45,8 @@ def _check_alike(name: str, old: msgspec.Struct, new: msgspec.Struct, path: Path
 
 def _alike_networks(old: ModelConfig, new: ModelConfig) -> tuple[ModelConfig, ModelConfig]:
     """Both without what may differ, for it has no weights or they can be made to fit: dropout, the lookahead of a
-    unidirectional net, the windows of a bidirectional one, and the strides in time.
+    unidirectional net, the windows of a bidirectional one, units of recurrent layers that are not needed, and the
+    strides in time.
 
     Strides say how long a frame is; but a residual layer's decide whether it has a projection, so they stay.
     """
@@ -54,6 +55,8 @@ def _alike_networks(old: ModelConfig, new: ModelConfig) -> tuple[ModelConfig, Mo
         if not conv[i].residual:
             conv[i] = msgspec.structs.replace(conv[i], stride=(conv[i].stride[0], layer.stride[1]))
     old = msgspec.structs.replace(old, conv=tuple(conv), dropout=new.dropout, locked_dropout=new.locked_dropout)
+    if old.rnn_size > new.rnn_size and new.recurrent_norm != "step":
+        old = msgspec.structs.replace(old, rnn_size=new.rnn_size)
     if not old.bidirectional and not new.bidirectional:
         old = msgspec.structs.replace(old, lookahead=new.lookahead)
     if old.bidirectional and new.bidirectional:
@@ -65,7 +68,7 @@ def _alike_features(old: FeatureConfig, new: FeatureConfig) -> FeatureConfig:
     """`old` normalised like `new`: what is subtracted and divided by is no weight, except where it whitens."""
     if "whitening" in (old.normalization, new.normalization):
         return old
-    return msgspec.structs.replace(old, normalization=new.normalization)
+    return msgspec.structs.replace(old, normalization=new.normalization, running_s=new.running_s, prior_s=new.prior_s)
 
 
 def _with_lookahead(weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -9,7 +9,9 @@ Spectrum = Literal[
     "amplitude", "power", "log_power", "log1p", "log_density", "mel_amplitude", "mel_power", "log_mel", "mfcc"
 ]  # fmt: skip
 Window = Literal["hann", "hamming"]
-Normalization = Literal["utterance", "utterance_sample", "utterance_bins", "frame", "global", "whitening", "none"]
+Normalization = Literal[
+    "utterance", "utterance_sample", "utterance_bins", "running", "frame", "global", "whitening", "none"
+]
 
 DELTA_FRAMES = 4
 """Neighbours on either side that a difference is taken over."""
@@ -55,12 +57,17 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     normalization: Normalization = "utterance"
     """`utterance`: one mean and deviation per recording; `utterance_sample`: the same with the sample deviation (n - 1)
     and nothing added to it; `utterance_bins`: one per bin of each recording, which is cepstral mean and variance
-    normalisation (none of them can stream); `frame`: one mean and deviation over the bins of each frame; `global`: per
-    bin, from the training set, kept in the metadata; `whitening`: from the training set, bins decorrelated, kept with
-    the weights; `none`."""
+    normalisation (none of them can stream); `running`: at each frame one mean and deviation of the `running_s` up to
+    it, begun with `prior_s` of the training set; `frame`: one mean and deviation over the bins of each frame;
+    `global`: per bin, from the training set, kept in the metadata; `whitening`: from the training set, bins
+    decorrelated, kept with the weights; `none`."""
+    running_s: float = 6.0
+    """How far back `running` normalisation looks."""
+    prior_s: float = 0.5
+    """What its mean and deviation begin with, as if so much had been heard of the training set's."""
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "window_ms", "hop_ms", "mel_bands", "floor"):
+        for name in ("sample_rate", "window_ms", "hop_ms", "mel_bands", "floor", "running_s", "prior_s"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f"feature.{name} is {value}: it must be a positive number")
@@ -106,6 +113,16 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return self.static_bins * (1 + self.deltas)
 
     @property
+    def running_frames(self) -> int:
+        """Frames that `running` normalisation looks at, the present one among them."""
+        return max(round(self.running_s * self.sample_rate / self.hop_samples), 1)
+
+    @property
+    def needs_statistics(self) -> bool:
+        """Whether it is normalised with what the training set is like in every bin."""
+        return self.normalization in ("global", "running")
+
+    @property
     def static_bins(self) -> int:
         """Rows without differences over time."""
         if self.spectrum == "mfcc":
@@ -139,7 +156,7 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class FeatureStatistics(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Mean and standard deviation of every bin over the training set, for `global` normalisation."""
+    """Mean and standard deviation of every bin over the training set, for `global` and `running` normalisation."""
 
     mean: tuple[float, ...]
     deviation: tuple[float, ...]

@@ -12,6 +12,7 @@ It runs in float32 whatever the network around it runs in: half precision would 
 """
 
 import math
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
@@ -105,8 +106,9 @@ class Frontend(nn.Module):
         cosines = cosine_transform(config.cepstra, config.mel_bands) if config.spectrum == "mfcc" else None
         self._constant("cosines", cosines)
         self._constant("silence", self._silence(cosines))
-        self._constant("mean", np.array(statistics.mean)[:, None] if statistics else None)
-        self._constant("scale", 1 / np.array(statistics.deviation)[:, None] if statistics else None)
+        mean, scale = _center_and_scale(config, statistics) if statistics else (None, None)
+        self._constant("mean", mean)
+        self._constant("scale", scale)
         if config.normalization == "whitening":
             self.register_buffer("center", torch.zeros(config.bins, 1))
             self.register_buffer("whitening", torch.eye(config.bins))
@@ -187,20 +189,45 @@ class Frontend(nn.Module):
                 return log
             return self.cosines @ (log - config.smallest) + self.silence[: config.cepstra]  # silence without rounding
 
-    def normalize(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
-        """`features` (B, F, T) of `frames` (B,), where `valid` (B, 1, T); what is not valid becomes anything."""
-        normalized = self._normalize(features, frames, valid)
+    def normalize(
+        self, features: Tensor, frames: Tensor, valid: Tensor, heard: Callable[[Tensor], Tensor] | None = None
+    ) -> Tensor:
+        """`features` (B, F, T) of `frames` (B,), where `valid` (B, 1, T); what is not valid becomes anything.
+
+        `heard` puts those of earlier frames before moments (B, 3, T), (B, 3, running_frames - 1 + T): None if the
+        recording begins here.
+        """
+        normalized = self._normalize(features, frames, valid, heard or self._nothing_before)
         return normalized if self.config.is_log else normalized.clamp(min=-LARGEST, max=LARGEST)  # logs are small
 
-    def _normalize(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
+    def _normalize(self, features: Tensor, frames: Tensor, valid: Tensor, heard: Callable[[Tensor], Tensor]) -> Tensor:
         if self.config.normalization == "none":
             return features
         if self.mean is not None and self.scale is not None:
-            return (features - self.mean) * self.scale
+            features = (features - self.mean) * self.scale
+            running = self.config.normalization == "running"
+            return self._normalize_running(features, heard(_moments(features, valid))) if running else features
         if self.config.normalization == "whitening":
             with _full_precision(features):
                 return self.whitening @ (features - self.center)
         return self._normalize_utterances(features, frames, valid)
+
+    def _nothing_before(self, moments: Tensor) -> Tensor:
+        return nn.functional.pad(moments, (self.config.running_frames - 1, 0))
+
+    def _normalize_running(self, features: Tensor, heard: Tensor) -> Tensor:
+        """`features` (B, F, T) to mean 0 and deviation 1 of the frames up to each, whose moments were `heard`.
+
+        They come with mean 0 and deviation 1 of the training set, which counts for `prior_s`, as the global frames of
+        Kaldi's online cepstral mean normalisation do; so the deviation is never zero.
+        """
+        prior = self.config.prior_s * self.config.sample_rate / self.config.hop_samples
+        ones = heard.new_ones(3, 1, self.config.running_frames)
+        with _full_precision(heard):
+            sums = nn.functional.conv1d(heard, ones, groups=3)  # (B, 3, T)
+        count, total, squares = sums[:, :1], sums[:, 1:2], sums[:, 2:]
+        mean, square = total / (count + prior), (squares + prior) / (count + prior)
+        return (features - mean) / (square - mean.square()).sqrt()
 
     def _normalize_utterances(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
         """To mean 0 and deviation 1 of each utterance, over all its bins or in each of them, or of each frame."""
@@ -218,6 +245,24 @@ class Frontend(nn.Module):
             return centred / (squares / (count - 1).clamp(min=1)).sqrt().clamp(min=LEAST_SAMPLE_DEVIATION)
         variance = squares / count
         return centred / (variance + deviation_floor(self.config, mean) ** 2).sqrt()
+
+
+def _moments(features: Tensor, valid: Tensor) -> Tensor:
+    """(B, F, T) -> (B, 3, T): how many frames each is, one or none, and the mean over its bins of value and square."""
+    mean, square = features.mean(dim=1, keepdim=True), features.square().mean(dim=1, keepdim=True)
+    return torch.cat([torch.ones_like(mean), mean, square], dim=1).masked_fill(~valid, 0.0)
+
+
+def _center_and_scale(
+    config: FeatureConfig, statistics: FeatureStatistics
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What features less the first times the second are normalised by: (F, 1) each, (1, 1) for `running`."""
+    mean, deviation = np.array(statistics.mean)[:, None], np.array(statistics.deviation)[:, None]
+    if config.normalization == "running":  # of all bins together
+        square = (np.square(mean) + np.square(deviation)).mean(keepdims=True)
+        mean = mean.mean(keepdims=True)
+        deviation = np.sqrt(square - np.square(mean))
+    return mean, 1 / deviation
 
 
 def reflected(audio: Tensor, lengths: Tensor, padding: int) -> Tensor:

@@ -20,6 +20,7 @@ Shapes: B streams, C samples of a chunk, N values of state, F bins, H hidden, V 
 import copy
 import itertools
 import math
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -144,6 +145,8 @@ class StreamingDeepSpeech2(nn.Module):
             assert isinstance(layer.forward_rnn, nn.RNNBase)
             layer.forward_rnn = with_absence(layer.forward_rnn, metadata.model)
         self.slides = slides(metadata)
+        running = metadata.feature.running_frames
+        self.past = Slide(running, 1, running - 1, 0, lag_in=self.slides[0].lag)
         self.shapes = state_shapes(metadata, self.slides)
         self.sizes = [math.prod(shape) for shape in self.shapes]
 
@@ -201,7 +204,7 @@ class StreamingDeepSpeech2(nn.Module):
         x = self.frontend.energies(memory.extended(window, audio), padding=0)  # (B, F, T')
         extent = extent.after(window)
         valid = extent.mask(x.shape[-1])[:, None]  # (B, 1, T')
-        x = self.frontend.normalize(x, extent.end, valid).masked_fill(~valid, 0.0)
+        x = self.frontend.normalize(x, extent.end, valid, partial(memory.extended, self.past)).masked_fill(~valid, 0.0)
         x = x.to(self.encoder.output.weight.dtype)
         return x[:, None] if self.metadata.model.conv_dims == 2 else x, extent
 
@@ -250,16 +253,18 @@ def slides(metadata: ModelMetadata) -> list[Slide]:
 
 
 def state_shapes(metadata: ModelMetadata, by: list[Slide]) -> list[tuple[int, ...]]:
-    """What a row of state holds, in order: clock, samples, inputs of each convolution, those of the recurrent layers
-    that their windows still need, hidden states, lookahead."""
-    model = metadata.model
+    """What a row of state holds, in order: clock, samples, moments of earlier frames, inputs of each convolution, those
+    of the recurrent layers that their windows still need, hidden states, lookahead."""
+    feature, model = metadata.feature, metadata.model
     window, *convolutions = by[: 1 + len(model.conv)]
     hidden = [(model.rnn_size,)] * (model.rnn_layers * (2 if model.cell == "lstm" else 1))
     inputs = _conv_inputs(metadata) if model.conv else []
     shapes: list[tuple[int, ...]] = [(2,)]
     shapes += [(window.context,)] if window.context > 0 else []
+    past = feature.running_frames - 1 if feature.normalization == "running" else 0
+    shapes += [(3, past)] if past else []
     shapes += [(*size, s.context) for size, s in zip(inputs, convolutions, strict=True) if s.context > 0]
-    shapes += [(model.rnn_input_size(metadata.feature.bins), by[-1].context)] if model.window else []
+    shapes += [(model.rnn_input_size(feature.bins), by[-1].context)] if model.window else []
     shapes += hidden
     shapes += [(model.rnn_size, by[-1].context)] if model.lookahead > 1 else []
     return shapes
