@@ -52,6 +52,11 @@ def test_bins(changes: dict[str, Any], bins: int) -> None:
         assert config.bins == len(np.fft.rfft(np.zeros(config.dft_points)))
 
 
+def test_nobody_looks_back_on_hours() -> None:
+    with pytest.raises(ValueError, match=r"feature\.running_s is 601: it must be at most 600 seconds"):
+        FeatureConfig(running_s=601)
+
+
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
 @pytest.mark.parametrize("field", ["sample_rate", "window_ms", "hop_ms", "mel_bands", "floor", "running_s", "prior_s"])
 def test_values_that_are_not_positive_are_named(field: str, value: float) -> None:

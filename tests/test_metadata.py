@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
@@ -90,8 +91,10 @@ def test_reading_names_the_path(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("normalization", ["utterance", "none"])
 def test_statistics_belong_to_global_and_running_normalisation_alone(normalization: Any) -> None:
-    with pytest.raises(ValueError, match="statistics are missing"):
-        ModelMetadata(feature=GLOBAL)
+    for feature in (GLOBAL, msgspec.structs.replace(GLOBAL, normalization="running")):
+        assert ModelMetadata(feature=feature, statistics=STATISTICS).statistics == STATISTICS
+        with pytest.raises(ValueError, match="statistics are missing"):
+            ModelMetadata(feature=feature)
     with pytest.raises(ValueError, match=f"'{normalization}' and statistics are present"):
         ModelMetadata(
             feature=FeatureConfig(normalization=normalization, spectrum="log_mel", mel_bands=3), statistics=STATISTICS

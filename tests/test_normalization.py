@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from ds2_deploy.audio.features import FeatureConfig
-from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.frontend import Frontend
@@ -158,6 +157,19 @@ def test_half_precision_hears_full_scale_power(tmp_path):
         assert np.abs(got - expected).max() < most
 
 
+@pytest.mark.parametrize("prior_s", [1e-30, 0.5])
+@pytest.mark.parametrize("spectrum", ["log_mel", "mel_power", "log1p", "amplitude"])
+def test_running_normalisation_of_long_silence_is_small(spectrum, prior_s):
+    """Ten seconds of digital zero, in the end behind noise: nothing blows up, and zero stays near zero."""
+    config = FeatureConfig(spectrum=spectrum, mel_bands=20, normalization="running", prior_s=prior_s)
+    frontend = Frontend(config, tiny_metadata(MODELS["gru, two directions, 2d"], config).statistics)
+    for begin in (np.zeros(0, np.float32), noise(16000)):
+        samples = np.concatenate([begin, np.zeros(160_000, np.float32)])
+        features, _ = frontend(torch.from_numpy(samples)[None], torch.tensor([len(samples)]))
+        assert features.isfinite().all()
+        assert features[..., -300:].abs().max() < 1e-3
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -165,10 +177,11 @@ def test_half_precision_hears_full_scale_power(tmp_path):
          "mfcc, 13 cepstra of 40 mel bands with first and second differences"),
         ({"spectrum": "amplitude", "power_normalize": True, "normalization": "whitening"},
          "amplitude, 161 bins, hann 20 ms every 10 ms, one level, normalised: whitening"),
+        ({"normalization": "running", "running_s": 4}, "running, over 4 s begun with 0.5 s of the training set's"),
     ],
 )  # fmt: skip
 def test_info_says_what_the_front_end_is(fields, said, tmp_path, ds2):
-    metadata = ModelMetadata(feature=FeatureConfig(**fields))
+    metadata = tiny_metadata(MODELS["gru, two directions, 2d"], FeatureConfig(**fields))
     model = DeepSpeech2(metadata)
     save(model, tmp_path / "model.pt")
     shown = ds2("info", tmp_path / "model.pt")

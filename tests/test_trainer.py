@@ -131,7 +131,7 @@ def test_a_net_of_both_directions_learns_to_stream(corpus, tmp_path):
     """By windows and with another normalisation it keeps its weights."""
     utterance = recipe(tmp_path, "feature.normalization=utterance", epochs=3)
     train(utterance, [corpus], [corpus], tmp_path / "first")
-    windows = ("model.window=2", "model.window_context=3", "feature.normalization=global", "norm_frozen_from=0")
+    windows = ("model.window=2", "model.window_context=3", "feature.normalization=running", "norm_frozen_from=0")
     still = recipe(tmp_path, *windows, "optimizer.learning_rate=1e-30", epochs=1)
     train(still, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
     first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
@@ -140,15 +140,15 @@ def test_a_net_of_both_directions_learns_to_stream(corpus, tmp_path):
     assert second.metadata.statistics is not None
     for name, weight in first.weights.items():
         torch.testing.assert_close(second.weights[name], weight, rtol=0, atol=0)
-    for other, problem in (
-        (("feature.normalization=whitening",), "another feature than the recipe's: normalization"),
-        ((*windows, "feature.mel_bands=12"), "another feature than the recipe's: mel_bands"),
-        (("model.cell=lstm",), "another model than the recipe's: cell 'gru' there, 'lstm' here"),
+    for other, name, problem in (
+        (("feature.normalization=whitening",), "first", "another feature than the recipe's: normalization"),
+        ((*windows, "feature.mel_bands=12"), "first", "another feature than the recipe's: mel_bands"),
+        ((*windows, "feature.mel_bands=12"), "second", "another feature than the recipe's: mel_bands"),
+        (("model.cell=lstm",), "first", "another model than the recipe's: cell 'gru' there, 'lstm' here"),
     ):
+        start = tmp_path / name / "last.pt"
         with pytest.raises(ModelError, match=problem):
-            train(
-                recipe(tmp_path, *other), [corpus], [corpus], tmp_path / "third", init_from=tmp_path / "first/last.pt"
-            )
+            train(recipe(tmp_path, *other), [corpus], [corpus], tmp_path / "third", init_from=start)
 
 
 @pytest.mark.parametrize(

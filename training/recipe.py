@@ -24,7 +24,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     speeds: tuple[float, ...] = (1.0,)
     """One is drawn per utterance; pitch and tempo change together (Ko et al. 2015)."""
     gain_db: tuple[float, float] = (0.0, 0.0)
-    """Lowest and highest change of level; without `utterance` normalisation a network must learn not to mind it."""
+    """Lowest and highest change of level; where it is not normalised away a network must learn not to mind it."""
     time_masks: int = 0
     """SpecAugment (Park et al. 2019): this many stretches of up to `time_mask_frames` feature frames."""
     time_mask_frames: int = 15

@@ -382,7 +382,8 @@ def _metadata(
     heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
     if recipe.feature.needs_statistics:
         known = checkpoint.metadata.statistics if checkpoint else None
-        statistics = known or feature_statistics(corpus, recipe.feature)
+        fits = known is not None and len(known.mean) == recipe.feature.bins
+        statistics = known if fits else feature_statistics(corpus, recipe.feature)
     return ModelMetadata(
         name=recipe.name,
         language=recipe.language,

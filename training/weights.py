@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
+import torch
 from torch import Tensor
 
 from ds2_deploy.audio.features import FeatureConfig
@@ -12,7 +13,9 @@ from ds2_deploy.model.checkpoint import Checkpoint, load_model
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from training.labels import transfer_output
-from training.narrower import LOOKAHEAD, narrowed
+
+LOOKAHEAD = "encoder.lookahead.conv.weight"
+"""(H, 1, frames), the present frame first."""
 
 
 def weights_of(source: Path) -> Checkpoint:
@@ -29,7 +32,7 @@ def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, res
     if resume:
         _check_alike("alphabet", old.alphabet, new.alphabet, path)
     if new.model.rnn_size < old.model.rnn_size:
-        weights = narrowed(weights, old.model, new.model.rnn_size)
+        weights = _narrowed(weights, old.model, new.model.rnn_size)
     weights = _with_lookahead(weights, model.state_dict())
     if old.alphabet != new.alphabet:
         weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
@@ -45,7 +48,7 @@ def _check_alike(name: str, old: msgspec.Struct, new: msgspec.Struct, path: Path
 
 def _alike_networks(old: ModelConfig, new: ModelConfig) -> tuple[ModelConfig, ModelConfig]:
     """Both without what may differ, for it has no weights or they can be made to fit: dropout, the lookahead of a
-    unidirectional net, the windows of a bidirectional one, units of recurrent layers that are not needed, and the
+    unidirectional net, the windows of a bidirectional one, a smaller number of recurrent units, and the
     strides in time.
 
     Strides say how long a frame is; but a residual layer's decide whether it has a projection, so they stay.
@@ -82,3 +85,27 @@ def _with_lookahead(weights: Mapping[str, Tensor], fresh: Mapping[str, Tensor]) 
         taps = taps.zero_()
         taps[..., : old.shape[-1]] = old
     return {**known, LOOKAHEAD: taps}
+
+
+def _narrowed(weights: Mapping[str, Tensor], model: ModelConfig, size: int) -> dict[str, Tensor]:
+    """Weights of `model` with the first `size` units of every recurrent layer.
+
+    Which ones stay does not matter: a network that has learnt with dropout has spread what it knows over all of them.
+    """
+    above = "encoder.fc.0.linear.weight" if model.fc_layers else "encoder.output.weight"
+    result = dict(weights)
+    for name in weights:
+        layer = name.removeprefix("encoder.rnn.") if name.startswith("encoder.rnn.") else ""
+        heard = layer and not layer.startswith("0.")  # the first layer hears what is not recurrent
+        norm = ".norm." in layer  # of what the layer hears
+        if (heard if norm else layer) or name.startswith("encoder.lookahead."):
+            result[name] = _first(result[name], model.rnn_size, size, 0)
+        if "weight_hh" in layer or (heard and "weight_ih" in layer) or name == above:
+            result[name] = _first(result[name], model.rnn_size, size, 1)
+    return result
+
+
+def _first(tensor: Tensor, units: int, kept: int, dim: int) -> Tensor:
+    """The first `kept` of `units` along `dim`, where gates or directions lie one after the other, so many each."""
+    groups = torch.arange(0, tensor.shape[dim], units)[:, None]
+    return tensor.index_select(dim, (groups + torch.arange(kept)).flatten())

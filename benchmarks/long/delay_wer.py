@@ -7,10 +7,12 @@ Trains the recipe once for each way to hear ahead, with one seed, and reads the 
 last epoch's weights, greedily. Each begins from scratch, or with the weights of --start, as `--init-from` does.
 
 --ahead 8      a forward network with a lookahead convolution over 8 frames, the present one included; 0: none
---ahead 2+6    both directions, the backward one by windows of 2 frames that hear 6 beyond them
+--ahead 2+6    both directions, the backward one by windows of 2 frames that hear 6 beyond them (--start, if any, of
+               both directions, too)
 
---save puts what was measured into benchmarks/results/delay_wer.json, beside other ways or in the place of the same, and
-draws the curve, delay_wer.svg. A run that stopped goes on where it was; finished ones are read again.
+--save puts what was measured into benchmarks/results/delay_wer.json, in the place of what was there of the same kind,
+lookaheads or windows, and draws the curves, delay_wer.svg. A run that stopped goes on where it was; finished ones are
+read again.
 Minutes per epoch on a CPU: set OMP_NUM_THREADS=1 and let it run overnight.
 """
 
@@ -49,38 +51,54 @@ def main(
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/delay_wer.json.")] = False,
 ) -> None:
     """Train and read one model for each way to hear ahead."""
+    rows: list[dict[str, Any]] = []
     for way in ahead:
         out = work / f"ahead-{way}"
-        settings = load_recipe(recipe, [*_settings(way), f"epochs={epochs}", "workers=1", *(override or [])])
+        settings = load_recipe(recipe, [*(override or []), *ways_settings(way), f"epochs={epochs}", "workers=1"])
         done = load_checkpoint(out / LAST).metadata.provenance.epochs if (out / LAST).exists() else 0
         if done < epochs:
             first = None if done else start
             train(settings, train_manifest, [valid_manifest], out, resume=done > 0, init_from=first, device="cpu")
-        facts = {"recipe": recipe, "epochs": epochs, "seed": settings.seed, "begun_with_weights": start is not None}
-        row = {"ahead": way, **measured(out / LAST, valid_manifest, test_manifest), **facts}
-        print_row(row)
+        rows.append({"ahead": way, **measured(out / LAST, valid_manifest, test_manifest)})
+        print_row(rows[-1])
         if save:
-            rows = [other for other in msgspec.json.decode(RESULTS.read_bytes()) if other["ahead"] != way]
-            rows = sorted([*rows, row], key=lambda row: (kind(row), row["delay_ms"]))
-            RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(rows)) + b"\n")
-            draw(rows, RESULTS.with_suffix(".svg"))
+            facts = {"recipe": recipe, "epochs": epochs, "settings": override or [], "begun_with": _name(start)}
+            save_rows(rows, facts)
 
 
-def _settings(way: str) -> list[str]:
+def ways_settings(way: str) -> list[str]:
+    """All that the recipe must say about how far a network hears ahead."""
     window, plus, context = way.partition("+")
-    return [f"model.window={window}", f"model.window_context={context}"] if plus else [f"model.lookahead={window}"]
+    windows = f"model.bidirectional=true model.lookahead=0 model.window={window} model.window_context={context}"
+    lookahead = f"model.bidirectional=false model.window=0 model.window_context=0 model.lookahead={window}"
+    return (windows if plus else lookahead).split()
+
+
+def _name(start: Path | None) -> str | None:
+    """The weights' last two names, without the machine's folders."""
+    return "/".join(start.parts[-2:]) if start else None
+
+
+def save_rows(rows: list[dict[str, Any]], facts: dict[str, Any]) -> None:
+    """Those of each kind that was measured, with `facts` about all of them, beside what was known of the other."""
+    known = msgspec.json.decode(RESULTS.read_bytes()) if RESULTS.exists() else {}
+    for name in sorted({kind(row) for row in rows}):
+        chosen = sorted((row for row in rows if kind(row) == name), key=lambda row: row["delay_ms"])
+        known[name] = {**facts, "rows": chosen}
+    RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(known)) + b"\n")
+    draw(known, RESULTS.with_suffix(".svg"))
 
 
 def kind(row: dict[str, Any]) -> str:
     return "windows" if "+" in row["ahead"] else "lookahead"
 
 
-def draw(rows: list[dict[str, Any]], path: Path) -> None:
+def draw(known: dict[str, Any], path: Path) -> None:
     """WER over delay, with its intervals."""
     plt = require("matplotlib.pyplot")
     figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    for name in sorted({kind(row) for row in rows}):
-        chosen = [row for row in rows if kind(row) == name]
+    for name, study in known.items():
+        chosen = study["rows"]
         for split, shift, style in (("valid", -4, "--"), ("test", 4, "-")):
             read = [row[split] for row in chosen]
             rates = [100 * one["wer"] for one in read]

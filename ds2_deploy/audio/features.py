@@ -13,6 +13,8 @@ Normalization = Literal[
     "utterance", "utterance_sample", "utterance_bins", "running", "frame", "global", "whitening", "none"
 ]
 
+LONGEST_S = 600.0
+"""Most that `running` normalisation looks back: a stream keeps three numbers of every frame."""
 DELTA_FRAMES = 4
 """Neighbours on either side that a difference is taken over."""
 
@@ -58,19 +60,22 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """`utterance`: one mean and deviation per recording; `utterance_sample`: the same with the sample deviation (n - 1)
     and nothing added to it; `utterance_bins`: one per bin of each recording, which is cepstral mean and variance
     normalisation (none of them can stream); `running`: at each frame one mean and deviation of the `running_s` up to
-    it, begun with `prior_s` of the training set; `frame`: one mean and deviation over the bins of each frame;
+    it, and of the training set as long as it is not full; `frame`: one mean and deviation over the bins of each frame;
     `global`: per bin, from the training set, kept in the metadata; `whitening`: from the training set, bins
     decorrelated, kept with the weights; `none`."""
     running_s: float = 6.0
     """How far back `running` normalisation looks."""
     prior_s: float = 0.5
-    """What its mean and deviation begin with, as if so much had been heard of the training set's."""
+    """What it begins with: as if so much had been heard of what the training set is like on average. It gives way to
+    what is heard once there is as much as `running_s`."""
 
     def __post_init__(self) -> None:
         for name in ("sample_rate", "window_ms", "hop_ms", "mel_bands", "floor", "running_s", "prior_s"):
             value = getattr(self, name)
             if not 0 < value < math.inf:
                 raise ValueError(f"feature.{name} is {value}: it must be a positive number")
+        if self.running_s > LONGEST_S:
+            raise ValueError(f"feature.running_s is {self.running_s}: it must be at most {LONGEST_S:g} seconds")
         for name in ("window_ms", "hop_ms"):
             samples = self.sample_rate * getattr(self, name) / 1000
             if abs(samples - round(samples)) > 1e-6:  # 220 samples at 11025 Hz are no round number of milliseconds

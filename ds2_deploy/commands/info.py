@@ -114,7 +114,7 @@ def _rows(
             f"{feature.window} {feature.window_ms:g} ms every {feature.hop_ms:g} ms, "
             f"{'mirrored at the ends, ' if feature.reflect else ''}{'one level, ' if feature.power_normalize else ''}"
             f"{'one peak, ' if feature.peak_normalize else ''}"
-            f"normalised: {feature.normalization}"),
+            f"normalised: {_normalization(feature)}"),
         (f"convolutions ({model.conv_dims}D)", convolutions or "none"),
         ("recurrent", _recurrent(model)),
         ("batch norm", f"yes, {NORMS[model.recurrent_norm]} of recurrent layers" if model.batch_norm else "none"),
@@ -130,6 +130,11 @@ def _rows(
         ("learnt from", ", ".join(made.train) or "unknown"),
         *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
     ]  # fmt: skip
+
+
+def _normalization(feature: "FeatureConfig") -> str:
+    running = f", over {feature.running_s:g} s begun with {feature.prior_s:g} s of the training set's"
+    return feature.normalization + (running if feature.normalization == "running" else "")
 
 
 def _bands(feature: "FeatureConfig") -> str:

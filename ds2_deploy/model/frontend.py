@@ -36,6 +36,8 @@ QUIETEST = 1e-4
 """Root mean square below which a recording counts as silence, and is not made louder for being quieter still."""
 QUIETEST_PEAK = 1e-5
 """Added to a recording's largest sample before it is divided by it."""
+TINY = 1e-30
+"""What numbers of frames are divided by at least."""
 LARGEST = 65504.0
 """Most that half precision can hold, so that no network is given infinity: power at full scale is more in windows of
 32 ms at 16 kHz, and divided by the deviations of a quiet training set it is more in shorter ones, too."""
@@ -106,9 +108,9 @@ class Frontend(nn.Module):
         cosines = cosine_transform(config.cepstra, config.mel_bands) if config.spectrum == "mfcc" else None
         self._constant("cosines", cosines)
         self._constant("silence", self._silence(cosines))
-        mean, scale = _center_and_scale(config, statistics) if statistics else (None, None)
+        mean, deviation = _mean_and_deviation(config, statistics) if statistics else (None, None)
         self._constant("mean", mean)
-        self._constant("scale", scale)
+        self._constant("scale", None if deviation is None else 1 / deviation)
         if config.normalization == "whitening":
             self.register_buffer("center", torch.zeros(config.bins, 1))
             self.register_buffer("whitening", torch.eye(config.bins))
@@ -203,10 +205,14 @@ class Frontend(nn.Module):
     def _normalize(self, features: Tensor, frames: Tensor, valid: Tensor, heard: Callable[[Tensor], Tensor]) -> Tensor:
         if self.config.normalization == "none":
             return features
-        if self.mean is not None and self.scale is not None:
+        if self.config.needs_statistics:
+            assert self.mean is not None  # as ModelMetadata sees to
+            assert self.scale is not None
             features = (features - self.mean) * self.scale
-            running = self.config.normalization == "running"
-            return self._normalize_running(features, heard(_moments(features, valid))) if running else features
+            if self.config.normalization == "global":
+                return features
+            least = deviation_floor(self.config, self.mean) * self.scale
+            return self._normalize_running(features, heard(_moments(features, valid)), least)
         if self.config.normalization == "whitening":
             with _full_precision(features):
                 return self.whitening @ (features - self.center)
@@ -215,19 +221,20 @@ class Frontend(nn.Module):
     def _nothing_before(self, moments: Tensor) -> Tensor:
         return nn.functional.pad(moments, (self.config.running_frames - 1, 0))
 
-    def _normalize_running(self, features: Tensor, heard: Tensor) -> Tensor:
+    def _normalize_running(self, features: Tensor, heard: Tensor, least: Tensor) -> Tensor:
         """`features` (B, F, T) to mean 0 and deviation 1 of the frames up to each, whose moments were `heard`.
 
-        They come with mean 0 and deviation 1 of the training set, which counts for `prior_s`, as the global frames of
-        Kaldi's online cepstral mean normalisation do; so the deviation is never zero.
+        They come with mean 0 and deviation 1 of the training set, which counts for `prior_s` as long as `running_s` is
+        not full, as the global frames of Kaldi's online cepstral mean normalisation do. `least` (1, 1) is the smallest
+        deviation that counts.
         """
+        frames = self.config.running_frames
+        moments = _sliding_moments(heard, frames, features.shape[-1])  # (B, 3, T)
         prior = self.config.prior_s * self.config.sample_rate / self.config.hop_samples
-        ones = heard.new_ones(3, 1, self.config.running_frames)
-        with _full_precision(heard):
-            sums = nn.functional.conv1d(heard, ones, groups=3)  # (B, 3, T)
-        count, total, squares = sums[:, :1], sums[:, 1:2], sums[:, 2:]
-        mean, square = total / (count + prior), (squares + prior) / (count + prior)
-        return (features - mean) / (square - mean.square()).sqrt()
+        known = torch.minimum(frames - moments[:, :1], torch.full_like(moments[:, :1], prior))
+        moments = _merged(moments, torch.cat([known, torch.zeros_like(known), known], dim=1))
+        count, mean, squares = moments[:, :1], moments[:, 1:2], moments[:, 2:]
+        return (features - mean) / (squares / count.clamp(min=TINY) + least.square()).sqrt()
 
     def _normalize_utterances(self, features: Tensor, frames: Tensor, valid: Tensor) -> Tensor:
         """To mean 0 and deviation 1 of each utterance, over all its bins or in each of them, or of each frame."""
@@ -248,21 +255,52 @@ class Frontend(nn.Module):
 
 
 def _moments(features: Tensor, valid: Tensor) -> Tensor:
-    """(B, F, T) -> (B, 3, T): how many frames each is, one or none, and the mean over its bins of value and square."""
-    mean, square = features.mean(dim=1, keepdim=True), features.square().mean(dim=1, keepdim=True)
-    return torch.cat([torch.ones_like(mean), mean, square], dim=1).masked_fill(~valid, 0.0)
+    """(B, F, T) -> (B, 3, T), of each frame alone: its number, one or none, and its bins' mean and variance."""
+    mean = features.mean(dim=1, keepdim=True)
+    variance = (features - mean).square().mean(dim=1, keepdim=True)
+    return torch.cat([torch.ones_like(mean), mean, variance], dim=1).masked_fill(~valid, 0.0)
 
 
-def _center_and_scale(
+def _merged(one: Tensor, other: Tensor) -> Tensor:
+    """Moments (B, 3, T) of both together: a number of frames, their mean, and their variance times their number.
+
+    Exact where a difference of squares is not (Chan, Golub and LeVeque 1983, "Algorithms for computing the sample
+    variance").
+    """
+    count = one[:, :1] + other[:, :1]
+    share = other[:, :1] / count.clamp(min=TINY)
+    apart = other[:, 1:2] - one[:, 1:2]
+    squares = one[:, 2:] + other[:, 2:] + one[:, :1] * share * apart.square()
+    return torch.cat([count, one[:, 1:2] + share * apart, squares], dim=1)
+
+
+def _sliding_moments(x: Tensor, window: int, frames: int) -> Tensor:
+    """(B, 3, window - 1 + frames) -> (B, 3, frames): of the `window` frames up to each.
+
+    By doubling, 2 n frames being twice n: in the same order for every frame, so in a stream as in the whole recording.
+    """
+    moments, place, size = torch.zeros_like(x[..., :frames]), 0, 1
+    while True:
+        if window & size:  # this binary digit of the window
+            moments = _merged(moments, x[..., place : place + frames])
+            place += size
+        size *= 2
+        if size > window:
+            return moments
+        half = size // 2
+        x = _merged(x[..., :-half], x[..., half:])
+
+
+def _mean_and_deviation(
     config: FeatureConfig, statistics: FeatureStatistics
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """What features less the first times the second are normalised by: (F, 1) each, (1, 1) for `running`."""
+    """What a training set is like: (F, 1) each, or, for `running`, (1, 1) of all bins together."""
     mean, deviation = np.array(statistics.mean)[:, None], np.array(statistics.deviation)[:, None]
-    if config.normalization == "running":  # of all bins together
-        square = (np.square(mean) + np.square(deviation)).mean(keepdims=True)
-        mean = mean.mean(keepdims=True)
-        deviation = np.sqrt(square - np.square(mean))
-    return mean, 1 / deviation
+    if config.normalization != "running":
+        return mean, deviation
+    square = (np.square(mean) + np.square(deviation)).mean(keepdims=True)
+    mean = mean.mean(keepdims=True)
+    return mean, np.sqrt(square - np.square(mean))
 
 
 def reflected(audio: Tensor, lengths: Tensor, padding: int) -> Tensor:
