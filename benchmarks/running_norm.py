@@ -14,16 +14,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
-import numpy as np
 import typer
 from machine import machine, save_result
+from model_report import measured
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.metrics import Errors
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.torch_backend import TorchBackend
-from training.manifest import Utterance, read_manifest
+from ds2_deploy.text.languages import language_named
+from training.augment import change_level
+from training.manifest import read_manifest
 from training.statistics import feature_statistics
 from training.weights import weights_of
 
@@ -38,39 +40,38 @@ def main(
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/running_norm.json.")] = False,
 ) -> None:
     """Count wrong words under each normalisation."""
-    data = Path(os.environ["DS2_DATA"]) / "an4"
-    utterances, rows = list(read_manifest(manifest or data / "test.jsonl")), []
-    for feature, network in networks(model, data / "train.jsonl"):
-        for level in LEVELS_DB:
-            rows.append({**feature, "level_db": level, **wrong(network, utterances, level)})
+    data, rows = Path(os.environ["DS2_DATA"]) / "an4", []
+    recognizers = list(under_each(model, data / "train.jsonl"))
+    metadata = recognizers[0][1].metadata
+    utterances = read_manifest(manifest or data / "test.jsonl")
+    texts = [language_named(metadata.language).normalize(utterance.text) for utterance in utterances]
+    recordings = [load_audio(utterance.path, metadata.feature.sample_rate) for utterance in utterances]
+    for level in LEVELS_DB:
+        audio = [change_level(samples, level) for samples in recordings]
+        for feature, recognizer in recognizers:
+            row = measured(recognizer, "an4", f"{level} dB", texts, audio)
+            rows.append({**feature, "level_db": level, "word_errors": row.word_errors, "words": row.words})
             print(msgspec.json.encode(rows[-1]).decode(), flush=True)
     if save:
         save_result("running_norm", {"machine": machine(), "model": model, "rows": rows})
 
 
-def networks(model: str, train: Path) -> Iterator[tuple[dict[str, Any], DeepSpeech2]]:
-    """The model under each normalisation, and what was set."""
+def under_each(model: str, train: Path) -> Iterator[tuple[dict[str, Any], Recognizer]]:
+    """What is set, and the model so, decoded greedily."""
     checkpoint = weights_of(Path(model))
-    yield {"normalization": checkpoint.metadata.feature.normalization}, checkpoint.model().eval()
+    yield {"normalization": checkpoint.metadata.feature.normalization}, recognizer_of(checkpoint.model())
     statistics = feature_statistics(read_manifest(train), checkpoint.metadata.feature)
     for running_s, prior_s in SETTINGS:
         changed = {"normalization": "running", "running_s": float(running_s), "prior_s": float(prior_s)}
         feature = msgspec.structs.replace(checkpoint.metadata.feature, **changed)
         network = DeepSpeech2(msgspec.structs.replace(checkpoint.metadata, feature=feature, statistics=statistics))
         network.load_state_dict(dict(checkpoint.weights))
-        yield changed, network.eval()
+        yield changed, recognizer_of(network)
 
 
-def wrong(network: DeepSpeech2, utterances: list[Utterance], level_db: float) -> dict[str, Any]:
-    """Words wrong, one recording after the other, decoded greedily."""
-    backend, decoder = TorchBackend.of(network), GreedyDecoder(network.metadata.alphabet)
-    rate, errors = network.metadata.feature.sample_rate, []
-    for utterance in utterances:
-        audio = load_audio(utterance.path, rate) * np.float32(10 ** (level_db / 20))
-        result = backend.run(audio[None], np.array([len(audio)]))
-        errors.append(Errors.between(utterance.text.lower(), decoder.decode(result.log_probs[0]).text))
-    total = Errors.total(errors)
-    return {"word_errors": total.word_errors, "words": total.words, "wer": round(total.wer, 4)}
+def recognizer_of(network: DeepSpeech2) -> Recognizer:
+    backend, decoder = TorchBackend.of(network.eval()), GreedyDecoder(network.metadata.alphabet)
+    return Recognizer(metadata=network.metadata, backend=backend, decoder=decoder)
 
 
 if __name__ == "__main__":
