@@ -23,12 +23,15 @@ import typer
 from machine import RESULTS, machine, save_result
 
 from ds2_deploy.audio.load import load_audio
+from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.extras import require
 from ds2_deploy.metrics import Errors, bootstrap_interval
+from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime import open_backend
 from ds2_deploy.runtime.protocol import run_alone
+from ds2_deploy.runtime.torch_backend import TorchBackend
 from ds2_deploy.text.languages import language_named
 from training.augment import by_telephone, change_level, change_speed, mixed
 from training.manifest import read_manifest
@@ -137,6 +140,12 @@ def measured(recognizer: Recognizer, corpus: str, name: str, texts: list[str], a
         words=total.words,
         cer=total.cer,
     )
+
+
+def recognizer_of(checkpoint: Checkpoint) -> Recognizer:
+    """A network in PyTorch, decoded greedily."""
+    backend, decoder = TorchBackend.of(checkpoint.model()), GreedyDecoder(checkpoint.metadata.alphabet)
+    return Recognizer(metadata=checkpoint.metadata, backend=backend, decoder=decoder)
 
 
 def halves(model: str, recordings: list[Samples]) -> Halves | None:

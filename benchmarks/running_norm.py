@@ -16,13 +16,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from machine import machine, save_result
-from model_report import measured
+from model_report import measured, recognizer_of
 
 from ds2_deploy.audio.load import load_audio
-from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.recognizer import Recognizer
-from ds2_deploy.runtime.torch_backend import TorchBackend
 from ds2_deploy.text.languages import language_named
 from training.augment import change_level
 from training.manifest import read_manifest
@@ -35,7 +33,7 @@ LEVELS_DB = (0, -30)
 
 
 def main(
-    model: str = "default",
+    model: Annotated[str, typer.Argument()] = "default",
     manifest: Annotated[Path | None, typer.Option(help="AN4's test set where nothing is said.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/running_norm.json.")] = False,
 ) -> None:
@@ -59,19 +57,13 @@ def main(
 def under_each(model: str, train: Path) -> Iterator[tuple[dict[str, Any], Recognizer]]:
     """What is set, and the model so, decoded greedily."""
     checkpoint = weights_of(Path(model))
-    yield {"normalization": checkpoint.metadata.feature.normalization}, recognizer_of(checkpoint.model())
+    yield {"normalization": checkpoint.metadata.feature.normalization}, recognizer_of(checkpoint)
     statistics = feature_statistics(read_manifest(train), checkpoint.metadata.feature)
     for running_s, prior_s in SETTINGS:
         changed = {"normalization": "running", "running_s": float(running_s), "prior_s": float(prior_s)}
         feature = msgspec.structs.replace(checkpoint.metadata.feature, **changed)
-        network = DeepSpeech2(msgspec.structs.replace(checkpoint.metadata, feature=feature, statistics=statistics))
-        network.load_state_dict(dict(checkpoint.weights))
-        yield changed, recognizer_of(network)
-
-
-def recognizer_of(network: DeepSpeech2) -> Recognizer:
-    backend, decoder = TorchBackend.of(network.eval()), GreedyDecoder(network.metadata.alphabet)
-    return Recognizer(metadata=network.metadata, backend=backend, decoder=decoder)
+        metadata = msgspec.structs.replace(checkpoint.metadata, feature=feature, statistics=statistics)
+        yield changed, recognizer_of(Checkpoint(metadata=metadata, weights=checkpoint.weights))
 
 
 if __name__ == "__main__":

@@ -109,7 +109,8 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     calls: list[list[str]] = []
     stage_weights = tiny_model(tiny_metadata(NETWORKS["gru, two directions, 2d"]))
 
-    def run(command: list[str]) -> None:
+    def run(command: list[str], processes: int) -> None:
+        assert processes == 2
         out = Path(command[command.index("--out") + 1])
         Checkpoint(metadata=stage_weights.metadata, weights=stage_weights.state_dict()).save(out / "last.pt")
         calls.append(command)
@@ -123,13 +124,13 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(models, "run_ds2", run)
     monkeypatch.setattr(models, "write_spliced", splice)
     models.train.cache_clear()
-    for stage in models.MODELS["default"]:
-        models.train(stage, Path("D"), tmp_path, ("--set", "workers=1"))
-    assert [Path(call[call.index("--out") + 1]) for call in calls] == [
-        tmp_path / name
-        for name in ("sentences/read", "default/letters", "default/all", "default/people", "default/last")
-    ]
-    read, letters, everything, _, last = calls
+    for stage in (*models.MODELS["default"], *models.MODELS["streaming"]):
+        models.train(stage, Path("D"), tmp_path, 2, ("--set", "workers=1"))
+    assert [Path(call[call.index("--out") + 1]).relative_to(tmp_path).as_posix() for call in calls] == [
+        "sentences/read", "default/letters", "default/all", "default/people", "default/last",
+        "streaming/windows", "streaming/all", "streaming/people", "streaming/live", "streaming/pauses",
+    ]  # fmt: skip
+    read, letters, everything, _, last, windows, *_ = calls
     assert last[last.index("--init-from") + 1] == str(tmp_path / "default/last-begins.pt")
     assert read[:4] == ["train", "sentences", "--train", "D/librispeech-mini/train.jsonl"]
     assert "--init-from" not in read
@@ -137,6 +138,9 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     assert everything.count("D/an4/train.jsonl") == 2
     assert str(tmp_path / "spliced/manifest.jsonl") in everything
     assert everything[-2:] == ["--set", "workers=1"]
+    begins = load_checkpoint(Path(windows[windows.index("--init-from") + 1])).metadata
+    assert begins.name == "streaming"
+    assert begins.provenance.recipe == "mean of 0.5 default/last, 0.25 default/all, 0.25 default/people"
     resumed = models.train_command(models.stage_named("default/all"), Path("D"), tmp_path)
     assert "--resume" in resumed
     assert "--init-from" not in resumed

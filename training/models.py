@@ -6,7 +6,8 @@
     python -m training.models all                    # everything, one after the other
 
 DS2_DATA names the folder with the corpora. What is finished is not repeated, and a training goes on where it was
-stopped. Further options, such as `--set workers=8`, go to `ds2 train`.
+stopped. On a CPU two processes share the batches where there are two cores (`--processes`); they learn what one learns,
+up to the draws of dropout. Further options, such as `--set workers=8`, go to `ds2 train`.
 """
 
 import argparse
@@ -19,11 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
+import torch
 
 from ds2_deploy import __version__
 from ds2_deploy.errors import DS2Error
 from ds2_deploy.metadata import Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from ds2_deploy.runtime import cpu_cores
 from training.manifest import read_manifest
 from training.run_folder import LAST, mean_weights
 from training.synthetic.noise import write_noises
@@ -67,60 +70,62 @@ ALIGNER = "default/letters"
 """The stage whose weights find the words that are spliced."""
 NOISE = "augment.noise={work}/noise"
 
-LETTERS = ("epochs=44", "sorta_grad=false", "optimizer.learning_rate=1e-3")
-BRIEFLY = ("epochs=10", "sorta_grad=false", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
+LETTERS = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=1e-3")
+BRIEFLY = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
+SILENCE = "augment.silence_probability=0.25"
+LIVE = (
+    "model.window=2",
+    "model.window_context=6",
+    "feature.normalization=running",
+    "augment.gain_db=[-35.0, 10.0]",
+    SILENCE,
+)
+"""What recipe `an4` lacks of `streaming`: windows, a level of the last seconds, microphones of all levels, silence."""
 READING = (*LIBRISPEECH, AN4)
 ALL = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
 PEOPLE = (AN4, AN4_VALID, DIGITS)
-STREAMING = ("model.rnn_size=320", "model.bidirectional=false", "feature.normalization=global")
-ANY_LEVEL = "augment.gain_db=[-35.0, 10.0]"
+DEFAULT: Shares = {"default/last": 0.5, "default/all": 0.25, "default/people": 0.25}
 
 STAGES = (
     Stage("sentences/read", "sentences", READING, LIBRISPEECH_VALID, (NOISE,)),
-    Stage(
-        "default/letters", "an4", (AN4,), AN4_VALID,
-        (*LETTERS, "model.dropout=0.25"),
-        begins={"sentences/read": 1},
-    ),
+    Stage("default/letters", "an4", (AN4,), AN4_VALID, ("epochs=44", *LETTERS), begins={"sentences/read": 1}),
     Stage("default/all", "default", ALL, AN4_VALID, (NOISE,), begins={"default/letters": 1}),
     Stage(
-        "default/people", "an4", PEOPLE, AN4_VALID,
-        (*BRIEFLY, "model.dropout=0.25", "augment.silence_probability=0.25"), begins={"default/letters": 1},
+        "default/people", "an4", PEOPLE, AN4_VALID, ("epochs=10", *BRIEFLY, SILENCE), begins={"default/letters": 1}
     ),
     Stage(
         "default/last", "default", (*(AN4, AN4_VALID) * 3, DIGITS), AN4_VALID,
         (NOISE, "epochs=10", "augment.noise_probability=0.5"), begins={"default/all": 0.5, "default/people": 0.5},
     ),
-    Stage("streaming/read", "sentences", READING, AN4_VALID, (NOISE, *STREAMING, "model.lookahead=8", "epochs=12")),
+    Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *LIVE), begins=DEFAULT),
     Stage(
-        "streaming/more", "sentences", (*READING, AN4, SPLICED_SPEECH), AN4_VALID,
-        (NOISE, *STREAMING, "model.lookahead=4", "epochs=10", "sorta_grad=false"), begins={"streaming/read": 1},
+        "streaming/all", "streaming", (*ALL, AN4_VALID, AN4_VALID), AN4_VALID, (NOISE,), begins={"streaming/windows": 1}
     ),
     Stage(
-        "streaming/letters", "an4-streaming", (AN4,), AN4_VALID, (*LETTERS, ANY_LEVEL), begins={"streaming/more": 1}
-    ),
-    Stage("streaming/all", "streaming", ALL, AN4_VALID, (NOISE,), begins={"streaming/letters": 1}),
-    Stage(
-        "streaming/people", "an4-streaming", PEOPLE, AN4_VALID, (*BRIEFLY, ANY_LEVEL),
-        begins={"streaming/letters": 1},
-    ),
-    Stage(
-        "streaming/last", "streaming", (AN4, AN4, AN4_VALID, AN4_VALID, DIGITS), AN4_VALID,
-        (NOISE, "epochs=32", "augment.silence_probability=0.25"),
-        begins={"streaming/all": 0.5, "streaming/people": 0.5},
+        "streaming/people", "an4", PEOPLE, AN4_VALID, ("epochs=6", *BRIEFLY, *LIVE), begins={"streaming/windows": 1}
     ),
     Stage(
         "streaming/live", "streaming", (*(AN4, AN4_VALID) * 3, DIGITS), AN4_VALID,
+        (NOISE, "augment.noise_probability=0.5", "augment.joined_probability=0.5"),
+        begins={"streaming/all": 0.5, "streaming/people": 0.5},
+    ),
+    Stage(
+        "streaming/pauses", "streaming", (AN4, AN4_VALID), AN4_VALID,
         (
-            NOISE, "epochs=6", "optimizer.learning_rate=6e-4", "augment.silence_probability=0.25",
-            "augment.joined_probability=0.5",
-        ), begins={"streaming/last": 1},
+            NOISE, "epochs=1", "optimizer.learning_rate=6e-4", "augment.joined_probability=0.5",
+            "augment.pause_s=[0.1, 5.0]",
+        ), begins={"streaming/live": 0.5, "streaming/all": 0.25, "streaming/people": 0.25},
     ),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {
     "sentences": {"sentences/read": 1},
-    "default": {"default/last": 0.5, "default/all": 0.25, "default/people": 0.25},
-    "streaming": {"streaming/live": 0.7, "streaming/all": 0.15, "streaming/people": 0.15},
+    "default": DEFAULT,
+    "streaming": {
+        "streaming/pauses": 0.5,
+        "streaming/live": 0.25,
+        "streaming/all": 0.125,
+        "streaming/people": 0.125,
+    },
 }
 """What each model is in the end: a mean of stages' weights."""
 
@@ -137,17 +142,17 @@ def prepare(data: Path, work: Path) -> None:
 
 
 @cache
-def train(name: str, data: Path, work: Path, more: tuple[str, ...]) -> None:
+def train(name: str, data: Path, work: Path, processes: int, more: tuple[str, ...]) -> None:
     """Run a stage, after those that it needs; each goes on where it was stopped, if it was."""
     stage = stage_named(name)
     for earlier in stage.begins or ():
-        train(earlier, data, work, more)
+        train(earlier, data, work, processes, more)
     if SPLICED_SPEECH in stage.train and not (work / "spliced" / "manifest.jsonl").exists():
-        train(ALIGNER, data, work, more)
+        train(ALIGNER, data, work, processes, more)
         write_spliced(work / "spliced", [Path(AN4.format(data=data))], left_by(ALIGNER, work), SPLICED, SEED)
     if stage.begins and not left_by(name, work).exists():  # else it goes on from there
         blend(name.partition("/")[0], stage.begins, beginning(name, work), work)
-    run_ds2([*train_command(stage, data, work), *more])
+    run_ds2([*train_command(stage, data, work), *more], processes)
 
 
 def stage_named(name: str) -> Stage:
@@ -198,9 +203,15 @@ def blend(name: str, shares: Shares, path: Path, work: Path) -> None:
     Checkpoint(metadata=metadata, weights=weights).save(path)
 
 
-def run_ds2(command: list[str]) -> None:
+def run_ds2(command: list[str], processes: int = 1) -> None:
     print("ds2", shlex.join(command), flush=True)
-    code = subprocess.run([sys.executable, "-m", "ds2_deploy", *command]).returncode
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    process = subprocess.Popen([sys.executable, *several * (processes > 1), "-m", "ds2_deploy", *command])
+    try:
+        code = process.wait()
+    except KeyboardInterrupt:  # all have heard it; none may be left to write on beside the next run
+        process.wait()
+        raise
     if code:
         sys.exit(code)
 
@@ -211,6 +222,10 @@ def main() -> None:
     parser.add_argument("name", nargs="?", choices=list(MODELS))
     parser.add_argument("--data", type=Path, default=os.environ.get("DS2_DATA"), help="folder of the corpora: DS2_DATA")
     parser.add_argument("--work", type=Path, default=Path("runs/models"), help="what is made: runs/models")
+    usual = 1 if torch.cuda.is_available() else min(cpu_cores(), 2)
+    parser.add_argument(
+        "--processes", type=int, default=usual, help="that train together; usually a CPU's cores, at most 2"
+    )
     arguments, more = parser.parse_known_args()
     if not arguments.data:
         parser.error("name the folder of the corpora with --data or the environment variable DS2_DATA")
@@ -222,7 +237,7 @@ def main() -> None:
             prepare(data, work)
         for name in names if arguments.step != "prepare" else []:
             for stage in MODELS[name] if arguments.step in ("train", "all") else ():
-                train(stage, data, work, tuple(more))
+                train(stage, data, work, arguments.processes, tuple(more))
             if arguments.step in ("export", "all") and not (work / name / "model").exists():
                 blend(name, MODELS[name], work / name / "model.pt", work)
                 run_ds2(export_command(name, work))

@@ -13,7 +13,8 @@ def export(
     out: Annotated[Path, typer.Option(metavar="MODEL", help="The model folder to write.")],
     precision: Annotated[Literal["fp32", "fp16", "both"], typer.Option(help="Which graphs to write.")] = "both",
     chunk_ms: Annotated[
-        float, typer.Option(min=1, max=10_000, help="Audio a step of the streaming graph takes, rounded up to frames.")
+        float,
+        typer.Option(min=1, max=10_000, help="Audio a step of the streaming graph takes, in whole frames or windows."),
     ] = 100.0,
     recurrence: Annotated[
         Literal["node", "loop", "unrolled"],

@@ -74,7 +74,7 @@ class TorchBackend:
 
 
 class TorchStreamBackend:
-    """The reference for streams, chunks of 100 ms."""
+    """The reference for streams, in chunks of 100 ms, rounded up to whole frames or windows."""
 
     name = "torch"
 

@@ -1,0 +1,113 @@
+"""What a delay buys a network whose backward direction goes by windows: the same weights at other windows, untrained.
+
+    python benchmarks/window_wer.py [MODEL]... [--manifest M.jsonl] [--save]
+
+Windows have no weights, so a bidirectional network can be given any (`model.window`, `model.window_context`). Each
+model, `streaming` and `default` where nothing is said, is read on AN4's test set (DS2_DATA), greedily in PyTorch, with
+windows of two frames that hear more and more beyond them, then with other windows of the same delay as its own, which
+take more or fewer backward steps a frame. One whose normalisation needs the whole recording gets `running` instead, so
+that all of it could stream. --save writes benchmarks/results/window_wer.json and draws the curves, window_wer.svg.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+from machine import RESULTS, machine, save_result
+from model_report import measured, recognizer_of
+
+from ds2_deploy.audio.load import load_audio
+from ds2_deploy.extras import require
+from ds2_deploy.model.checkpoint import Checkpoint
+from ds2_deploy.text.languages import language_named
+from training.manifest import read_manifest
+from training.statistics import feature_statistics
+from training.weights import weights_of
+
+CONTEXTS = (1, 2, 4, 6, 10, 18, 34)
+"""Frames that a window of two hears beyond itself."""
+
+
+def main(
+    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...")] = None,
+    manifest: Annotated[Path | None, typer.Option(help="AN4's test set where nothing is said.")] = None,
+    save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/window_wer.json and .svg.")] = False,
+) -> None:
+    """Count wrong words at each delay."""
+    data = Path(os.environ["DS2_DATA"]) / "an4"
+    rows = []
+    for model in models or ["streaming", "default"]:
+        checkpoint = able_to_stream(weights_of(Path(model)), data / "train.jsonl")
+        for row in at_each_delay(checkpoint, manifest or data / "test.jsonl"):
+            rows.append({"model": model, **row})
+            print(msgspec.json.encode(rows[-1]).decode(), flush=True)
+    if save:
+        save_result("window_wer", {"machine": machine(), "rows": rows})
+        draw(rows, RESULTS / "window_wer.svg")
+
+
+def able_to_stream(checkpoint: Checkpoint, train: Path) -> Checkpoint:
+    """With `running` normalisation in the place of one that needs the whole recording."""
+    metadata = checkpoint.metadata
+    if not metadata.feature.normalization.startswith("utterance"):
+        return checkpoint
+    statistics = feature_statistics(read_manifest(train), metadata.feature)
+    feature = msgspec.structs.replace(metadata.feature, normalization="running")
+    metadata = msgspec.structs.replace(metadata, feature=feature, statistics=statistics)
+    return Checkpoint(metadata=metadata, weights=checkpoint.weights)
+
+
+def at_each_delay(checkpoint: Checkpoint, manifest: Path) -> list[dict[str, Any]]:
+    """A row for each way."""
+    metadata, utterances = checkpoint.metadata, read_manifest(manifest)
+    texts = [language_named(metadata.language).normalize(utterance.text) for utterance in utterances]
+    audio = [load_audio(utterance.path, metadata.feature.sample_rate) for utterance in utterances]
+    own = (metadata.model.window, metadata.model.window_context)
+    rows = []
+    for window, context in dict.fromkeys([(2, context) for context in CONTEXTS] + same_delay(*own)):
+        config = msgspec.structs.replace(metadata.model, window=window, window_context=context)
+        changed = msgspec.structs.replace(metadata, model=config)
+        changed.check_can_stream("This model")
+        recognizer = recognizer_of(Checkpoint(metadata=changed, weights=checkpoint.weights))
+        read = measured(recognizer, "an4", "clean", texts, audio)
+        rows.append({
+            "window": window,
+            "window_context": context,
+            "trained": (window, context) == own,
+            "delay_ms": round(1000 * (changed.delay_s or 0)),
+            "backward_steps_a_frame": round((window + context) / window, 2),
+            **{name: round(getattr(read, name), 5) for name in ("word_errors", "words", "wer", "wer_low", "wer_high")},
+        })  # fmt: skip
+    return rows
+
+
+def same_delay(window: int, context: int) -> list[tuple[int, int]]:
+    """Windows whose first frame waits for as many; none where there are no windows."""
+    frames = window + context
+    return [(size, frames - size) for size in (1, 2, 4, frames - 1) if 0 < size < frames]
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """WER over delay for windows of two frames, with its intervals."""
+    plt = require("matplotlib.pyplot")
+    figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    for number, model in enumerate(dict.fromkeys(row["model"] for row in rows)):
+        curve = [row for row in rows if row["model"] == model and row["window"] == 2]
+        curve.sort(key=lambda row: row["delay_ms"])
+        rates = [100 * row["wer"] for row in curve]
+        ends = [[100 * abs(row[end] - row["wer"]) for row in curve] for end in ("wer_low", "wer_high")]
+        learnt = " and ".join(f"{row['delay_ms']} ms" for row in curve if row["trained"])
+        label = f"{model}, trained at {learnt}" if learnt else f"{model}, not trained for it"
+        delays = [row["delay_ms"] for row in curve]
+        axis.errorbar(delays, rates, yerr=ends, marker="o", capsize=3, label=label, color=f"C{number}")
+    axis.set(xlabel="algorithmic delay, ms", ylabel="WER on AN4 test, %", ylim=(1, 100), yscale="log")
+    axis.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
+    axis.legend(fontsize="small")
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    typer.run(main)
