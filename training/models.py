@@ -241,6 +241,8 @@ def main() -> None:
             if arguments.step in ("export", "all") and not (work / name / "model").exists():
                 blend(name, MODELS[name], work / name / "model.pt", work)
                 run_ds2(export_command(name, work))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except DS2Error as error:
         sys.exit(f"models: {error}")
 
