@@ -25,6 +25,7 @@ from machine import RESULTS, machine, save_result
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.extras import require
+from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors, bootstrap_interval
 from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.model_folder import open_model
@@ -142,6 +143,13 @@ def measured(recognizer: Recognizer, corpus: str, name: str, texts: list[str], a
     )
 
 
+def spoken(manifest: Path, metadata: ModelMetadata) -> tuple[list[str], list[Samples]]:
+    """What a manifest's recordings say, as the model's language writes it, and their samples at its rate."""
+    utterances, normalize = read_manifest(manifest), language_named(metadata.language).normalize
+    texts = [normalize(utterance.text) for utterance in utterances]
+    return texts, [load_audio(utterance.path, metadata.feature.sample_rate) for utterance in utterances]
+
+
 def recognizer_of(checkpoint: Checkpoint) -> Recognizer:
     """A network in PyTorch, decoded greedily."""
     backend, decoder = TorchBackend.of(checkpoint.model()), GreedyDecoder(checkpoint.metadata.alphabet)
@@ -222,13 +230,10 @@ def main(
 ) -> None:
     recognizer = Recognizer.open(model)
     speakers = [utterance.path for utterance in read_manifest(babble_of)] if babble_of else []
-    normalize = language_named(recognizer.metadata.language).normalize
     rows, everything = [], []
     for item in manifest:
         corpus, _, path = item.partition("=")
-        utterances = read_manifest(Path(path))
-        texts = [normalize(utterance.text) for utterance in utterances]
-        clean = [load_audio(utterance.path, RATE) for utterance in utterances]
+        texts, clean = spoken(Path(path), recognizer.metadata)
         everything += clean
         for name, condition in conditions(speakers).items():
             audio = [condition(samples, number) for number, samples in enumerate(clean)]

@@ -16,12 +16,10 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from machine import machine, save_result
-from model_report import measured, recognizer_of
+from model_report import measured, recognizer_of, spoken
 
-from ds2_deploy.audio.load import load_audio
 from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.recognizer import Recognizer
-from ds2_deploy.text.languages import language_named
 from training.augment import change_level
 from training.manifest import read_manifest
 from training.statistics import feature_statistics
@@ -40,10 +38,7 @@ def main(
     """Count wrong words under each normalisation."""
     data, rows = Path(os.environ["DS2_DATA"]) / "an4", []
     recognizers = list(under_each(model, data / "train.jsonl"))
-    metadata = recognizers[0][1].metadata
-    utterances = read_manifest(manifest or data / "test.jsonl")
-    texts = [language_named(metadata.language).normalize(utterance.text) for utterance in utterances]
-    recordings = [load_audio(utterance.path, metadata.feature.sample_rate) for utterance in utterances]
+    texts, recordings = spoken(manifest or data / "test.jsonl", recognizers[0][1].metadata)
     for level in LEVELS_DB:
         audio = [change_level(samples, level) for samples in recordings]
         for feature, recognizer in recognizers:
@@ -58,12 +53,20 @@ def under_each(model: str, train: Path) -> Iterator[tuple[dict[str, Any], Recogn
     """What is set, and the model so, decoded greedily."""
     checkpoint = weights_of(Path(model))
     yield {"normalization": checkpoint.metadata.feature.normalization}, recognizer_of(checkpoint)
-    statistics = feature_statistics(read_manifest(train), checkpoint.metadata.feature)
+    known = with_running(checkpoint, train).metadata
     for running_s, prior_s in SETTINGS:
         changed = {"normalization": "running", "running_s": float(running_s), "prior_s": float(prior_s)}
-        feature = msgspec.structs.replace(checkpoint.metadata.feature, **changed)
-        metadata = msgspec.structs.replace(checkpoint.metadata, feature=feature, statistics=statistics)
+        metadata = msgspec.structs.replace(known, feature=msgspec.structs.replace(known.feature, **changed))
         yield changed, recognizer_of(Checkpoint(metadata=metadata, weights=checkpoint.weights))
+
+
+def with_running(checkpoint: Checkpoint, train: Path) -> Checkpoint:
+    """The same weights with `running` normalisation, begun with what the training set is like."""
+    metadata = checkpoint.metadata
+    feature = msgspec.structs.replace(metadata.feature, normalization="running")
+    statistics = feature_statistics(read_manifest(train), feature)
+    metadata = msgspec.structs.replace(metadata, feature=feature, statistics=statistics)
+    return Checkpoint(metadata=metadata, weights=checkpoint.weights)
 
 
 if __name__ == "__main__":

@@ -16,14 +16,11 @@ from typing import Annotated, Any
 import msgspec
 import typer
 from machine import RESULTS, machine, save_result
-from model_report import measured, recognizer_of
+from model_report import measured, recognizer_of, spoken
+from running_norm import with_running
 
-from ds2_deploy.audio.load import load_audio
 from ds2_deploy.extras import require
 from ds2_deploy.model.checkpoint import Checkpoint
-from ds2_deploy.text.languages import language_named
-from training.manifest import read_manifest
-from training.statistics import feature_statistics
 from training.weights import weights_of
 
 CONTEXTS = (1, 2, 4, 6, 10, 18, 34)
@@ -39,7 +36,9 @@ def main(
     data = Path(os.environ["DS2_DATA"]) / "an4"
     rows = []
     for model in models or ["streaming", "default"]:
-        checkpoint = able_to_stream(weights_of(Path(model)), data / "train.jsonl")
+        checkpoint = weights_of(Path(model))
+        if checkpoint.metadata.feature.normalization.startswith("utterance"):
+            checkpoint = with_running(checkpoint, data / "train.jsonl")
         for row in at_each_delay(checkpoint, manifest or data / "test.jsonl"):
             rows.append({"model": model, **row})
             print(msgspec.json.encode(rows[-1]).decode(), flush=True)
@@ -48,22 +47,10 @@ def main(
         draw(rows, RESULTS / "window_wer.svg")
 
 
-def able_to_stream(checkpoint: Checkpoint, train: Path) -> Checkpoint:
-    """With `running` normalisation in the place of one that needs the whole recording."""
-    metadata = checkpoint.metadata
-    if not metadata.feature.normalization.startswith("utterance"):
-        return checkpoint
-    statistics = feature_statistics(read_manifest(train), metadata.feature)
-    feature = msgspec.structs.replace(metadata.feature, normalization="running")
-    metadata = msgspec.structs.replace(metadata, feature=feature, statistics=statistics)
-    return Checkpoint(metadata=metadata, weights=checkpoint.weights)
-
-
 def at_each_delay(checkpoint: Checkpoint, manifest: Path) -> list[dict[str, Any]]:
     """A row for each way."""
-    metadata, utterances = checkpoint.metadata, read_manifest(manifest)
-    texts = [language_named(metadata.language).normalize(utterance.text) for utterance in utterances]
-    audio = [load_audio(utterance.path, metadata.feature.sample_rate) for utterance in utterances]
+    metadata = checkpoint.metadata
+    texts, audio = spoken(manifest, metadata)
     own = (metadata.model.window, metadata.model.window_context)
     rows = []
     for window, context in dict.fromkeys([(2, context) for context in CONTEXTS] + same_delay(*own)):

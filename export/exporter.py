@@ -36,9 +36,9 @@ def export_model(
     """Write the model folder `out` from a checkpoint (or the weights of another model folder, or of a bundled model).
 
     A model that can stream gets a streaming graph, too, which takes `chunk_ms` at a time (rounded up to whole
-    frames or windows).
-    `recurrence` is the form of its recurrent layers, see export/recurrence.py. `overwrite` replaces a model folder, and
-    keeps what is in it beside the model: its card, a language model. Engines go, being built from the old graph.
+    frames or windows). `recurrence` is the form of its recurrent layers, see export/recurrence.py. `overwrite` replaces
+    a model folder, and keeps what is in it beside the model: its card, a language model. Engines go, being built from
+    the old graph.
     A language model that the source has comes along where `out` has none.
 
     ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`.

@@ -73,7 +73,7 @@ NOISE = "augment.noise={work}/noise"
 LETTERS = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=1e-3")
 BRIEFLY = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
 SILENCE = "augment.silence_probability=0.25"
-LIVE = (
+WINDOWED = (
     "model.window=2",
     "model.window_context=6",
     "feature.normalization=running",
@@ -97,12 +97,12 @@ STAGES = (
         "default/last", "default", (*(AN4, AN4_VALID) * 3, DIGITS), AN4_VALID,
         (NOISE, "epochs=10", "augment.noise_probability=0.5"), begins={"default/all": 0.5, "default/people": 0.5},
     ),
-    Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *LIVE), begins=DEFAULT),
+    Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *WINDOWED), begins=DEFAULT),
     Stage(
         "streaming/all", "streaming", (*ALL, AN4_VALID, AN4_VALID), AN4_VALID, (NOISE,), begins={"streaming/windows": 1}
     ),
     Stage(
-        "streaming/people", "an4", PEOPLE, AN4_VALID, ("epochs=6", *BRIEFLY, *LIVE), begins={"streaming/windows": 1}
+        "streaming/people", "an4", PEOPLE, AN4_VALID, ("epochs=6", *BRIEFLY, *WINDOWED), begins={"streaming/windows": 1}
     ),
     Stage(
         "streaming/live", "streaming", (*(AN4, AN4_VALID) * 3, DIGITS), AN4_VALID,
