@@ -28,7 +28,7 @@ CONTEXTS = (1, 2, 4, 6, 10, 18, 34)
 
 
 def main(
-    models: Annotated[list[str] | None, typer.Argument(metavar="[MODEL]...")] = None,
+    models: Annotated[list[str] | None, typer.Argument(metavar="MODEL")] = None,
     manifest: Annotated[Path | None, typer.Option(help="AN4's test set where nothing is said.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/window_wer.json and .svg.")] = False,
 ) -> None:
