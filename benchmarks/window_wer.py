@@ -54,9 +54,7 @@ def at_each_delay(checkpoint: Checkpoint, manifest: Path) -> list[dict[str, Any]
     own = (metadata.model.window, metadata.model.window_context)
     rows = []
     for window, context in dict.fromkeys([(2, context) for context in CONTEXTS] + same_delay(*own)):
-        config = msgspec.structs.replace(metadata.model, window=window, window_context=context)
-        changed = msgspec.structs.replace(metadata, model=config)
-        changed.check_can_stream("This model")
+        changed = metadata.with_windows(window, context, "This model")
         recognizer = recognizer_of(Checkpoint(metadata=changed, weights=checkpoint.weights))
         read = measured(recognizer, "an4", "clean", texts, audio)
         rows.append({

@@ -117,6 +117,20 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if self.streaming_obstacles:
             raise ModelError(f"{name} cannot stream: {'; '.join(self.streaming_obstacles)}. Choose a streaming model.")
 
+    def with_windows(self, window: int | None, context: int | None, name: object) -> "ModelMetadata":
+        """The same for other windows of the backward direction, which have no weights; None: as many frames as before.
+
+        ModelError where the model called `name` has no backward direction, or cannot stream with windows either.
+        """
+        given = {"window": window, "window_context": context}
+        try:
+            model = msgspec.structs.replace(self.model, **{key: n for key, n in given.items() if n is not None})
+        except ValueError as error:
+            raise ModelError(f"{name} cannot have these windows: {error}.") from error
+        metadata = msgspec.structs.replace(self, model=model)
+        metadata.check_can_stream(name)
+        return metadata
+
     @property
     def stream_unit_samples(self) -> int:
         """Samples per output frame, or per window of them: a stream's chunks are whole multiples of it."""

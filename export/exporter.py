@@ -8,7 +8,7 @@ from ds2_deploy.decoding import LM_FOLDER
 from ds2_deploy.errors import OutputError, ParityError
 from ds2_deploy.files import atomic_folder
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model.checkpoint import load_model, save_weights
+from ds2_deploy.model.checkpoint import Checkpoint, load_model, save_weights
 from ds2_deploy.model_folder import METADATA_FILE, PRECISIONS, WEIGHTS_FILE, ModelFolder, graph_file, open_model
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
@@ -30,15 +30,17 @@ def export_model(
     precision: Literal["fp32", "fp16", "both"] = "both",
     chunk_ms: float = 100.0,
     recurrence: Recurrence = "node",
+    window: int | None = None,
+    window_context: int | None = None,
     allow_mismatch: bool = False,
     overwrite: bool = False,
 ) -> ParityReport:
     """Write the model folder `out` from a checkpoint (or the weights of another model folder, or of a bundled model).
 
     A model that can stream gets a streaming graph, too, which takes `chunk_ms` at a time (rounded up to whole
-    frames or windows). `recurrence` is the form of its recurrent layers, see export/recurrence.py. `overwrite` replaces
-    a model folder, and keeps what is in it beside the model: its card, a language model. Engines go, being built from
-    the old graph.
+    frames or windows). `recurrence` is the form of its recurrent layers, see export/recurrence.py. `window` and
+    `window_context` are other windows than it was trained with, in output frames. `overwrite` replaces a model folder,
+    and keeps what is in it beside the model: its card, a language model. Engines go, being built from the old graph.
     A language model that the source has comes along where `out` has none.
 
     ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`.
@@ -48,6 +50,9 @@ def export_model(
     if (out / METADATA_FILE).exists():
         ModelMetadata.read(out / METADATA_FILE)  # raises where it is not a model's
     model = load_model(source)
+    if window is not None or window_context is not None:
+        changed = model.metadata.with_windows(window, window_context, source)
+        model = Checkpoint(metadata=changed, weights=model.state_dict()).model()
     metadata = model.metadata
     with atomic_folder(out) as folder:
         (folder / METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")

@@ -137,7 +137,8 @@ def _use_onnx_cells(encoder: Encoder, precision: Precision, recurrence: Recurren
 def write_onnx(model: DeepSpeech2, path: Path, precision: Precision, recurrence: Recurrence = "node") -> None:
     """Write the offline graph: audio (B, S), audio_lengths (B,) -> log_probs (B, T, V), lengths (B,)."""
     metadata = model.metadata
-    samples = max(4 * metadata.min_samples, metadata.feature.sample_rate)
+    # several windows, too: with one the exporter would take their number for a constant
+    samples = max(4 * metadata.min_samples, metadata.feature.sample_rate, 4 * metadata.stream_unit_samples)
     example = (torch.zeros(2, samples), torch.tensor([samples, samples // 2]))
     axes = ({0: "batch", 1: "samples"}, {0: "batch"})
     _write(exportable(model, precision, recurrence), example, axes, (INPUTS, OUTPUTS), metadata, path)

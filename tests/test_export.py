@@ -212,6 +212,37 @@ def test_a_bundled_model_is_exported_by_its_name_with_its_language_model(exporte
         export_model(Path("large.pt"), tmp_path / "other")
 
 
+def test_other_windows_than_it_was_trained_with(tmp_path):
+    """A window of a whole recording is the network without windows."""
+    whole = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"], FEATURES["log mel, global, centred"]))
+    save(whole, tmp_path / "x.pt")
+    audio, lengths = pad_batch([0.1 * np.random.default_rng(4).standard_normal(15000).astype(np.float32)], 15000)
+    expected = TorchBackend.of(whole).run(audio, lengths)
+    assert 40 < expected.lengths[0] <= 50
+    for name, windows in (("one", {"window": 50, "window_context": 1}), ("many", {"window": 2, "window_context": 3})):
+        report = export_model(tmp_path / "x.pt", tmp_path / name, precision="fp32", **windows)
+        assert len(report.differences) == 2  # the stream, too
+        got = OrtBackend(open_model(tmp_path / name), device="cpu").run(audio, lengths)
+        assert (np.abs(got.log_probs - expected.log_probs).max() < 1e-4) == (name == "one")
+    later = open_model(tmp_path / "many").metadata.with_windows(None, 7, "many")
+    assert later.delay.lookahead_s == pytest.approx((2 - 1 + 7) * 0.02)
+
+
+@pytest.mark.parametrize(
+    ("network", "features", "window", "reason"),
+    [
+        ("gru, forward only, no batch norm", "log mel, none, 8 kHz", 2, "a unidirectional model has no backward dir"),
+        ("gru, two directions, 2d", "log mel, none, 8 kHz", None, "model.window says after how many"),
+        ("gru, two directions, 2d", "log power, utterance", 2, "stream: feature.normalization is 'utterance'"),
+    ],
+)
+def test_windows_that_a_model_cannot_have(tmp_path, network, features, window, reason):
+    save(tiny_model(tiny_metadata(MODELS[network], FEATURES[features])), tmp_path / "x.pt")
+    with pytest.raises(ModelError, match=rf"x\.pt cannot .*{reason}"):
+        export_model(tmp_path / "x.pt", tmp_path / "model", window=window, window_context=3)
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_folder_with_another_kind_of_metadata_is_not_a_model(exported, tmp_path):
     _, folder, _ = exported(COMBINATIONS[0])
     (tmp_path / "metadata.json").write_text('{"my": "data set"}')

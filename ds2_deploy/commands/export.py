@@ -23,6 +23,14 @@ def export(
             "frame by frame."
         ),
     ] = "node",
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="FRAMES", help="Other windows of the backward direction than it was trained with."),
+    ] = None,
+    window_context: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="FRAMES", help="What they hear beyond themselves: more is later and hears better."),
+    ] = None,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Keep the folder even if ONNX Runtime and PyTorch disagree.")
     ] = False,
@@ -42,6 +50,8 @@ def export(
         precision=precision,
         chunk_ms=chunk_ms,
         recurrence=recurrence,
+        window=window,
+        window_context=window_context,
         allow_mismatch=allow_mismatch,
         overwrite=overwrite,
     )
