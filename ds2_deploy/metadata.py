@@ -120,14 +120,19 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def with_windows(self, window: int | None, context: int | None, name: object) -> "ModelMetadata":
         """The same for other windows of the backward direction, which have no weights; None: as many frames as before.
 
-        ModelError where the model called `name` has no backward direction, or cannot stream with windows either.
+        Its provenance says so, and forgets an error rate that was measured with others. ModelError where the model
+        called `name` has no backward direction, or cannot stream with windows either.
         """
         given = {"window": window, "window_context": context}
         try:
             model = msgspec.structs.replace(self.model, **{key: n for key, n in given.items() if n is not None})
         except ValueError as error:
             raise ModelError(f"{name} cannot have these windows: {error}.") from error
-        metadata = msgspec.structs.replace(self, model=model)
+        made = self.provenance
+        if model != self.model:
+            recipe = f"{made.recipe}, heard by other windows than it was trained with".removeprefix(", ")
+            made = msgspec.structs.replace(made, recipe=recipe, valid_wer=None)
+        metadata = msgspec.structs.replace(self, model=model, provenance=made)
         metadata.check_can_stream(name)
         return metadata
 

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import Literal
 
 from ds2_deploy.decoding import LM_FOLDER
-from ds2_deploy.errors import OutputError, ParityError
+from ds2_deploy.errors import InferenceError, OutputError, ParityError
 from ds2_deploy.files import atomic_folder
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import Checkpoint, load_model, save_weights
 from ds2_deploy.model_folder import METADATA_FILE, PRECISIONS, WEIGHTS_FILE, ModelFolder, graph_file, open_model
+from ds2_deploy.runtime.bench_choice import BENCH_FILE
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
 from ds2_deploy.runtime.streamed import Streamed
@@ -40,10 +41,11 @@ def export_model(
     A model that can stream gets a streaming graph, too, which takes `chunk_ms` at a time (rounded up to whole
     frames or windows). `recurrence` is the form of its recurrent layers, see export/recurrence.py. `window` and
     `window_context` are other windows than it was trained with, in output frames. `overwrite` replaces a model folder,
-    and keeps what is in it beside the model: its card, a language model. Engines go, being built from the old graph.
+    and keeps what is in it beside the model: its card, a language model. Engines and latency reports go, being of the
+    old graph.
     A language model that the source has comes along where `out` has none.
 
-    ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`.
+    ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`, or where it fails.
     """
     if (out / METADATA_FILE).exists() and not overwrite:
         raise OutputError(f"{out} already holds a model: add --overwrite, or choose another --out.")
@@ -68,7 +70,10 @@ def export_model(
                 write_stream_onnx(model, folder / graph_file(kind, stream=True), kind, chunk, recurrence)
                 backend = OrtStreamBackend(written, device="cpu", precision=kind)
                 candidates.append((Streamed(backend, metadata), kind))
-        report = compare(TorchBackend.of(model), candidates, probe_recordings(metadata), metadata.min_samples)
+        try:
+            report = compare(TorchBackend.of(model), candidates, probe_recordings(metadata), metadata.min_samples)
+        except InferenceError as error:
+            raise ParityError(f"The exported graph does not run, so {out} was not written: {error}") from error
         (folder / "parity.json").write_text(report.to_json() + "\n", encoding="utf-8")
         if not report.passed and not allow_mismatch:
             raise ParityError(
@@ -82,7 +87,7 @@ def export_model(
 def _keep_others(old: Path, new: Path) -> None:
     """Copy what the old folder holds beside the model, such as its card."""
     for path in old.iterdir() if old.is_dir() else ():
-        if path.name not in OWN_FILES and path.name != "engines":
+        if path.name not in OWN_FILES and path.name != "engines" and path.stem != Path(BENCH_FILE).stem:
             if path.is_dir():
                 shutil.copytree(path, new / path.name)
             else:

@@ -12,11 +12,13 @@ import soundfile
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.alignment import best_path
 from ds2_deploy.errors import AlignmentError
+from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.recognizer import Recognizer
+from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.conftest import SAMPLES, Ds2, said_in_samples
-from training.align import passages_of
+from training.align import hear, passages_of
 
 
 def said(labels: list[int], seed: int) -> npt.NDArray[np.float32]:
@@ -59,6 +61,22 @@ def test_passages_are_sentences_in_the_models_spelling() -> None:
     good, strange = passages_of(text, "en", ENGLISH)
     assert good == ["he said", "enter four", "then it's done", "two three five"]
     assert strange == ["Naïve"]
+
+
+def test_pieces_fit_the_longest_that_an_engine_takes() -> None:
+    heard = []
+
+    class Engine:
+        name, device, max_samples = "engine", "cpu", 80_000
+
+        def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
+            heard.extend(lengths.tolist())
+            return Emissions(np.zeros((1, 1, len(ENGLISH)), np.float32), np.ones(1, np.int64))
+
+    speech = np.concatenate([load_audio(path, 16_000) for path in sorted(SAMPLES.glob("*.flac"))])
+    hear(Engine(), ModelMetadata(), [speech])
+    assert sum(heard) > 80_000
+    assert max(heard) <= 80_000
 
 
 @pytest.fixture

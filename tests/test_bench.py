@@ -24,7 +24,7 @@ from ds2_deploy.bench.compare import compare
 from ds2_deploy.bench.load_test import LoadTest, poisson, serve
 from ds2_deploy.bench.page import page
 from ds2_deploy.bench.report import Loaded, Report, Row
-from ds2_deploy.bench.run import Asked, run
+from ds2_deploy.bench.run import Asked, fastest, run
 from ds2_deploy.bench.stats import Latency, paired_interval, ratio_interval, runs_needed
 from ds2_deploy.bench.tables import COLUMNS, comma_separated, markdown
 from ds2_deploy.bench.worker import Remote, Spec
@@ -382,6 +382,17 @@ def test_streams_are_measured_and_equal_the_reference(ds2: Ds2, tmp_path: Path) 
     assert found.rows[0].max_abs is None
     assert 0 < (found.rows[1].max_abs or 0) < 1e-3
     assert found.failed_checks or set(found.fastest["stream"]) == {"torch", "onnxruntime"}
+
+
+def test_streams_are_as_fast_as_a_second_of_sound_takes_them() -> None:
+    """Steps of half a second take longer than those of a tenth, and are fewer."""
+    shape: dict[str, Any] = {"workload": "stream", "batch": 1}
+    rows = [
+        row([6.0] * 5, backend="torch", audio_s=0.12, **shape),
+        row([13.0] * 5, backend="onnxruntime", audio_s=0.52, **shape),
+        row([70.0] * 5, backend="tensorrt", audio_s=0.52, **shape),
+    ]
+    assert fastest(rows)["stream"] == ["onnxruntime", "torch", "tensorrt"]
 
 
 def test_an_interrupt_keeps_what_was_measured(conv_model: ConvModel, tmp_path: Path) -> None:

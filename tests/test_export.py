@@ -5,13 +5,14 @@ import json
 import shutil
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import onnx
 import pytest
 import torch
 
 import export.exporter
-from ds2_deploy.errors import ModelError, ModelNotFoundError, OutputError, ParityError
+from ds2_deploy.errors import InferenceError, ModelError, ModelNotFoundError, OutputError, ParityError
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_model
 from ds2_deploy.model.fold import fold_batch_norm
@@ -167,6 +168,18 @@ def test_failed_check_leaves_no_folder(tmp_path, monkeypatch):
     assert json.loads((tmp_path / "model/parity.json").read_text())["passed"] is False
 
 
+def test_a_graph_that_does_not_run_leaves_no_folder(tmp_path, monkeypatch):
+    class Fails(OrtBackend):
+        def run(self, audio, lengths):
+            raise InferenceError("ONNX Runtime failed.")
+
+    save(tiny_model(tiny_metadata(MODELS["gru, forward only, no batch norm"])), tmp_path / "model.pt")
+    monkeypatch.setattr(export.exporter, "OrtBackend", Fails)
+    with pytest.raises(ParityError, match=r"does not run, so .*model was not written: ONNX Runtime failed"):
+        export_model(tmp_path / "model.pt", tmp_path / "model", precision="fp32", allow_mismatch=True)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
+
+
 def test_full_disk_while_exporting_keeps_the_old_folder(exported, tmp_path, monkeypatch):
     _, folder, _ = exported(COMBINATIONS[0])
     export_model(folder, tmp_path / "model", precision="fp32")
@@ -182,10 +195,11 @@ def test_full_disk_while_exporting_keeps_the_old_folder(exported, tmp_path, monk
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-def test_overwriting_keeps_the_card_and_drops_the_engines(exported, tmp_path):
+def test_overwriting_keeps_the_card_and_drops_what_is_of_the_old_graph(exported, tmp_path):
     _, folder, _ = exported(COMBINATIONS[0])
     export_model(folder, tmp_path / "model", precision="fp32")
     (tmp_path / "model/README.md").write_text("card")
+    (tmp_path / "model/bench.json").write_text("{}")
     for name in ("lm/lm.arpa", "engines/x.engine"):
         (tmp_path / "model" / name).parent.mkdir()
         (tmp_path / "model" / name).write_text(name)
@@ -193,6 +207,7 @@ def test_overwriting_keeps_the_card_and_drops_the_engines(exported, tmp_path):
     assert (tmp_path / "model/README.md").read_text() == "card"
     assert (tmp_path / "model/lm/lm.arpa").read_text() == "lm/lm.arpa"
     assert not (tmp_path / "model/engines").exists()
+    assert not (tmp_path / "model/bench.json").exists()
 
 
 def test_a_bundled_model_is_exported_by_its_name_with_its_language_model(exported, tmp_path, monkeypatch):
@@ -224,8 +239,13 @@ def test_other_windows_than_it_was_trained_with(tmp_path):
         assert len(report.differences) == 2  # the stream, too
         got = OrtBackend(open_model(tmp_path / name), device="cpu").run(audio, lengths)
         assert (np.abs(got.log_probs - expected.log_probs).max() < 1e-4) == (name == "one")
-    later = open_model(tmp_path / "many").metadata.with_windows(None, 7, "many")
+    made = msgspec.structs.replace(whole.metadata.provenance, recipe="an4", valid_wer=0.05)
+    metadata = msgspec.structs.replace(open_model(tmp_path / "many").metadata, provenance=made)
+    later = metadata.with_windows(None, 7, "many")
     assert later.delay.lookahead_s == pytest.approx((2 - 1 + 7) * 0.02)
+    assert later.provenance.valid_wer is None  # nobody has measured it
+    assert later.provenance.recipe == "an4, heard by other windows than it was trained with"
+    assert metadata.with_windows(2, 3, "many") == metadata
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ds2_deploy.commands.parity import that_all_take
 from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.errors import InferenceError
 from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH
 from export.parity import Recording, compare
@@ -14,6 +16,7 @@ class Says:
     """A backend that says one of `texts` by the recording's length, a frame a letter and a blank after it."""
 
     device = "cpu"
+    max_samples: int | None = None
 
     def __init__(self, name: str, texts: dict[int, str]) -> None:
         self.name, self.texts = name, texts
@@ -50,6 +53,16 @@ def test_texts_that_are_not_known_count_in_no_rate() -> None:
     assert (report.reference_words, report.reference_wer) == (4, 0.0)
     nothing = compare(REFERENCE, [(REFERENCE, "fp32")], recordings[1:], 1, GreedyDecoder(ENGLISH))
     assert (nothing.differences[0].wer, nothing.differences[0].different_words) == (None, 0)
+
+
+def test_recordings_longer_than_an_engine_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
+    engine = Says("engine", REFERENCE.texts)
+    assert that_all_take(RECORDINGS, [(engine, "fp32")], 2) == RECORDINGS
+    engine.max_samples = 2
+    assert that_all_take(RECORDINGS, [(engine, "fp32"), (REFERENCE, "fp32")], 2) == RECORDINGS[:2]
+    assert capsys.readouterr().err == "Left out 1 of 3: longer than 1 s, the most that an engine here takes.\n"
+    with pytest.raises(InferenceError, match=r"All recordings are longer than 1 s.*longer --seconds"):
+        that_all_take(RECORDINGS[2:], [(engine, "fp32")], 2)
 
 
 def test_without_a_decoder_there_are_no_words() -> None:

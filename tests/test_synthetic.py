@@ -80,6 +80,16 @@ def test_noises_are_as_loud_as_each_other_and_repeat(tmp_path: Path) -> None:
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
 
 
+def test_noises_are_all_there_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(NOISES, "hum", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_noises(tmp_path / "noise", 1, 5)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_speech_loses_the_synthesizers_silence() -> None:
     speech = np.zeros(3 * RATE, np.float32)
     speech[RATE : 2 * RATE] = np.sin(np.arange(RATE) / 5) * 0.2

@@ -241,6 +241,19 @@ def test_a_finished_training_is_not_overwritten(corpus, tmp_path):
         train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "other")
 
 
+def test_a_training_stopped_before_its_first_checkpoint_begins_anew(corpus, tmp_path, monkeypatch):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training.trainer.Training, "learn_epoch", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    assert (tmp_path / "run/last.pt").exists()
+
+
 def test_contradictory_and_impossible_calls(corpus, tmp_path):
     plain = recipe(tmp_path)
     with pytest.raises(ConfigError, match="contradict"):

@@ -92,6 +92,21 @@ def test_what_follows_an_utterance_is_heard_and_learnt_after_it(manifest, alphab
     assert dataset[[(0, 1)]].lengths.tolist() == [19000]  # validation
 
 
+def test_where_nothing_is_said_nothing_parts_words(manifest):
+    lines = [json.loads(line) for line in manifest.read_text().splitlines()]
+    lines[0]["text"] = ""
+    found = survey([write(manifest, lines)], "en", ENGLISH).corpus
+    metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
+    augment = AugmentConfig(joined_probability=1.0, joined=3)
+    dataset, heard = Speech(found, metadata, augment, seed=4), set()
+    for epoch in range(1, 20):
+        said = [found[i].text for i in (1, *followers(augment, (4, epoch, 1), 3).indices)]
+        text = ENGLISH.decode(dataset[[(epoch, 1)]].targets.tolist())
+        assert text == " ".join(word for part in said for word in part.split())
+        heard.add("" in said[:-1])
+    assert heard == {True, False}
+
+
 def test_hidden_frames_and_bins_are_zero_and_others_stay():
     features = torch.rand(2, 6, 9) + 1
     time = torch.tensor([[[2, 4], [3, 6]], [[0, 0], [8, 9]]])

@@ -10,6 +10,7 @@ between any two letters: the package ctc-segmentation, whose paths have none, pu
 where this puts 87 (benchmarks/align.py).
 """
 
+import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -91,7 +92,8 @@ def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -
             samples += len(block)
             yield block
 
-    for start, piece in segments(counted(), rate, PIECE_S):
+    longest_s = min(PIECE_S, (backend.max_samples or math.inf) / rate)
+    for start, piece in segments(counted(), rate, longest_s):
         heard = run_alone(backend, piece, metadata.min_samples)
         frames += [heard, between]
         times.append((start / rate) + np.arange(len(heard) + 1) * metadata.frame_s)

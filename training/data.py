@@ -92,9 +92,9 @@ class Speech(Dataset["Batch | DS2Error"]):
         )
 
     def _text(self, utterances: Sequence[Utterance]) -> str:
-        """What is said in utterances that follow one another."""
+        """What is said in utterances that follow one another; in some nothing is."""
         alphabet = self.metadata.alphabet
-        return (alphabet.word_end + alphabet.separator).join(utterance.text for utterance in utterances)
+        return (alphabet.word_end + alphabet.separator).join(said.text for said in utterances if said.text)
 
 
 def checked(batches: Iterable[Batch | DS2Error]) -> Iterator[Batch]:

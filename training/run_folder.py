@@ -30,8 +30,8 @@ class RunFolder:
         self.best, self.last, self.average, self.log = (path / name for name in (BEST, LAST, AVERAGE, LOG))
 
     def check_free(self) -> None:
-        """TrainingError where a training lies here already."""
-        if any(file.exists() for file in (self.best, self.last, self.log)):
+        """TrainingError where a training lies here already; one stopped before its first checkpoint left nothing."""
+        if self.best.exists() or self.last.exists() or read_log(self.path):
             raise TrainingError(
                 f"{self.path} already holds a training: add --resume to go on with it, or choose another --out."
             )

@@ -66,7 +66,7 @@ def run(asked: Asked, plan: Plan, tell: Callable[[str], None]) -> tuple[Report, 
     remotes = [*offline, *streams]
     report = Report(
         machine=machine_name(),
-        fastest={work: found for work, found in _fastest(rows).items() if trusted and len(found) > 1},
+        fastest={work: found for work, found in fastest(rows).items() if trusted and len(found) > 1},
         model=asked.model,
         command=asked.command,
         started=started,
@@ -149,8 +149,9 @@ def _references_first(remotes: list[Remote]) -> list[Remote]:
     return sorted(remotes, key=lambda remote: order.get(remote.spec.name, len(order)))
 
 
-def _fastest(rows: Sequence[Row]) -> dict[Work, list[str]]:
-    """By the geometric mean of the medians of the cells that all have; in fp32, which is what `auto` runs."""
+def fastest(rows: Sequence[Row]) -> dict[Work, list[str]]:
+    """By the geometric mean of the medians of the cells that all have, in fp32, which is what `auto` runs; for each
+    second of sound, since steps of streams differ."""
     works: dict[Work, tuple[str, ...]] = {"offline": ("batch", "utterance"), "stream": ("stream",)}
     return {work: _by_speed([row for row in rows if row.workload in names]) for work, names in works.items()}
 
@@ -159,7 +160,7 @@ def _by_speed(rows: Sequence[Row]) -> list[str]:
     times: dict[str, list[float]] = {}
     for row in rows:
         if row.precision == "fp32":
-            times.setdefault(row.backend, []).append(np.log(row.latency.p50))
+            times.setdefault(row.backend, []).append(np.log(row.latency.p50 / row.audio_s))
     most = max(map(len, times.values()), default=0)
     complete = {name: float(np.mean(logs)) for name, logs in times.items() if len(logs) == most}
     return sorted(complete, key=complete.__getitem__)

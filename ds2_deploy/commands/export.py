@@ -25,11 +25,15 @@ def export(
     ] = "node",
     window: Annotated[
         int | None,
-        typer.Option(min=1, metavar="FRAMES", help="Other windows of the backward direction than it was trained with."),
+        typer.Option(
+            min=1, max=3000, metavar="FRAMES", help="Other windows of the backward direction than it was trained with."
+        ),
     ] = None,
     window_context: Annotated[
         int | None,
-        typer.Option(min=1, metavar="FRAMES", help="What they hear beyond themselves: more is later and hears better."),
+        typer.Option(
+            min=1, max=3000, metavar="FRAMES", help="What they hear beyond themselves: more is later and hears better."
+        ),
     ] = None,
     allow_mismatch: Annotated[
         bool, typer.Option("--allow-mismatch", help="Keep the folder even if ONNX Runtime and PyTorch disagree.")

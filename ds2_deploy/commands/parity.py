@@ -51,6 +51,7 @@ def parity(
     if not candidates:
         raise ModelError(f"{model} holds no graph to compare: write one with ds2 export.")
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
+    recordings = that_all_take(recordings, candidates, folder.metadata.feature.sample_rate)
     decoder = make_decoder("greedy", folder.metadata.alphabet) if manifest else None
     report = compare(TorchBackend(folder), candidates, recordings, folder.metadata.min_samples, decoder)
     if as_json:
@@ -99,6 +100,22 @@ def _recordings(manifest: Path, folder: "ModelFolder") -> "list[Recording]":
     return [
         Recording(u.path.name, load_audio(u.path, rate), spelling(u.text, language)) for u in read_manifest(manifest)
     ]
+
+
+def that_all_take(recordings: "list[Recording]", candidates: "list[Candidate]", rate: int) -> "list[Recording]":
+    """Without those that an engine is too short for; stderr says how many."""
+    from ds2_deploy.errors import InferenceError
+
+    limits = [backend.max_samples for backend, _ in candidates if backend.max_samples is not None]
+    if not limits:
+        return recordings
+    fitting = [recording for recording in recordings if len(recording.samples) <= min(limits)]
+    left_out = f"longer than {min(limits) / rate:g} s, the most that an engine here takes"
+    if not fitting:
+        raise InferenceError(f"All recordings are {left_out}: build one with longer --seconds.")
+    if len(fitting) < len(recordings):
+        typer.echo(f"Left out {len(recordings) - len(fitting)} of {len(recordings)}: {left_out}.", err=True)
+    return fitting
 
 
 def print_report(report: "ParityReport", language: str = "en") -> None:

@@ -34,7 +34,7 @@ def best_path(
     skip[3::2] = np.where(states[3::2] != states[1:-2:2], 0.0, -np.inf)
     width = min(window or len(states), len(states))
     lows = np.zeros(len(log_probs), np.int64)  # the first state that is looked at, frame by frame
-    steps = np.zeros((len(log_probs), width), np.int8)
+    steps = np.zeros((2, len(log_probs), (width + 7) // 8), np.uint8)  # bits: came from two states before, from one
     padded = np.full(width + 2, -np.inf)  # two states before the first, which nothing leads out of
     scores, one, two = padded[2:], padded[1:-1], padded[:-2]
     low = 0
@@ -53,8 +53,7 @@ def best_path(
             continue
         skipping = two + skip[low : low + width]
         staying = np.maximum(scores, one)
-        steps[t] = one > scores
-        np.copyto(steps[t], 2, where=skipping > staying)
+        steps[:, t] = np.packbits([skipping > staying, one > scores], axis=-1)
         lows[t] = low
         padded[2:] = np.maximum(staying, skipping) + said
     state = len(states) - 1 if scores[-1] >= scores[-2] else len(states) - 2
@@ -64,7 +63,9 @@ def best_path(
     for t in range(len(log_probs) - 1, -1, -1):
         if state % 2:
             found[state // 2] = (t, found.get(state // 2, (t, t))[1])
-        state -= int(steps[t, state - lows[t]])
+        byte, bit = divmod(int(state - lows[t]), 8)
+        two_before, one_before = (steps[:, t, byte] >> (7 - bit)) & 1
+        state -= 2 if two_before else int(one_before)
     return [found[number] for number in range(len(labels))]
 
 

@@ -62,8 +62,8 @@ class OrtBackend:
             log_probs, frames = _run(self._session, self.device, OUTPUTS, feeds)
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise InferenceError(
-                f"ONNX Runtime failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples, most likely for want "
-                f"of memory: split the recording, or use a smaller batch ({str(error).splitlines()[0][:120]})."
+                f"ONNX Runtime failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: "
+                f"{str(error).splitlines()[0][:200]}. If memory ran short, split the recording or use a smaller batch."
             ) from error
         return Emissions(log_probs, frames)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import soundfile
 
 from ds2_deploy.audio.load import load_audio
+from ds2_deploy.files import atomic_folder
 
 RATE = 16_000
 SECONDS = 20
@@ -94,14 +95,13 @@ def babble(rng: Generator, samples: int, recordings: Sequence[Path]) -> Samples:
 
 
 def write_noises(folder: Path, each: int, seed: int, speakers: Sequence[Path] = ()) -> None:
-    """`each` files of every kind, of 20 s; babble only where there are `speakers`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """`each` files of every kind, of 20 s, or no folder; babble only where there are `speakers`."""
     makers = dict(NOISES)
     if speakers:
         makers["babble"] = lambda rng, samples: babble(rng, samples, speakers)
-    for kind, (name, make) in enumerate(makers.items()):
-        for number in range(each):
-            noise = make(np.random.default_rng((seed, kind, number)), SECONDS * RATE)
-            noise *= LEVEL / np.sqrt(np.mean(noise**2))
-            path = folder / f"{name}-{number:02}.flac"
-            soundfile.write(path, np.clip(noise, -1, 1), RATE)
+    with atomic_folder(folder) as whole:
+        for kind, (name, make) in enumerate(makers.items()):
+            for number in range(each):
+                noise = make(np.random.default_rng((seed, kind, number)), SECONDS * RATE)
+                noise *= LEVEL / np.sqrt(np.mean(noise**2))
+                soundfile.write(whole / f"{name}-{number:02}.flac", np.clip(noise, -1, 1), RATE)
