@@ -110,10 +110,9 @@ STAGES = (
         begins={"streaming/all": 0.5, "streaming/people": 0.5},
     ),
     Stage(
-        "streaming/pauses", "streaming", (AN4, AN4_VALID), AN4_VALID,
+        "streaming/last", "streaming", (*ALL, AN4_VALID, AN4_VALID), AN4_VALID,
         (
-            NOISE, "epochs=1", "optimizer.learning_rate=6e-4", "augment.joined_probability=0.5",
-            "augment.pause_s=[0.1, 5.0]",
+            NOISE, "augment.noise_probability=0.5", "augment.joined_probability=0.5", "augment.pause_s=[0.1, 5.0]",
         ), begins={"streaming/live": 0.5, "streaming/all": 0.25, "streaming/people": 0.25},
     ),
 )  # fmt: skip
@@ -121,7 +120,7 @@ MODELS: dict[str, Shares] = {
     "sentences": {"sentences/read": 1},
     "default": DEFAULT,
     "streaming": {
-        "streaming/pauses": 0.5,
+        "streaming/last": 0.5,
         "streaming/live": 0.25,
         "streaming/all": 0.125,
         "streaming/people": 0.125,
