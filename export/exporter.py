@@ -45,7 +45,8 @@ def export_model(
     old graph.
     A language model that the source has comes along where `out` has none.
 
-    ParityError, and no folder, where ONNX Runtime and PyTorch disagree, unless `allow_mismatch`, or where it fails.
+    ParityError, and no folder, where ONNX Runtime fails on the graph, or disagrees with PyTorch and `allow_mismatch` is
+    not set.
     """
     if (out / METADATA_FILE).exists() and not overwrite:
         raise OutputError(f"{out} already holds a model: add --overwrite, or choose another --out.")

@@ -199,7 +199,8 @@ def test_overwriting_keeps_the_card_and_drops_what_is_of_the_old_graph(exported,
     _, folder, _ = exported(COMBINATIONS[0])
     export_model(folder, tmp_path / "model", precision="fp32")
     (tmp_path / "model/README.md").write_text("card")
-    (tmp_path / "model/bench.json").write_text("{}")
+    for name in ("bench.json", "bench.md"):
+        (tmp_path / "model" / name).write_text("{}")
     for name in ("lm/lm.arpa", "engines/x.engine"):
         (tmp_path / "model" / name).parent.mkdir()
         (tmp_path / "model" / name).write_text(name)
@@ -207,7 +208,7 @@ def test_overwriting_keeps_the_card_and_drops_what_is_of_the_old_graph(exported,
     assert (tmp_path / "model/README.md").read_text() == "card"
     assert (tmp_path / "model/lm/lm.arpa").read_text() == "lm/lm.arpa"
     assert not (tmp_path / "model/engines").exists()
-    assert not (tmp_path / "model/bench.json").exists()
+    assert not list((tmp_path / "model").glob("bench.*"))
 
 
 def test_a_bundled_model_is_exported_by_its_name_with_its_language_model(exported, tmp_path, monkeypatch):
@@ -227,16 +228,18 @@ def test_a_bundled_model_is_exported_by_its_name_with_its_language_model(exporte
         export_model(Path("large.pt"), tmp_path / "other")
 
 
-def test_other_windows_than_it_was_trained_with(tmp_path):
+def test_other_windows_than_it_was_trained_with(ds2, tmp_path):
     """A window of a whole recording is the network without windows."""
     whole = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"], FEATURES["log mel, global, centred"]))
     save(whole, tmp_path / "x.pt")
     audio, lengths = pad_batch([0.1 * np.random.default_rng(4).standard_normal(15000).astype(np.float32)], 15000)
     expected = TorchBackend.of(whole).run(audio, lengths)
     assert 40 < expected.lengths[0] <= 50
-    for name, windows in (("one", {"window": 50, "window_context": 1}), ("many", {"window": 2, "window_context": 3})):
-        report = export_model(tmp_path / "x.pt", tmp_path / name, precision="fp32", **windows)
-        assert len(report.differences) == 2  # the stream, too
+    for name, window, context in (("one", 50, 1), ("many", 2, 3)):
+        windows = ("--window", window, "--window-context", context)
+        made = ds2("export", tmp_path / "x.pt", "--out", tmp_path / name, "--precision", "fp32", *windows)
+        assert made.code == 0, made.err
+        assert (tmp_path / name / "stream.onnx").exists()
         got = OrtBackend(open_model(tmp_path / name), device="cpu").run(audio, lengths)
         assert (np.abs(got.log_probs - expected.log_probs).max() < 1e-4) == (name == "one")
     made = msgspec.structs.replace(whole.metadata.provenance, recipe="an4", valid_wer=0.05)
@@ -244,7 +247,8 @@ def test_other_windows_than_it_was_trained_with(tmp_path):
     later = metadata.with_windows(None, 7, "many")
     assert later.delay.lookahead_s == pytest.approx((2 - 1 + 7) * 0.02)
     assert later.provenance.valid_wer is None  # nobody has measured it
-    assert later.provenance.recipe == "an4, heard by other windows than it was trained with"
+    assert later.provenance.recipe == "an4, heard by windows of 2 + 7"
+    assert later.with_windows(5, None, "later").provenance.recipe == "an4, heard by windows of 5 + 7"
     assert metadata.with_windows(2, 3, "many") == metadata
 
 

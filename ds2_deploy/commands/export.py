@@ -32,7 +32,10 @@ def export(
     window_context: Annotated[
         int | None,
         typer.Option(
-            min=1, max=3000, metavar="FRAMES", help="What they hear beyond themselves: more is later and hears better."
+            min=1,
+            max=3000,
+            metavar="FRAMES",
+            help="What they hear beyond themselves: more is later and, up to a point, hears better.",
         ),
     ] = None,
     allow_mismatch: Annotated[
