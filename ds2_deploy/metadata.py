@@ -17,7 +17,7 @@ from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 
 FORMAT_VERSION = 1
 ONNX_KEY = "ds2"
-HEARD_BY = ", heard by windows of "
+HEARD_BY = "heard by windows of "
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -131,9 +131,9 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ModelError(f"{name} cannot have these windows: {error}.") from error
         made = self.provenance
         if model != self.model:
-            trained = made.recipe.partition(HEARD_BY)[0]
-            recipe = f"{trained}{HEARD_BY}{model.window} + {model.window_context}"
-            made = msgspec.structs.replace(made, recipe=recipe, valid_wer=None)
+            trained = made.recipe.partition(HEARD_BY)[0].removesuffix(", ")
+            heard = f"{HEARD_BY}{model.window} + {model.window_context}"
+            made = msgspec.structs.replace(made, recipe=", ".join(filter(None, (trained, heard))), valid_wer=None)
         metadata = msgspec.structs.replace(self, model=model, provenance=made)
         metadata.check_can_stream(name)
         return metadata
