@@ -18,6 +18,7 @@ from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 FORMAT_VERSION = 1
 ONNX_KEY = "ds2"
 HEARD_BY = "heard by windows of "
+"""In `Provenance.recipe`, before the windows, where they are others than those of the training."""
 
 
 class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -39,7 +39,7 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_backend, open_stream_backend
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import Backend, StreamBackend, pad_batch
+from ds2_deploy.runtime.protocol import Backend, StreamBackend, longest_piece_s, pad_batch
 from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import OwnThread
 from ds2_deploy.streaming.stream import Stream, StreamResult
@@ -155,8 +155,6 @@ class Recognizer:
         workers = min(workers or MAX_WORKERS, threads)
         each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // workers}
         loaded = open_backend(backend, folder, **each)
-        if loaded.max_samples is not None:
-            max_segment_s = min(max_segment_s, loaded.max_samples / folder.metadata.feature.sample_rate)
         return cls(
             metadata=folder.metadata,
             backend=loaded,
@@ -164,7 +162,7 @@ class Recognizer:
             workers=workers if loaded.device == "cpu" else GPU_WORKERS,
             decoding_processes=0 if loaded.device == "cpu" else cpu_cores(),
             batch_seconds=batch_seconds,
-            max_segment_s=max_segment_s,
+            max_segment_s=longest_piece_s(loaded, folder.metadata.feature.sample_rate, max_segment_s),
             cut_long=cut_long,
             open_streams=partial(open_stream_backend, loaded.name, folder, **each),
         )

@@ -10,7 +10,6 @@ between any two letters: the package ctc-segmentation, whose paths have none, pu
 where this puts 87 (benchmarks/align.py).
 """
 
-import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -24,7 +23,7 @@ from ds2_deploy.audio.segments import segments
 from ds2_deploy.decoding.alignment import best_path
 from ds2_deploy.errors import AlignmentError
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.runtime.protocol import Backend, run_alone
+from ds2_deploy.runtime.protocol import Backend, longest_piece_s, run_alone
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import try_spelling
 
@@ -92,8 +91,7 @@ def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -
             samples += len(block)
             yield block
 
-    longest_s = min(PIECE_S, (backend.max_samples or math.inf) / rate)
-    for start, piece in segments(counted(), rate, longest_s):
+    for start, piece in segments(counted(), rate, longest_piece_s(backend, rate, PIECE_S)):
         heard = run_alone(backend, piece, metadata.min_samples)
         frames += [heard, between]
         times.append((start / rate) + np.arange(len(heard) + 1) * metadata.frame_s)

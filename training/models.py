@@ -69,6 +69,8 @@ LIBRISPEECH_VALID = "{data}/librispeech-mini/valid.jsonl"
 ALIGNER = "default/letters"
 """The stage whose weights find the words that are spliced."""
 NOISE = "augment.noise={work}/noise"
+NOISY = (NOISE, "augment.noise_probability=0.5")
+JOINED = "augment.joined_probability=0.5"
 
 LETTERS = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=1e-3")
 BRIEFLY = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
@@ -83,7 +85,9 @@ WINDOWED = (
 """What recipe `an4` lacks of `streaming`: windows, a level of the last seconds, microphones of all levels, silence."""
 READING = (*LIBRISPEECH, AN4)
 ALL = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
+EVERYTHING = (*ALL, AN4_VALID, AN4_VALID)
 PEOPLE = (AN4, AN4_VALID, DIGITS)
+MOSTLY_AN4 = (*(AN4, AN4_VALID) * 3, DIGITS)
 DEFAULT: Shares = {"default/last": 0.5, "default/all": 0.25, "default/people": 0.25}
 
 STAGES = (
@@ -94,26 +98,21 @@ STAGES = (
         "default/people", "an4", PEOPLE, AN4_VALID, ("epochs=10", *BRIEFLY, SILENCE), begins={"default/letters": 1}
     ),
     Stage(
-        "default/last", "default", (*(AN4, AN4_VALID) * 3, DIGITS), AN4_VALID,
-        (NOISE, "epochs=10", "augment.noise_probability=0.5"), begins={"default/all": 0.5, "default/people": 0.5},
+        "default/last", "default", MOSTLY_AN4, AN4_VALID, (*NOISY, "epochs=10"),
+        begins={"default/all": 0.5, "default/people": 0.5},
     ),
     Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *WINDOWED), begins=DEFAULT),
-    Stage(
-        "streaming/all", "streaming", (*ALL, AN4_VALID, AN4_VALID), AN4_VALID, (NOISE,), begins={"streaming/windows": 1}
-    ),
+    Stage("streaming/all", "streaming", EVERYTHING, AN4_VALID, (NOISE,), begins={"streaming/windows": 1}),
     Stage(
         "streaming/people", "an4", PEOPLE, AN4_VALID, ("epochs=6", *BRIEFLY, *WINDOWED), begins={"streaming/windows": 1}
     ),
     Stage(
-        "streaming/live", "streaming", (*(AN4, AN4_VALID) * 3, DIGITS), AN4_VALID,
-        (NOISE, "augment.noise_probability=0.5", "augment.joined_probability=0.5"),
+        "streaming/live", "streaming", MOSTLY_AN4, AN4_VALID, (*NOISY, JOINED),
         begins={"streaming/all": 0.5, "streaming/people": 0.5},
     ),
     Stage(
-        "streaming/last", "streaming", (*ALL, AN4_VALID, AN4_VALID), AN4_VALID,
-        (
-            NOISE, "augment.noise_probability=0.5", "augment.joined_probability=0.5", "augment.pause_s=[0.1, 5.0]",
-        ), begins={"streaming/live": 0.5, "streaming/all": 0.25, "streaming/people": 0.25},
+        "streaming/last", "streaming", EVERYTHING, AN4_VALID, (*NOISY, JOINED, "augment.pause_s=[0.1, 5.0]"),
+        begins={"streaming/live": 0.5, "streaming/all": 0.25, "streaming/people": 0.25},
     ),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {

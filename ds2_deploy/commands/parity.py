@@ -106,11 +106,11 @@ def that_all_take(recordings: "list[Recording]", candidates: "list[Candidate]", 
     """Without those that an engine is too short for; stderr says how many."""
     from ds2_deploy.errors import InferenceError
 
-    limits = [backend.max_samples for backend, _ in candidates if backend.max_samples is not None]
-    if not limits:
+    longest = min((backend.max_samples for backend, _ in candidates if backend.max_samples is not None), default=None)
+    if longest is None:
         return recordings
-    fitting = [recording for recording in recordings if len(recording.samples) <= min(limits)]
-    left_out = f"longer than {min(limits) / rate:g} s, the most that an engine here takes"
+    fitting = [recording for recording in recordings if len(recording.samples) <= longest]
+    left_out = f"longer than {longest / rate:g} s, the most that an engine here takes"
     if not fitting:
         raise InferenceError(f"All recordings are {left_out}: build one with longer --seconds.")
     if len(fitting) < len(recordings):

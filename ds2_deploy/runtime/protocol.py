@@ -79,6 +79,11 @@ class StreamBackend(Protocol):
         ...
 
 
+def longest_piece_s(backend: Backend, rate: int, wanted_s: float) -> float:
+    """Of what a long recording is cut into: `wanted_s`, or what the backend takes where that is less."""
+    return wanted_s if backend.max_samples is None else min(wanted_s, backend.max_samples / rate)
+
+
 def at_least(audio: npt.NDArray[np.float32], min_samples: int) -> npt.NDArray[np.float32]:
     """(B, S) padded with zeros to the shortest input a graph accepts; the same array where it is long enough."""
     missing = min_samples - audio.shape[1]
