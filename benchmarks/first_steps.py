@@ -62,7 +62,8 @@ def looks(recipe: Recipe, train: Path, valid: Path, steps: int, every: int) -> I
     sampler = BatchSampler(learnt.durations_s, recipe, Processes())
     learner = Learner(model, recipe, len(sampler), Processes())
     loader = train_loader(Speech(learnt, metadata, recipe.augment, recipe.seed), sampler, recipe.workers)
-    batches = valid_loader(Speech(heard, metadata, AugmentConfig(), recipe.seed), 32, 0, Processes())
+    read = msgspec.structs.replace(recipe, batch_size=32, batch_seconds=None, workers=0)
+    batches = valid_loader(Speech(heard, metadata, AugmentConfig(), recipe.seed), read, Processes())
     shown = list(itertools.islice(checked(batches), 1, 3))
     for step, batch in enumerate(_epochs(loader, sampler)):
         if step % every == 0:

@@ -66,7 +66,8 @@ def by_length(rounds: int) -> dict[str, Any]:
         return lambda: whole.run(*batch)
 
     def in_chunks(seconds: int) -> Callable[[], object]:
-        pieces = audio[: seconds * RATE].reshape(-1, 1, stream.chunk_samples)
+        whole_chunks = seconds * RATE // stream.chunk_samples * stream.chunk_samples
+        pieces = audio[:whole_chunks].reshape(-1, 1, stream.chunk_samples)
         full = np.array([stream.chunk_samples])
 
         def run() -> None:

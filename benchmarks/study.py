@@ -25,6 +25,7 @@ import typer
 from study_report import DONE, plot, results, table
 
 from ds2_deploy.errors import ConfigError, DS2Error
+from ds2_deploy.files import atomic_path
 from training.recipe import Recipe, load_recipe
 from training.run_folder import LAST, read_log
 
@@ -119,7 +120,8 @@ class Runner:
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "wall_s": time.perf_counter() - started,
         }
-        if process.returncode == 0 or read_log(run.folder):  # else the command itself was wrong: try again
+        failed = process.returncode == 1 and read_log(run.folder)  # diverged; not the command wrong, nor killed
+        if process.returncode == 0 or failed:
             (run.folder / DONE).write_text(json.dumps(facts))
         last = (run.folder / "stderr.txt").read_text().strip().split("\n")[-1]
         with self.lock:
@@ -149,9 +151,10 @@ class Runner:
             return path
         lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         kept = [json.loads(lines[i * len(lines) // utterances]) for i in range(min(utterances, len(lines)))]
-        part = self.work / f"{path.stem}-{utterances}.jsonl"
+        part = self.work / f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}-{utterances}.jsonl"
         entries = [json.dumps(e | {"audio_filepath": str(path.parent / e["audio_filepath"])}) + "\n" for e in kept]
-        part.write_text("".join(entries), encoding="utf-8")
+        with atomic_path(part) as temporary:  # others may be reading it
+            temporary.write_text("".join(entries), encoding="utf-8")
         return part
 
 

@@ -12,7 +12,7 @@ import msgspec
 from ds2_deploy.errors import AudioError, DS2Error, ManifestError, PronunciationError
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
 from ds2_deploy.recognizer import Recognizer
-from ds2_deploy.text.languages import language_named
+from ds2_deploy.text.languages import Language, language_named
 
 
 class Reference(NamedTuple):
@@ -41,6 +41,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     word_errors: int
     words: int
     wer: float
+    character_errors: int
+    characters: int
     cer: float
 
     @classmethod
@@ -52,8 +54,17 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
             word_errors=total.word_errors,
             words=total.words,
             wer=total.wer,
+            character_errors=total.character_errors,
+            characters=total.characters,
             cer=total.cer,
         )
+
+
+def counted(errors: Errors | Group, language: Language) -> tuple[int, int]:
+    """How many of how many are wrong, in what the language's errors are counted in."""
+    if language.joint:
+        return errors.word_errors, errors.words
+    return errors.character_errors, errors.characters
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +83,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Mean Levenshtein distance of an utterance, in labels: phonemes or characters."""
     word_errors: int
     substitutions: int
+    """Of words; of characters, where the language is measured by them."""
     deletions: int
     insertions: int
     words: int
@@ -89,7 +101,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     device: str
     decoder: str
     speakers: list[Group]
-    """Most errors per word first; none where the manifest names no speaker."""
+    """Most errors per word, or per character, first; none where the manifest names no speaker."""
     lengths: list[Group]
     """By seconds, shortest first."""
 
@@ -100,7 +112,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         """The language's own metric first, with its interval."""
         words = _Rate(self.wer, self.wer_low, self.wer_high, self.word_errors, self.words)
         characters = _Rate(self.cer, self.cer_low, self.cer_high, self.character_errors, self.characters)
-        match language_named(self.language).metric:
+        language = language_named(self.language)
+        match language.metric:
             case "PER":
                 distance = f"mean Levenshtein distance {self.mean_distance:.2f} phonemes per utterance"
                 lines = [words.line("PER", "phonemes, silences between words included"), distance]
@@ -112,7 +125,8 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
             f"{self.utterances} utterances, {self.audio_s:.1f} s of audio in {self.seconds:.2f} s: "
             f"{self.rtfx:.0f} times real time by {self.backend} on {self.device}, {self.decoder}"
         )
-        kinds = f"of the words {self.substitutions} substituted, {self.deletions} deleted, {self.insertions} inserted"
+        kinds = f"{self.substitutions} substituted, {self.deletions} deleted, {self.insertions} inserted"
+        kinds = f"of the {language.unit} {kinds}"
         left_out = f"{self.left_out} of {self.left_out + self.utterances} recordings are left out: see the errors"
         return "\n".join((*lines, kinds, speed, *([left_out] if self.left_out else [])))
 
@@ -143,7 +157,8 @@ def evaluate(
     Recordings that cannot be read, and texts that cannot be put into the language's phonemes, are left out and
     returned as errors.
     """
-    language, alphabet = recognizer.metadata.language, recognizer.metadata.alphabet
+    name, alphabet = recognizer.metadata.language, recognizer.metadata.alphabet
+    language = language_named(name)
     spelled, failures = _spelled(references, language)
     start = time.perf_counter()
     results = list(recognizer.transcribe(reference.path for reference in spelled))
@@ -151,12 +166,13 @@ def evaluate(
     scored: list[Scored] = []
     audio_s = 0.0
     for reference, result in zip(spelled, results, strict=True):
-        audio_s += result.duration_s
         if result.error is not None or result.hypothesis is None:
             failures.append(result.error or AudioError("A recording gave no result."))
         else:
+            audio_s += result.duration_s
             heard = result.hypothesis.text  # labels, so in the language's spelling
-            errors, kinds = Errors.between(reference.text, heard), Kinds.between(reference.text, heard)
+            errors = Errors.between(reference.text, heard)
+            kinds = Kinds.between(language.units(reference.text), language.units(heard))
             scored.append(Scored(reference, heard, result.duration_s, errors, kinds))
     if not scored:
         raise ManifestError(f"None of the {len(references)} recordings could be transcribed; the first: {failures[0]}")
@@ -165,7 +181,7 @@ def evaluate(
     wer_low, wer_high = bootstrap_interval([(e.word_errors, e.words) for e in every])
     cer_low, cer_high = bootstrap_interval([(e.character_errors, e.characters) for e in every])
     evaluation = Evaluation(
-        language=language,
+        language=name,
         wer=total.wer,
         wer_low=wer_low,
         wer_high=wer_high,
@@ -183,18 +199,19 @@ def evaluate(
         backend=recognizer.backend.name,
         device=recognizer.backend.device,
         decoder=str(recognizer.decoder),
-        speakers=_by_speaker(scored),
+        speakers=_by_speaker(scored, language),
         lengths=_by_length(scored),
     )
     return evaluation, scored, failures
 
 
-def _by_speaker(scored: Sequence[Scored]) -> list[Group]:
+def _by_speaker(scored: Sequence[Scored], language: Language) -> list[Group]:
     speakers: dict[str, list[Scored]] = defaultdict(list)
     for s in scored:
         if s.reference.speaker:
             speakers[s.reference.speaker].append(s)
-    return sorted((Group.of(*item) for item in speakers.items()), key=lambda group: (-group.wer, group.name))
+    groups = (Group.of(*item) for item in speakers.items())
+    return sorted(groups, key=lambda group: (-(group.wer if language.joint else group.cer), group.name))
 
 
 def _by_length(scored: Sequence[Scored]) -> list[Group]:
@@ -207,14 +224,13 @@ def _by_length(scored: Sequence[Scored]) -> list[Group]:
     return groups
 
 
-def _spelled(references: Sequence[Reference], language: str) -> tuple[list[Reference], list[DS2Error]]:
+def _spelled(references: Sequence[Reference], language: Language) -> tuple[list[Reference], list[DS2Error]]:
     """With texts in the language's spelling; apart, an error for each that has none."""
-    normalize = language_named(language).normalize
     spelled: list[Reference] = []
     failures: list[DS2Error] = []
     for reference in references:
         try:
-            spelled.append(reference._replace(text=normalize(reference.text)))
+            spelled.append(reference._replace(text=language.normalize(reference.text)))
         except PronunciationError as error:
             failures.append(PronunciationError(f"{reference.path}: {error}"))
     return spelled, failures

@@ -29,13 +29,16 @@ PACKAGES = {"flashlight": "flashlight-text"}
 
 
 def require(module: str) -> ModuleType:
-    """Import `module`, or raise MissingPackageError with the command that installs it."""
+    """Import `module`, or raise MissingPackageError: with the command that installs it, or why it does not load."""
+    package = module.split(".")[0]
     try:
         return importlib.import_module(module)
-    except ImportError as error:
-        if error.name is not None and error.name.split(".")[0] != module.split(".")[0]:
-            raise  # the package is there, but one of its own imports is broken: say so unchanged
+    except ModuleNotFoundError as error:
+        if error.name is not None and error.name.split(".")[0] != package:
+            raise MissingPackageError(f"The package '{package}' is installed but lacks another: {error}.") from error
         raise MissingPackageError(missing_sentence(module)) from error
+    except (ImportError, OSError) as error:  # a library of it, or one that it needs, is damaged or not there
+        raise MissingPackageError(f"The package '{package}' is installed but does not load: {error}.") from error
 
 
 def installed_version(package: str) -> str | None:

@@ -21,10 +21,32 @@ def read_text(path: Path, error: type[DS2Error]) -> str:
         raise error(f"{path} is not text in UTF-8: {cause}.") from cause
 
 
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a regular file; no where its name is too long or its folder is closed to us, too."""
+    return os.path.isfile(path)  # noqa: PTH113  # Path's raises there
+
+
+def is_folder(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a folder, as far as we may look."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Whether it is there and neither file nor folder: a pipe or a device."""
+    return os.path.exists(path) and not is_file(path) and not is_folder(path)  # noqa: PTH110
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the same folder; rename it to `path` on success, remove it on failure."""
+    """Yield a temporary path in the same folder; rename it to `path` on success, remove it on failure.
+
+    A link stays one, to the new file; a pipe or a device is itself what is yielded.
+    """
     with _reported(path):
+        if is_pipe(path):
+            yield path
+            return
+        path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
@@ -91,6 +113,8 @@ def alone_with(path: Path, doing: str) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise OutputError(f"Another process is {doing} at the moment: wait until it is done.") from None
+        except OSError:
+            pass  # a file system without locks
         yield
 
 

@@ -69,19 +69,19 @@ def align_tokens(reference: Sequence[str], hypothesis: Sequence[str]) -> list[Pa
 
 
 class Kinds(NamedTuple):
-    """Word errors by kind; their sum is the edit distance."""
+    """Errors of words or characters by kind; their sum is the edit distance."""
 
     substitutions: int = 0
     deletions: int = 0
     insertions: int = 0
 
     @classmethod
-    def between(cls, reference: str, hypothesis: str) -> "Kinds":
-        expected, heard = reference.split(), hypothesis.split()
-        pairs = align_tokens(expected, heard)
+    def between(cls, reference: Sequence[str], hypothesis: Sequence[str]) -> "Kinds":
+        """Of one utterance's words, or of its characters."""
+        pairs = align_tokens(reference, hypothesis)
         both = [(i, j) for i, j in pairs if i is not None and j is not None]
         return cls(
-            sum(expected[i] != heard[j] for i, j in both),
+            sum(reference[i] != hypothesis[j] for i, j in both),
             sum(pair.hypothesis is None for pair in pairs),
             sum(pair.reference is None for pair in pairs),
         )

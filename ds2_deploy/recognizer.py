@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from pathlib import Path
 from threading import Semaphore
 from typing import Any, NamedTuple
 
@@ -35,6 +34,7 @@ from ds2_deploy.decoding.pool import DecodingPool, Outcome, decode_row
 from ds2_deploy.decoding.protocol import Decoder, Hypothesis, TimedWord
 from ds2_deploy.decoding.search import BeamConfig, SearchDecoder
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError
+from ds2_deploy.files import is_file
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_backend, open_stream_backend
@@ -76,12 +76,16 @@ class Result(NamedTuple):
     """In seconds of the recording."""
 
 
+END: Samples = np.zeros(0, dtype=np.float32)
+"""No samples: what comes after a long recording's last segment."""
+
+
 class Piece(NamedTuple):
     """What goes through the model at once: a recording, or a segment of a long one."""
 
     source: Source
-    content: Source | AudioError | None
-    """The recording, the segment's samples; at the end of a long recording None or what went wrong with it."""
+    content: Source | AudioError
+    """The recording, the segment's samples; at the end of a long recording END or what went wrong with it."""
     expected_s: float
     start_s: float | None = None
     """Where a segment begins; None for a whole recording."""
@@ -89,7 +93,7 @@ class Piece(NamedTuple):
     @property
     def is_last(self) -> bool:
         """The end of a long recording."""
-        return self.content is None or isinstance(self.content, AudioError)
+        return self.content is END or isinstance(self.content, AudioError)
 
 
 class PieceResult(NamedTuple):
@@ -253,7 +257,7 @@ class Recognizer:
         try:
             for start, samples in segments(read(), rate, self.max_segment_s):
                 yield Piece(source, samples, len(samples) / rate, start / rate)
-            yield Piece(source, None, 0.0, heard / rate)
+            yield Piece(source, END, 0.0, heard / rate)
         except AudioError as error:
             yield Piece(source, error, 0.0, heard / rate)
 
@@ -266,9 +270,9 @@ class Recognizer:
         """The length to plan with: the header's, where it can be read without using the source up."""
         try:
             if isinstance(source, np.ndarray):
-                return len(source) / self.metadata.feature.sample_rate
+                return source.size / self.metadata.feature.sample_rate
             file = source.file if isinstance(source, Channel) else source
-            if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and Path(file).is_file()):
+            if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and is_file(file)):
                 return audio_duration_s(source)
         except AudioError:
             return 0.0  # reading it will say the same again
@@ -288,10 +292,8 @@ class Recognizer:
         for future in as_completed(running):
             yield from future.result()
 
-    def _load(self, content: Source | AudioError | None) -> Samples | AudioError:
+    def _load(self, content: Source | AudioError) -> Samples | AudioError:
         try:
-            if content is None:
-                return np.zeros(0, dtype=np.float32)
             if isinstance(content, AudioError):
                 return content
             if isinstance(content, np.ndarray):

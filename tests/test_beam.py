@@ -17,7 +17,7 @@ from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.flashlight import FlashlightDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.decoding.language_model import find_language_model, words_of_model
+from ds2_deploy.decoding.language_model import find_language_model, spelled, words_of_model
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError, InferenceError, LanguageModelError
@@ -50,6 +50,11 @@ def language_model(texts: list[str], folder: Path) -> NGramModel:
     with (folder / "lm.arpa").open("w", encoding="utf-8") as out:
         model.write(out)
     return model
+
+
+def test_of_several_spellings_in_a_language_model_the_very_one_counts() -> None:
+    words = ["the", "THE", "Paris", "I"]
+    assert spelled(words, ENGLISH, Path("lm.arpa")) == {"the": "the", "paris": "Paris", "i": "I"}
 
 
 def all_readings(log_probs: npt.NDArray[np.float32], alphabet: Alphabet) -> dict[str, float]:

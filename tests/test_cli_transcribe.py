@@ -118,12 +118,12 @@ def test_failures_are_a_line_each_and_the_others_are_printed(
     bad.write_text("no audio")
     empty = tmp_path / "empty folder"
     empty.mkdir()
-    wrong = [tmp_path / "missing.wav", bad, empty, tmp_path / "*.mp3"]
+    wrong = [tmp_path / "missing.wav", bad, empty, tmp_path / "*.mp3", tmp_path / f"{'x' * 300}.wav"]
     outcome = transcribe(*texts, *wrong, "--format", format_name)
     assert outcome.code == 1
     assert outcome.out == transcribe(*texts, "--format", format_name).out
     failures = outcome.err.splitlines()
-    assert len(failures) == 4
+    assert len(failures) == 5
     assert all(any(str(path) in line for line in failures) for path in wrong)
 
 
@@ -136,6 +136,10 @@ def test_a_json_array_without_members(transcribe: Ds2, tmp_path: Path) -> None:
 def test_too_short_is_an_empty_transcript(transcribe: Ds2, write_wav: WriteWav, samples: int) -> None:
     path, _ = write_wav("short.wav", samples)
     assert transcribe(path) == (0, "\n", "")
+
+
+def test_an_empty_name_is_not_the_folder_one_is_in(transcribe: Ds2, texts: dict[str, str]) -> None:
+    assert transcribe("", *texts) == (1, lines(texts), "ds2: An empty name names no recording.\n")
 
 
 def test_a_folder_without_audio(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
@@ -210,7 +214,12 @@ def test_two_recordings_for_one_file(transcribe: Ds2, texts: dict[str, str], tmp
     outcome = transcribe(a, a, "--output-dir", tmp_path / "out")
     assert outcome.code == 1
     assert "would both be written" in outcome.err
+    assert "name the folder above them" in outcome.err
     assert not (tmp_path / "out").exists()
+    twin = Path(a).with_suffix(".flac")  # for which the folder above does not help
+    twin.touch()
+    outcome = transcribe(a, twin, "--output-dir", tmp_path / "out")
+    assert outcome.err.endswith(": transcribe them into different folders.\n")
 
 
 def test_output_that_cannot_be_written(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
@@ -327,6 +336,27 @@ def test_info_of_what_is_no_model(ds2: Ds2, tmp_path: Path, name: str) -> None:
     assert (outcome.code, outcome.out) == (1, "")
     assert len(outcome.err.splitlines()) == 1
     assert name in outcome.err
+
+
+def test_a_package_that_does_not_load_is_not_called_missing(
+    conv_model: ConvModel, texts: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "torch.py").write_text("raise OSError('libcudart.so.12: cannot open')")
+    (tmp_path / "broken" / "kenlm.py").write_text("raise ImportError('undefined symbol', name='kenlm')")
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "lm.arpa").touch()
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "broken")}
+    call = [*DS2, "transcribe", *texts, "--model", str(conv_model.path)]
+    beam = ["--decoder", "beam", "--lm", str(tmp_path / "lm")]
+    for options, words in (
+        (["--backend", "torch"], "The backend torch does not load: libcudart.so.12: cannot open."),
+        (beam, "The package 'kenlm' is installed but does not load: undefined symbol."),
+    ):
+        outcome = subprocess.run([*call, *options], capture_output=True, text=True, check=False, env=environment)
+        assert outcome.returncode == 1
+        assert words in outcome.stderr
+        assert len(outcome.stderr.splitlines()) == 1
 
 
 def test_doctor_names_what_is_missing_and_the_cure(ds2: Ds2, monkeypatch: pytest.MonkeyPatch) -> None:

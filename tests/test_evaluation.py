@@ -5,15 +5,19 @@ import random
 from pathlib import Path
 
 import pytest
+import soundfile
 
 from ds2_deploy.evaluation import Group, Reference, Scored
 from ds2_deploy.metrics import Errors, Kinds, align_tokens, edit_distance
-from ds2_deploy.output.differences import differences, for_pipe, for_terminal, worst
-from tests.conftest import ConvModel, Ds2
+from ds2_deploy.output.differences import differences, for_pipe, for_terminal, group_columns, group_row, worst
+from ds2_deploy.text.languages import LANGUAGES
+from tests.conftest import ConvModel, Ds2, noise
+
+ENGLISH = LANGUAGES["en"]
 
 
 def scored(name: str, reference: str, hypothesis: str, speaker: str = "", duration_s: float = 1.0) -> Scored:
-    errors, kinds = Errors.between(reference, hypothesis), Kinds.between(reference, hypothesis)
+    errors, kinds = Errors.between(reference, hypothesis), Kinds.between(reference.split(), hypothesis.split())
     return Scored(Reference(Path(name), reference, speaker), hypothesis, duration_s, errors, kinds)
 
 
@@ -26,7 +30,7 @@ def test_an_alignment_has_as_many_errors_as_the_edit_distance_and_everything_in_
     assert [j for _, j in pairs if j is not None] == list(range(len(hypothesis)))
     wrong = sum(i is None or j is None or reference[i] != hypothesis[j] for i, j in pairs)
     assert wrong == edit_distance(reference, hypothesis)
-    assert sum(Kinds.between(" ".join(reference), " ".join(hypothesis))) == wrong
+    assert sum(Kinds.between(reference, hypothesis)) == wrong
 
 
 @pytest.mark.parametrize(
@@ -42,18 +46,27 @@ def test_an_alignment_has_as_many_errors_as_the_edit_distance_and_everything_in_
     ],
 )
 def test_kinds_and_differences(reference: str, hypothesis: str, kinds: tuple[int, int, int], shown: str) -> None:
-    assert Kinds.between(reference, hypothesis) == kinds
-    assert for_pipe(differences(reference, hypothesis)) == shown
+    assert Kinds.between(reference.split(), hypothesis.split()) == kinds
+    assert for_pipe(differences(scored("1", reference, hypothesis), ENGLISH)) == shown
 
 
 def test_a_terminal_sees_colours() -> None:
-    assert for_terminal(differences("a b", "a c")) == "a \x1b[31;9mb\x1b[0m \x1b[32mc\x1b[0m"
+    assert for_terminal(differences(scored("1", "a b", "a c"), ENGLISH)) == "a \x1b[31;9mb\x1b[0m \x1b[32mc\x1b[0m"
 
 
 def test_the_worst_come_first_and_right_ones_not_at_all() -> None:
     every = [scored("1", "a b", "a b"), scored("2", "a b", "a x"), scored("3", "a b c", "x y c"), scored("4", "a", "")]
-    assert [s.reference.path.name for s in worst(every, 2)] == ["3", "4"]
-    assert [s.reference.path.name for s in worst(every, 9)] == ["3", "4", "2"]
+    assert [s.reference.path.name for s in worst(every, 2, ENGLISH)] == ["3", "4"]
+    assert [s.reference.path.name for s in worst(every, 9, ENGLISH)] == ["3", "4", "2"]
+
+
+def test_where_no_spaces_part_words_errors_are_characters() -> None:
+    mandarin = LANGUAGES["zh"]
+    every = [scored("1", "设定三十二度上下", "设定三十度上下了"), scored("2", "好的吗", "不是了")]
+    assert for_pipe(differences(every[0], mandarin), mandarin.joint) == "设定三十[-二-]度上下{+了+}"
+    assert [s.reference.path.name for s in worst(every, 2, mandarin)] == ["2", "1"]
+    assert group_columns(mandarin) == ("recordings", "CER", "characters wrong", "WER")
+    assert group_row(Group.of("a", every), mandarin) == ("a", "2", "45.45%", "5 of 11", "100.00%")
 
 
 def test_a_group_counts_words_not_recordings() -> None:
@@ -119,3 +132,13 @@ def test_worst_recordings_are_not_for_json(ds2: Ds2, conv_model: ConvModel, tmp_
     outcome = ds2("evaluate", conv_model.path, tmp_path / "m.jsonl", "--json", "--worst", "3")
     assert (outcome.code, outcome.out) == (2, "")
     assert "--worst does not go with --json" in " ".join(outcome.err.split())
+
+
+def test_a_file_of_its_name_does_not_hide_a_bundled_model(
+    ds2: Ds2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(8000), 16000)
+    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 0.5, "text": "a"}\n')
+    (tmp_path / "default").write_text("notes")
+    monkeypatch.chdir(tmp_path)
+    assert ds2("evaluate", "default", "m.jsonl").code == 0

@@ -5,6 +5,7 @@ import hashlib
 import os
 import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
@@ -51,6 +52,27 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "shared").mkdir()
+    (tmp_path / "shared" / "out.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to("shared/out.txt")
+    with atomic_path(tmp_path / "link.txt") as temporary:
+        temporary.write_text("new")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "shared" / "out.txt").read_text() == "new"
+    assert [path.name for path in (tmp_path / "shared").iterdir()] == ["out.txt"]
+
+
+def test_a_pipe_is_written_to(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit((tmp_path / "pipe").read_text)
+        with atomic_path(tmp_path / "pipe") as path:
+            path.write_text("text")
+        assert read.result(10) == "text"
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_file_appears_whole_with_its_folders(tmp_path: Path) -> None:

@@ -171,3 +171,17 @@ def test_a_slow_listener_is_not_made_to_wait_on_top(write_wav: WriteWav, monkeyp
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(AudioNotFoundError):
         next(played(tmp_path / "missing.wav", 16000))
+
+
+@pytest.mark.parametrize("size", [1, 5, 10**6])
+def test_tags_before_the_samples_are_not_taken_for_them(size: int) -> None:
+    """A LIST chunk may say "data", be of odd length (padded) and larger than a read; RIFF knows its length."""
+    samples = noise(2000)
+    plain = wav(samples)
+    assert plain[12:16] == b"fmt "
+    at = 12 + 8 + int.from_bytes(plain[16:20], "little")
+    for text in (b"my metadata", b"fmt data " * 9999):
+        tags = b"LIST" + len(text).to_bytes(4, "little") + text + b"\0" * (len(text) % 2)
+        data = plain[:at] + tags + plain[at:]
+        pieces = raw_pcm(pipe(*(data[i : i + size] for i in range(0, len(data), size))), 16000)
+        np.testing.assert_array_equal(np.concatenate(list(pieces)), samples)

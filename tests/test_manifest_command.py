@@ -249,6 +249,16 @@ def test_lhotse_cuts(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24"])
+def test_cuts_sound_as_their_recording(make: Make, tmp_path: Path, subtype: str) -> None:
+    samples = np.append(noise(16000), np.float32([1.0, -1.0, 0.5]))
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype=subtype)
+    source = write_text(tmp_path / "cuts.jsonl", json.dumps(cut("part", "long.wav", 0.5, 8003 / RATE, ["a part"])))
+    _, lines, _ = make(source, "--audio-dir", tmp_path / "parts")
+    written, _ = soundfile.read(tmp_path / lines[0]["audio_filepath"])
+    np.testing.assert_allclose(written, samples[8000:], atol=2**-15)
+
+
 def test_a_cut_of_one_channel_is_that_channel(make: Make, tmp_path: Path) -> None:
     samples, _ = soundfile.read(write_audio(tmp_path / "stereo.wav", 48000, channels=2), dtype="int16")
     entry = cut("right", "stereo.wav", 0, 3.0, ["right"], channel=1)
@@ -335,14 +345,17 @@ def test_faults_of_a_table(make: Make, tmp_path: Path) -> None:
     ]
 
 
-def test_a_manifest_again_mends_durations_and_paths(make: Make, tmp_path: Path) -> None:
+def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     write_audio(tmp_path / "in" / "a.wav", 24000)
     write_audio(tmp_path / "in" / "b.wav", 32000)
+    write_audio(tmp_path / "in" / "c.wav", 16000)
     entries = [
         line("a.wav", 99.0, "a lie", "s1"),
         line("../in/b.wav", 2.0, "true"),
         line("b.wav", 0.5, "a part") | {"offset": 1.0},
         line("b.wav", 2.0, "another text"),
+        line("b.wav", 0.75, "the beginning") | {"offset": 0},
+        line("c.wav", 1.0, "all of it") | {"offset": 0.0},
         {"audio_filepath": "b.wav", "duration": 2.0},
     ]
     source = write_text(
@@ -353,11 +366,15 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, tmp_path: Path) 
         line("in/a.wav", 1.5, "a lie", "s1"),
         line("in/b.wav", 2.0, "true"),
         line("parts/000003-b.flac", 0.5, "a part"),
+        line("parts/000005-b.flac", 0.75, "the beginning"),
+        line("in/c.wav", 1.0, "all of it"),
     ]
     assert (code, dropped(report)) == (
         1,
-        [("b.wav", Reason.DUPLICATE), ("old.jsonl, line 5", Reason.MALFORMED), ("old.jsonl, line 6", Reason.MALFORMED)],
+        [("b.wav", Reason.DUPLICATE), ("old.jsonl, line 7", Reason.MALFORMED), ("old.jsonl, line 8", Reason.MALFORMED)],
     )
+    outcome = ds2("evaluate", "default", source)
+    assert (outcome.code, "old.jsonl, line 3 is a part of its recording, from 1 s on" in outcome.err) == (1, True)
 
 
 def test_recordings_that_are_none(make: Make, tmp_path: Path) -> None:
@@ -510,6 +527,10 @@ def test_whole_speakers_are_split_off() -> None:
     assert len(splits) == 5
     unknown = [Utterance(f"/{i}.wav", 1.0, "x", "") for i in range(10)]
     assert [len(part) for part in split_off(unknown, 0.2, 0)] == [8, 2]
+    pieces = [Utterance(f"/{i}.flac", 1.0, "x", "", recording=f"/long-{i // 5}.wav") for i in range(10)]
+    train, valid = split_off(pieces, 0.5, 0)
+    assert [len(train), len(valid)] == [5, 5]
+    assert not {u.recording for u in train} & {u.recording for u in valid}
     large, small = [Utterance("/a", 9.0, "x", "a")], [Utterance("/b", 8.0, "x", "b")]
     assert split_off(large + small, 0.01, 0) == (large, small)
 

@@ -1,15 +1,18 @@
 """The pipeline against text computed by hand, and its promises about order, memory and failures."""
 
+import io
 import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
+import torch
 
 from ds2_deploy import recognizer as module
 from ds2_deploy.audio.load import Channel
@@ -20,7 +23,9 @@ from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, Infer
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.protocol import Backend, Emissions
+from ds2_deploy.runtime.torch_backend import TorchBackend
 from tests.conftest import ConvModel, noise
+from tests.tiny import MODELS, tiny_metadata, tiny_model
 from training.manifest import read_manifest
 
 WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
@@ -79,6 +84,27 @@ def test_a_bad_file_does_not_stop_the_others(recognizer: Recognizer, write_wav: 
     assert [result.error is None for result in results] == [True, False, True, False, True, False]
     assert isinstance(results[1].error, AudioNotFoundError)
     assert results[0].hypothesis == results[2].hypothesis == results[4].hypothesis != None  # noqa: E711
+
+
+@pytest.mark.parametrize(
+    "source",
+    [None, [0.0, 0.1], 7, np.float32(0.5).reshape(()), io.StringIO("text"), Path("x" * 300 + ".wav")],
+    ids=["None", "a list", "a number", "no dimension", "an open text file", "a name too long"],
+)
+def test_what_is_no_recording_does_not_stop_the_others(
+    recognizer: Recognizer, write_wav: WriteWav, source: Any
+) -> None:
+    good, _ = write_wav("good.wav", 5000)
+    results = list(recognizer.transcribe([good, source, good]))
+    assert [type(result.error) for result in results] == [type(None), AudioError, type(None)]
+
+
+def test_a_closed_file_does_not_stop_the_others(recognizer: Recognizer, write_wav: WriteWav) -> None:
+    good, _ = write_wav("good.wav", 5000)
+    with good.open("rb") as closed:
+        pass
+    results = list(recognizer.transcribe([closed, good]))
+    assert [type(result.error) for result in results] == [AudioError, type(None)]
 
 
 def test_one_channel_of_a_file(recognizer: Recognizer, conv_model: ConvModel, tmp_path: Path) -> None:
@@ -246,6 +272,18 @@ def test_real_speech_alone_and_in_batches(ds2_data: Path, conv_model: ConvModel)
     alone = [next(recognizer.transcribe([path])).hypothesis for path in paths]
     assert [h and h.text for h in together] == [h and h.text for h in alone]
     assert all(h and h.text for h in together)
+
+
+def test_pytorch_without_memory_is_an_error_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the recogniser meets by trying each recording by itself."""
+    backend = TorchBackend.of(tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"])))
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
+
+    monkeypatch.setattr(backend.module.encoder, "forward", full)
+    with pytest.raises(InferenceError, match=r"batch of 2 x 16000 samples: CUDA out of memory.* 2\.00 GiB\.\. If"):
+        backend.run(np.zeros((2, 16000), np.float32), np.array([16000, 9000]))
 
 
 class SmallMachine:

@@ -75,10 +75,34 @@ def test_a_study_trains_what_is_missing_and_counts_what_diverged(corpus, tmp_pat
     assert gru.loss.deviation == pytest.approx(np.std(losses, ddof=1))
     assert rows["rate", "usual"].loss == study_report.Spread(losses[0], None)
     assert (rows["rate", "absurd"].diverged, rows["rate", "absurd"].loss) == (1, None)
-    part = (tmp_path / "work" / "m-9.jsonl").read_text().splitlines()
+    part = next((tmp_path / "work").glob("m-*-9.jsonl")).read_text().splitlines()
     assert [Path(json.loads(line)["audio_filepath"]).stem for line in part] == [str(2 * i) for i in range(9)]
     table = study_report.table(study_report.results(wanted, runs))
     assert "| absurd | – |" in table
+
+
+def test_manifests_of_one_name_have_parts_of_their_own(corpus, tmp_path, monkeypatch):
+    monkeypatch.delenv("DS2_DATA", raising=False)
+    (tmp_path / "other").mkdir()
+    twin = tmp_path / "other" / corpus.name
+    twin.write_text(json.dumps({"audio_filepath": str(tmp_path / "x.wav"), "duration": 1.0, "text": "x"}) + "\n")
+    runner = study.Runner(study.read_study(write_study(tmp_path, corpus)), tmp_path, threads=1)
+    ours, other = runner.manifest(str(corpus), 3), runner.manifest(str(twin), 3)
+    assert len(ours.read_text().splitlines()) == 3
+    assert len(other.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("code", "is_done"), [(0, True), (1, True), (130, False), (-9, False)])
+def test_what_was_killed_is_not_done(corpus, tmp_path, monkeypatch, code, is_done):
+    path = write_study(tmp_path, corpus)
+    wanted = study.read_study(path)
+    run = study.planned(wanted, path, tmp_path / "work")[0]
+    ends = f"import os, signal, sys; os.kill(os.getpid(), {-code}) if {code} < 0 else sys.exit({code})"
+    monkeypatch.setattr(study.Runner, "command", lambda *_: [sys.executable, "-c", ends])
+    run.folder.mkdir(parents=True)
+    (run.folder / "log.jsonl").write_text('{"epoch": 1}\n')
+    study.Runner(wanted, tmp_path / "work", threads=1).run(run)
+    assert (run.folder / study_report.DONE).exists() == is_done
 
 
 def test_what_counts_as_diverged():

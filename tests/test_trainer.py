@@ -1,6 +1,7 @@
 """Training: the loss falls, a resumed run repeats an uninterrupted one, two processes do what one does."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import torch
 
 import training.trainer
 from ds2_deploy.errors import AudioError, ConfigError, ManifestError, ModelError, OutputError, TrainingError
-from ds2_deploy.model.checkpoint import load_checkpoint, save_weights
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_weights
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.tones import RECIPE
 from training.data import Batch
@@ -20,6 +21,7 @@ from training.run_folder import read_log
 from training.schedules import one_cycle
 from training.step import ctc_losses
 from training.trainer import train
+from training.validation import Validation
 
 
 def recipe(tmp_path, *overrides, epochs=2):
@@ -241,6 +243,47 @@ def test_a_finished_training_is_not_overwritten(corpus, tmp_path):
         train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "other")
 
 
+@pytest.mark.parametrize("failing", [1, 2])
+def test_a_training_whose_first_save_fails_goes_on(corpus, tmp_path, monkeypatch, failing):
+    """The epoch is logged by then: it begins anew, or is resumed where the first of its checkpoints was written."""
+    saved, save = [], Checkpoint.save
+
+    def full(self, path):
+        saved.append(path)
+        if len(saved) == failing:
+            raise OutputError("No space left on device.")
+        save(self, path)
+
+    monkeypatch.setattr(Checkpoint, "save", full)
+    with pytest.raises(OutputError):
+        train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run")
+    resume = (tmp_path / "run" / "last.pt").exists()
+    assert resume == (failing == 2)
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=resume)
+    assert [entry["epoch"] for entry in read_log(tmp_path / "run")] == [1, 2]
+
+
+def test_a_training_is_not_resumed_with_other_utterances(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"was begun with other utterances than these 36.*--init-from"):
+        train(recipe(tmp_path, epochs=2), [corpus, corpus], [corpus], tmp_path / "run", resume=True)
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
+
+
+def test_a_manifest_that_is_there_twice_is_no_more_speech(corpus, tmp_path):
+    for name, manifests in (("once", [corpus]), ("twice", [corpus, corpus])):
+        train(recipe(tmp_path, epochs=1), manifests, [corpus], tmp_path / name)
+    once, twice = (load_checkpoint(tmp_path / name / "last.pt").metadata.provenance for name in ("once", "twice"))
+    assert once.audio_hours == twice.audio_hours > 0
+
+
+def test_a_loss_that_is_no_number_is_never_the_best(corpus, tmp_path, monkeypatch):
+    losses = iter([math.nan, 9.0, 8.0])
+    monkeypatch.setattr(Validation, "result", lambda *_: next(losses))
+    train(recipe(tmp_path, "selection.by=loss", epochs=3), [corpus], [corpus], tmp_path / "run")
+    assert load_checkpoint(tmp_path / "run" / "best.pt").metadata.provenance.epochs == 3
+
+
 def test_a_training_stopped_before_its_first_checkpoint_begins_anew(corpus, tmp_path, monkeypatch):
     def interrupted(_):
         raise KeyboardInterrupt
@@ -345,7 +388,7 @@ def test_checkpoints_hold_plain_values_alone(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     content = torch.load(tmp_path / "run/last.pt", weights_only=True)
     assert set(content) == {"ds2", "weights", "training"}
-    assert set(content["training"]) == {"learner", "position", "recipe"}
+    assert set(content["training"]) == {"learner", "position", "recipe", "corpus"}
 
 
 def test_other_labels_keep_the_network_and_what_both_alphabets_have(corpus, tmp_path):

@@ -20,7 +20,7 @@ from training.corpus import survey
 from training.data import Speech, valid_loader
 from training.distributed import Processes
 from training.manifest import Utterance, read_manifest
-from training.recipe import AugmentConfig, load_recipe
+from training.recipe import AugmentConfig, Recipe, load_recipe
 from training.statistics import feature_statistics
 from training.step import TrainingStep, ctc_losses, divergence
 from training.trainer import train
@@ -38,6 +38,11 @@ def speech(corpus, *, model="gru, two directions, 2d", feature=None, **augment):
     """A small network and the tones as it reads them."""
     metadata = tiny_metadata(MODELS[model], feature)
     return tiny_model(metadata), Speech(survey([corpus], "en", None).corpus, metadata, AugmentConfig(**augment), seed=7)
+
+
+def read(**settings):
+    """A recipe that says how much is read at once."""
+    return Recipe(name="tones", workers=0, **settings)
 
 
 class Steps:
@@ -127,7 +132,7 @@ def test_validation_is_the_plain_model_in_evaluation_mode(corpus):
     results = []
     for _ in range(2):
         model.train()
-        loader = valid_loader(dataset, 5, 0, Processes())
+        loader = valid_loader(dataset, read(batch_size=5), Processes())
         results.append(validate(model, loader, dataset.corpus, Processes(), "fp32"))
     assert results[0] == results[1]
     assert all(torch.equal(kept[name], tensor) for name, tensor in model.state_dict().items())
@@ -135,6 +140,39 @@ def test_validation_is_the_plain_model_in_evaluation_mode(corpus):
     with torch.no_grad():
         alone = [float(negative_log_likelihood(model, dataset[[(0, i)]])) for i in range(18)]
     assert results[0].loss == pytest.approx(np.mean(alone), rel=1e-4)
+
+
+def test_validation_takes_no_more_at_once_than_training(corpus):
+    _, dataset = speech(corpus)
+    longest = max(dataset.corpus.durations_s)
+    for settings, count, most, most_s in (
+        ({"batch_size": 5}, 1, 5, math.inf),
+        ({"batch_size": 5}, 2, 3, math.inf),
+        ({"batch_size": 18, "batch_seconds": 4 * longest}, 1, 18, 4 * longest),
+        ({"batch_size": 18, "batch_seconds": 4 * longest}, 2, 9, 2 * longest),
+        ({"batch_size": 18, "batch_seconds": longest / 9}, 1, 18, longest),
+    ):
+        every = []
+        for rank in range(count):
+            share = Processes(rank=rank, count=count)
+            for batch in valid_loader(dataset, read(**settings), share).sampler:
+                assert len(batch) <= most
+                assert len(batch) * max(dataset.corpus.durations_s[i] for _, i in batch) <= most_s * (1 + 1e-9)
+                every += [i for _, i in batch]
+        assert sorted(every) == list(range(18))
+
+
+@pytest.mark.parametrize("normalization", ["none", "utterance"])
+def test_masks_leave_the_padding_alone(corpus, normalization):
+    """An utterance's loss is its own, whatever is hidden and whoever is in its batch."""
+    masks = {"frequency_masks": 2, "time_masks": 1}
+    model, dataset = speech(corpus, feature=FeatureConfig(normalization=normalization), **masks)
+    step = TrainingStep(model.eval(), "fp32", AugmentConfig(**masks))
+    order = np.argsort(dataset.corpus.durations_s)
+    shortest, longest = (1, int(order[0])), (1, int(order[-1]))
+    with torch.no_grad():
+        alone, together = step(dataset[[shortest]]), step(dataset[[shortest, longest]])
+    assert float(together[0]) == pytest.approx(float(alone[0]), rel=1e-5)
 
 
 def negative_log_likelihood(model, batch, features=None):
@@ -333,7 +371,8 @@ def test_the_network_runs_in_half_precision_and_the_loss_in_float32(corpus, monk
 
     monkeypatch.setattr(torch.nn.functional, "ctc_loss", recorded)
     TrainingStep(model, precision, AugmentConfig())(dataset[[(1, 0), (1, 1)]]).sum().backward()
-    validate(model, valid_loader(dataset, 18, 0, Processes()), dataset.corpus, Processes(), precision)
+    loader = valid_loader(dataset, read(batch_size=18), Processes())
+    validate(model, loader, dataset.corpus, Processes(), precision)
     assert outputs == [dtype, dtype]
     assert [log_probs.dtype for log_probs in seen] == [torch.float32, torch.float32]
     for log_probs in seen:  # computed in float32, not rounded to half first

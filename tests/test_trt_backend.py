@@ -2,8 +2,10 @@
 
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ from ds2_deploy.runtime.gpu import Gpu
 from ds2_deploy.runtime.ort_backend import OrtBackend
 from ds2_deploy.runtime.protocol import pad_batch
 from ds2_deploy.runtime.trt_backend import TensorRTBackend, TensorRTStreamBackend
+from ds2_deploy.runtime.trt_engine import Lane
 from export.profiles import parse_batch, parse_seconds
 from export.to_tensorrt import build_engine
 from tests import fake_cuda, fake_tensorrt
@@ -142,6 +145,28 @@ def test_threads_take_turns_on_two_lanes(model: ModelFolder, device: FakeDevice)
                 np.testing.assert_allclose(log_probs, expected[number], atol=1e-3)
     assert 1 <= len(device.streams) <= 2
     backend.close()
+    assert not device.memory
+
+
+def test_closing_waits_for_who_is_at_work(
+    model: ModelFolder, device: FakeDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, inside, ended, run = TensorRTBackend(model), threading.Event(), threading.Event(), Lane.run
+
+    def slow(*arguments: Any) -> Any:
+        inside.set()
+        time.sleep(0.2)
+        result = run(*arguments)
+        ended.set()
+        return result
+
+    monkeypatch.setattr(Lane, "run", slow)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(backend.run, *pad_batch(recordings(0.5), 320))
+        assert inside.wait(10)
+        backend.close()
+        assert ended.is_set()
+        running.result(10)
     assert not device.memory
 
 

@@ -4,6 +4,7 @@ A million utterances are two numbers each, where the line begins and how long it
 manifest, so that a training starts in seconds and a worker holds next to nothing.
 """
 
+import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -75,6 +76,18 @@ class Corpus(Sequence[Utterance]):
     @property
     def hours(self) -> float:
         return float(self.durations_s.sum()) / 3600
+
+    @property
+    def distinct_hours(self) -> float:
+        """Of manifests that are there several times, once."""
+        parts = np.split(self.durations_s, self.ends[:-1])
+        once = dict(zip(self.manifests, parts, strict=True))
+        return float(sum(part.sum() for part in once.values())) / 3600
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the utterances' number, lengths and order."""
+        return hashlib.sha256(self.durations_s.tobytes()).hexdigest()
 
 
 class Survey(NamedTuple):

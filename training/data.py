@@ -1,5 +1,6 @@
 """From utterances to batches: read, varied and padded by workers."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from training.augment import Augmenter, followers, one_after_the_other
 from training.corpus import Corpus
 from training.distributed import Processes
 from training.manifest import Utterance
-from training.recipe import AugmentConfig
+from training.recipe import AugmentConfig, Recipe
 from training.sampler import BatchSampler, Key
 
 
@@ -126,9 +127,16 @@ def train_loader(
     )
 
 
-def valid_loader(dataset: Speech, batch_size: int, workers: int, processes: Processes) -> DataLoader[Batch | DS2Error]:
-    """This process's share of the validation set, unaugmented, longest first."""
-    order = np.argsort(-dataset.corpus.durations_s, kind="stable").tolist()
-    batches = [[(0, i) for i in order[s : s + batch_size]] for s in range(0, len(order), batch_size)]
+def valid_loader(dataset: Speech, recipe: Recipe, processes: Processes) -> DataLoader[Batch | DS2Error]:
+    """This process's share of the validation set, unaugmented, longest first; a batch is as large as in training."""
+    most = -(-recipe.batch_size // processes.count)
+    seconds = (recipe.batch_seconds or math.inf) / processes.count
+    durations_s = dataset.corpus.durations_s
+    order = np.argsort(-durations_s, kind="stable").tolist()
+    batches: list[list[Key]] = []
+    while order:
+        fitting = min(most, seconds / max(durations_s[order[0]], 1e-3))
+        batch, order = order[: max(int(fitting), 1)], order[max(int(fitting), 1) :]
+        batches.append([(0, i) for i in batch])
     mine = batches[processes.rank :: processes.count]
-    return DataLoader(dataset, sampler=mine, batch_size=None, num_workers=workers, generator=torch.Generator())
+    return DataLoader(dataset, sampler=mine, batch_size=None, num_workers=recipe.workers, generator=torch.Generator())

@@ -27,6 +27,8 @@ class Line(msgspec.Struct):
     """Seconds."""
     text: str
     speaker: Any = ""
+    offset: float | None = 0.0
+    """NeMo's: where the utterance begins in its recording. A manifest of ours knows whole recordings alone."""
 
     def utterance(self, manifest: Path) -> Utterance:
         return Utterance(
@@ -66,6 +68,11 @@ def parse(line: bytes, manifest: Path, number: int) -> Line:
         result = _lenient(line, manifest, number)
     if not 0 <= result.duration < math.inf:
         raise ManifestError(_NOT_TYPED.format(f"{manifest}, line {number}"))
+    if result.offset:
+        raise ManifestError(
+            f"{manifest}, line {number} is a part of its recording, from {result.offset:g} s on: cut the parts with "
+            "ds2 manifest and --audio-dir."
+        )
     return result
 
 
@@ -78,6 +85,7 @@ def _lenient(line: bytes, manifest: Path, number: int) -> Line:
     try:
         entry = json.loads(line.decode("utf-8"))
         path, duration_s, text = entry["audio_filepath"], float(entry["duration"]), entry["text"]
+        offset_s = float(entry.get("offset") or 0)
     except UnicodeDecodeError as error:
         raise ManifestError(f"Cannot read the manifest {manifest}: line {number} is not UTF-8 text.") from error
     except json.JSONDecodeError as error:
@@ -88,4 +96,4 @@ def _lenient(line: bytes, manifest: Path, number: int) -> Line:
         raise ManifestError(f"{where} is not an object with audio_filepath, duration (seconds) and text.") from error
     if not (isinstance(path, str) and isinstance(text, str)):
         raise ManifestError(_NOT_TYPED.format(where))
-    return Line(path, duration_s, text, entry.get("speaker", ""))
+    return Line(path, duration_s, text, entry.get("speaker", ""), offset_s)

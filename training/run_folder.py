@@ -31,7 +31,7 @@ class RunFolder:
 
     def check_free(self) -> None:
         """TrainingError where a training lies here already; one stopped before its first checkpoint left nothing."""
-        if self.best.exists() or self.last.exists() or read_log(self.path):
+        if self.best.exists() or self.last.exists() or len(read_log(self.path)) > 1:  # an epoch is logged, then saved
             raise TrainingError(
                 f"{self.path} already holds a training: add --resume to go on with it, or choose another --out."
             )
@@ -66,6 +66,8 @@ class RunFolder:
         epoch = checkpoint.metadata.provenance.epochs
         if epoch in kept:
             checkpoint.save(self.epoch_file(epoch))
+        if not self.last.exists():  # first of all, so that a training killed here can be resumed
+            checkpoint.save(self.last)
         if best:
             checkpoint.save(self.best)
         checkpoint.save(self.last)

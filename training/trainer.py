@@ -1,6 +1,7 @@
 """The training loop, top to bottom: `train(...)` is what `ds2 train` calls."""
 
 import itertools
+import math
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -133,6 +134,7 @@ class Training:
             load_into(self.model, checkpoint, folder.last if resume else init_from, resume)
         if checkpoint and resume:
             _check_recipe(recipe, checkpoint.training["recipe"], folder.path)
+            _check_corpus(self.train_set, checkpoint.training.get("corpus"), folder.path)
             self.learner.load_state_dict(checkpoint.training["learner"])
             self.position = Position(**checkpoint.training["position"])
 
@@ -141,12 +143,12 @@ class Training:
             Speech(corpus, self.metadata, recipe.augment, recipe.seed) for corpus in (self.train_set, self.valid_set)
         ]
         self.train_batches = train_loader(datasets[0], self.sampler, recipe.workers)
-        self.valid_batches = valid_loader(datasets[1], recipe.batch_size, recipe.workers, processes)
+        self.valid_batches = valid_loader(datasets[1], recipe, processes)
 
     def run(self) -> None:
         """All epochs that are left; the best ones' average at the end, where several are kept."""
         recipe, position = self.recipe, self.position
-        hours = self.metadata.provenance.audio_hours
+        hours = self.train_set.hours
         self.reporter.start(recipe, self.model, len(self.train_set), hours, len(self.valid_set), self.processes)
         if self.processes.main:
             self.folder.cut_log(position.epoch)
@@ -261,6 +263,7 @@ class Training:
         """Rank the epoch, log it, then save: a training killed in between repeats the epoch and its log line."""
         position, recipe = self.position, self.recipe
         value = result.result(recipe.selection.by)
+        value = value if math.isfinite(value) else math.inf  # NaN would be the best for ever
         rate = self.learner.schedule.rate
         self.learner.schedule.epoch_done(value)
         facts = self.facts(result, rate)
@@ -294,7 +297,7 @@ class Training:
             "blank_rate": result.blank_rate,
             "output_length": result.output_length,
             "learning_rate": rate,
-            "audio_hours_per_hour": self.metadata.provenance.audio_hours / (position.seconds / 3600),
+            "audio_hours_per_hour": self.train_set.hours / (position.seconds / 3600),
             "data_wait": self.reporter.waited_s / position.seconds,
             "seconds": position.seconds,
             "skipped_steps": position.skipped_steps,
@@ -321,6 +324,7 @@ class Training:
                 "learner": self.learner.state_dict(),
                 "position": vars(self.position),
                 "recipe": msgspec.to_builtins(self.recipe),
+                "corpus": self.train_set.fingerprint,
             },
         )
 
@@ -396,7 +400,7 @@ def _metadata(
             recipe=recipe.name,
             train=tuple(dict.fromkeys(heard)),
             seed=recipe.seed,
-            audio_hours=round(corpus.hours, 3),
+            audio_hours=round(corpus.distinct_hours, 3),
         ),
     )
 
@@ -415,6 +419,15 @@ def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
         raise ConfigError(
             f"{out} was begun with another {key} ({saved.get(key)!r}, now {now[key]!r}): resume it with the recipe it "
             "began with, or start anew with --init-from."
+        )
+
+
+def _check_corpus(corpus: Corpus, saved: str | None, out: Path) -> None:
+    """A resumed training goes on with the utterances it began with; `saved` is what a checkpoint knows of them."""
+    if saved is not None and saved != corpus.fingerprint:
+        raise ConfigError(
+            f"{out} was begun with other utterances than these {len(corpus)}: resume it with the manifests it began "
+            "with, or start anew with --init-from."
         )
 
 

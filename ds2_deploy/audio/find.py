@@ -10,6 +10,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 
 from ds2_deploy.audio.load import EXTENSIONS
 from ds2_deploy.errors import AudioError, AudioNotFoundError
+from ds2_deploy.files import is_file, is_folder
 
 STANDARD_INPUT = "-"
 
@@ -37,13 +38,15 @@ def find_recordings(paths: list[str], *, recursive: bool) -> tuple[list[Recordin
 
 def is_glob(path: str) -> bool:
     """Whether the shell left us a pattern to expand; a file that has the very name is a file."""
-    return any(character in path for character in "*?[") and not Path(path).exists()
+    return any(character in path for character in "*?[") and not is_file(path) and not is_folder(path)
 
 
 def _expand(path: str, recursive: bool) -> list[Recording]:
+    if not path:  # an unset variable of the shell, which Path takes for the folder one is in
+        raise AudioNotFoundError("An empty name names no recording.")
     if path == STANDARD_INPUT:
         return [Recording(sys.stdin.buffer, path, Path("stdin"))]
-    if Path(path).is_dir():
+    if is_folder(path):
         return _in_folder(Path(path), recursive)
     if is_glob(path):
         return _matching(path)
@@ -72,7 +75,7 @@ def _is_audio(path: Path) -> bool:
 
 def _matching(pattern: str) -> list[Recording]:
     matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  # pathlib's takes no absolute pattern
-    found = sorted(path for path in matches if not Path(path).is_dir())
+    found = sorted(path for path in matches if not is_folder(path))
     if not found:
         raise AudioNotFoundError(f"No file matches {pattern}.")
     fixed = Path(*itertools.takewhile(lambda part: not is_glob(part), Path(pattern).parts))

@@ -15,6 +15,8 @@ from ds2_deploy.errors import AudioError
 
 READ_BYTES = 65536
 """At most; a pipe gives what it has."""
+HEADER_BYTES = 1 << 24
+"""Of a WAV file's header, whose tags may hold a picture."""
 PIECE_S = 0.02
 OTHERS = {
     b"fLaC": "a FLAC file",
@@ -52,12 +54,19 @@ def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
 
 def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> bytes:
     """What follows the header of a WAV file (RIFF: 12 bytes, then chunks of a name, a length and so many bytes)."""
-    while (at := data.find(b"data", 12)) < 0 or len(data) < at + 8:
-        if len(data) > READ_BYTES or not (more := _read(pipe)):
-            raise AudioError("Standard input begins like a WAV file and holds no samples.")
-        data += more
-    layout = data.find(b"fmt ", 12, at)
-    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", data.ljust(layout + 24), layout + 8)
+    at, layout = 12, -1
+    while True:
+        while len(data) < at + 8:
+            if at > HEADER_BYTES or not (more := _read(pipe)):
+                raise AudioError("Standard input begins like a WAV file and holds no samples.")
+            data += more
+        name, length = struct.unpack_from("<4sI", data, at)
+        if name == b"data":
+            break
+        if name == b"fmt ":
+            layout = at + 8
+        at += 8 + length + length % 2
+    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", data.ljust(layout + 16), max(layout, 0))
     if layout < 0 or (kind, channels, bits) != (1, 1, 16):
         raise AudioError(
             f"Standard input is a WAV file of {channels} channels with {bits} bits, not 16-bit mono: record it as "

@@ -15,6 +15,7 @@ import soundfile
 import soxr
 
 from ds2_deploy.errors import AudioError, AudioNotFoundError
+from ds2_deploy.files import is_pipe
 
 Samples = npt.NDArray[np.float32]
 AudioFile = str | os.PathLike[str] | bytes | BinaryIO
@@ -107,7 +108,7 @@ class Content(bytes):
 
 def to_read_again(file: AudioFile) -> AudioFile:
     """The same, or the content of what can be read but once: a pipe, a file object."""
-    if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and not _is_pipe(Path(file))):
+    if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and not is_pipe(file)):
         return file
     try:
         content = Content(Path(file).read_bytes() if isinstance(file, str | os.PathLike) else file.read())
@@ -115,10 +116,6 @@ def to_read_again(file: AudioFile) -> AudioFile:
         return file  # reading it again says why
     content.name = source_name(file)
     return content
-
-
-def _is_pipe(path: Path) -> bool:
-    return path.exists() and not path.is_file()
 
 
 def channels_of(file: AudioFile) -> list[Channel]:
@@ -179,6 +176,12 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
         raise AudioNotFoundError(f"There is no file {name}.") from error
     except OSError as error:
         raise AudioError(f"Cannot read {name}: {error.strerror}.") from error
+    except (AttributeError, ValueError) as error:  # something else, a closed file
+        raise AudioError(
+            f"Cannot read {name}: it is neither a path, nor bytes, nor a file open for reading."
+        ) from error
+    if not isinstance(data, bytes):
+        raise AudioError(f"Cannot read {name}: it gives {type(data).__name__}, not bytes; open it in mode 'rb'.")
     if not data:
         raise AudioError(f"{name} is empty.")
     return io.BytesIO(data)

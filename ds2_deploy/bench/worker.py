@@ -139,6 +139,9 @@ def _serve(connection: Connection, spec: Spec) -> None:
         except DS2Error as error:
             connection.send(error)
             return
+        except Exception as error:  # whatever a library raised is the parent's to tell
+            connection.send(BenchError(f"{spec.name}: {type(error).__name__}: {error}"))
+            return
         connection.send(worker.loaded)
         while True:
             what, arguments = connection.recv()

@@ -75,16 +75,21 @@ def evaluate(
 
 
 def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int, breakdown: bool) -> None:
+    from ds2_deploy.evaluation import counted
     from ds2_deploy.output import differences
+    from ds2_deploy.text.languages import language_named
 
+    language = language_named(evaluation.language)
     for name, groups in (("speaker", evaluation.speakers), ("length", evaluation.lengths)):
         if breakdown and groups:
             typer.echo()
-            print_columns((name, *differences.GROUP_COLUMNS), map(differences.group_row, groups))
+            rows = (differences.group_row(group, language) for group in groups)
+            print_columns((name, *differences.group_columns(language)), rows)
     shown = differences.for_terminal if sys.stdout.isatty() else differences.for_pipe
-    for s in differences.worst(scored, worst):
-        found = differences.differences(s.reference.text, s.hypothesis)
-        typer.echo(f"\n{s.reference.path}: {s.errors.word_errors} of {s.errors.words} words\n  {shown(found)}")
+    for s in differences.worst(scored, worst, language):
+        wrong, units = counted(s.errors, language)
+        found = shown(differences.differences(s, language), language.joint)
+        typer.echo(f"\n{s.reference.path}: {wrong} of {units} {language.unit}\n  {found}")
 
 
 def _open(
@@ -92,9 +97,10 @@ def _open(
 ) -> "Recognizer":
     from ds2_deploy.errors import BackendUnavailableError
     from ds2_deploy.extras import require
+    from ds2_deploy.model_folder import bundled_models
     from ds2_deploy.recognizer import Recognizer
 
-    if not Path(model).is_file():
+    if not Path(model).is_file() or model in bundled_models():
         with usage_errors():  # a hot word that the model cannot spell
             return Recognizer.open(model, backend=backend, device=device, precision=precision, decoder=decoder)
     if backend not in ("auto", "torch") or precision != "fp32":

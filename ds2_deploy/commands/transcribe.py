@@ -178,9 +178,10 @@ def _is_long(recording: "Recording", limit_s: float) -> bool:
     """Whether it will be cut into several batches; what cannot be read is not."""
     from ds2_deploy.audio.load import audio_duration_s
     from ds2_deploy.errors import AudioError
+    from ds2_deploy.files import is_file
 
     try:
-        return Path(str(recording.source)).is_file() and audio_duration_s(recording.source) > limit_s
+        return is_file(str(recording.source)) and audio_duration_s(recording.source) > limit_s
     except AudioError:
         return False
 

@@ -120,6 +120,7 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
     best: dict[str, str] = {}
     for case in CASES:
         ours = {case(word): word for word in words if _can_write(case(word), letters, alphabet.separator)}
+        ours |= {word: word for word in words if word in ours}  # of several spellings, the very one
         if len(ours) > len(best):
             best = ours
     if len(best) < FEWEST * len(words):

@@ -1,4 +1,4 @@
-"""What was said against what was heard, word by word: for terminals, pipes and browsers."""
+"""What was said against what was heard, word by word or character by character: for terminals, pipes and browsers."""
 
 import html
 from collections.abc import Callable, Iterable, Sequence
@@ -6,12 +6,13 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from ds2_deploy.evaluation import Evaluation, Group, Scored
+from ds2_deploy.evaluation import Evaluation, Group, Scored, counted
 from ds2_deploy.metrics import align_tokens
+from ds2_deploy.text.languages import Language, language_named
 
 
 class Difference(NamedTuple):
-    """A run of words that were said, heard, or both."""
+    """A run of words, or characters, that were said, heard, or both."""
 
     said: str
     heard: str
@@ -21,27 +22,23 @@ class Difference(NamedTuple):
         return self.said == self.heard
 
 
-def differences(reference: str, hypothesis: str) -> list[Difference]:
-    """Runs of right words and runs of errors in turn.
-
-    >>> differences("four nine", "for nine")
-    [Difference(said='four', heard='for'), Difference(said='nine', heard='nine')]
-    """
-    expected, heard = reference.split(), hypothesis.split()
+def differences(scored: Scored, language: Language) -> list[Difference]:
+    """Runs of right words and runs of errors in turn."""
+    expected, heard = language.units(scored.reference.text), language.units(scored.hypothesis)
     pairs = [
         ("" if i is None else expected[i], "" if j is None else heard[j]) for i, j in align_tokens(expected, heard)
     ]
     found = []
     for _, run in groupby(pairs, key=lambda pair: pair[0] == pair[1]):
         said, told = zip(*run, strict=True)
-        found.append(Difference(" ".join(filter(None, said)), " ".join(filter(None, told))))
+        found.append(Difference(*(language.joint.join(filter(None, side)) for side in (said, told))))
     return found
 
 
 Mark = Callable[[str], str]
 
 
-def marked(found: Iterable[Difference], missed: Mark, made_up: Mark, plain: Mark = str) -> str:
+def marked(found: Iterable[Difference], missed: Mark, made_up: Mark, plain: Mark = str, joint: str = " ") -> str:
     """In a line: what was said and not heard marked by `missed`, what was heard and not said by `made_up`."""
     words = []
     for said, heard in found:
@@ -50,23 +47,27 @@ def marked(found: Iterable[Difference], missed: Mark, made_up: Mark, plain: Mark
             continue
         words += [missed(said)] if said else []
         words += [made_up(heard)] if heard else []
-    return " ".join(words)
+    return joint.join(words)
 
 
-def for_pipe(found: Iterable[Difference]) -> str:
+def for_pipe(found: Iterable[Difference], joint: str = " ") -> str:
     """As wdiff marks it."""
-    return marked(found, lambda said: f"[-{said}-]", lambda heard: f"{{+{heard}+}}")
+    return marked(found, lambda said: f"[-{said}-]", lambda heard: f"{{+{heard}+}}", joint=joint)
 
 
-def for_terminal(found: Iterable[Difference]) -> str:
+def for_terminal(found: Iterable[Difference], joint: str = " ") -> str:
     """Red and struck out what was missed, green what was made up."""
-    return marked(found, lambda said: f"\x1b[31;9m{said}\x1b[0m", lambda heard: f"\x1b[32m{heard}\x1b[0m")
+    return marked(found, lambda said: f"\x1b[31;9m{said}\x1b[0m", lambda heard: f"\x1b[32m{heard}\x1b[0m", joint=joint)
 
 
-def worst(scored: Sequence[Scored], most: int) -> list[Scored]:
-    """The recordings with errors, most wrong words first."""
-    wrong = [s for s in scored if s.errors.word_errors]
-    return sorted(wrong, key=lambda s: (-s.errors.word_errors, -s.errors.wer, str(s.reference.path)))[:most]
+def worst(scored: Sequence[Scored], most: int, language: Language) -> list[Scored]:
+    """The recordings with errors, most wrong words, or characters, first."""
+
+    def order(s: Scored) -> tuple[int, float, str]:
+        wrong, units = counted(s.errors, language)
+        return -wrong, -wrong / max(units, 1), str(s.reference.path)
+
+    return sorted((s for s in scored if counted(s.errors, language)[0]), key=order)[:most]
 
 
 STYLE = """
@@ -80,19 +81,21 @@ pre { background: #f5f5f5; padding: .8em; white-space: pre-wrap }
 
 def write_html(path: Path, title: str, evaluation: Evaluation, scored: Sequence[Scored]) -> None:
     """One file, without scripts or anything from elsewhere: the figures, the breakdowns, every error."""
+    language = language_named(evaluation.language)
     sections = [f"<pre>{html.escape(evaluation.summary())}</pre>"]
     for name, groups in (("Speaker", evaluation.speakers), ("Length", evaluation.lengths)):
         if groups:
-            sections.append(_table((name, *GROUP_COLUMNS), map(group_row, groups)))
-    rows = [
-        f"<tr><td>{html.escape(s.reference.path.name)}</td><td>{s.errors.word_errors}/{s.errors.words}</td>"
-        f'<td class="text">{_html(differences(s.reference.text, s.hypothesis))}</td></tr>'
-        for s in worst(scored, len(scored))
+            rows = (group_row(group, language) for group in groups)
+            sections.append(_table((name, *group_columns(language)), rows))
+    wrong = [
+        f"<tr><td>{html.escape(s.reference.path.name)}</td><td>{'/'.join(map(str, counted(s.errors, language)))}</td>"
+        f'<td class="text">{_html(differences(s, language), language.joint)}</td></tr>'
+        for s in worst(scored, len(scored), language)
     ]
     key = "<p><del>said and not heard</del> <ins>heard and not said</ins></p>"
     sections.append(
-        f"<h2>{len(rows)} of {len(scored)} recordings with errors</h2>{key}<table><tr><th>Recording</th><th>Words wrong"
-        f'</th><th class="text">Text</th></tr>{"".join(rows)}</table>'
+        f"<h2>{len(wrong)} of {len(scored)} recordings with errors</h2>{key}<table><tr><th>Recording</th>"
+        f'<th>{language.unit.capitalize()} wrong</th><th class="text">Text</th></tr>{"".join(wrong)}</table>'
     )
     page = (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(title)}</title>'
@@ -101,17 +104,20 @@ def write_html(path: Path, title: str, evaluation: Evaluation, scored: Sequence[
     path.write_text(page, encoding="utf-8", errors="backslashreplace")
 
 
-GROUP_COLUMNS = ("recordings", "WER", "words wrong", "CER")
+def group_columns(language: Language) -> tuple[str, ...]:
+    """The language's own error rate, then the other."""
+    return "recordings", language.metric, f"{language.unit} wrong", "WER" if language.metric == "CER" else "CER"
 
 
-def group_row(group: Group) -> tuple[str, ...]:
-    wrong = f"{group.word_errors} of {group.words}"
-    return group.name, str(group.utterances), f"{group.wer:.2%}", wrong, f"{group.cer:.2%}"
+def group_row(group: Group, language: Language) -> tuple[str, ...]:
+    rates = (group.wer, group.cer) if language.joint else (group.cer, group.wer)
+    wrong = "{} of {}".format(*counted(group, language))
+    return group.name, str(group.utterances), f"{rates[0]:.2%}", wrong, f"{rates[1]:.2%}"
 
 
-def _html(found: Iterable[Difference]) -> str:
+def _html(found: Iterable[Difference], joint: str) -> str:
     return marked(
-        found, lambda t: f"<del>{html.escape(t)}</del>", lambda t: f"<ins>{html.escape(t)}</ins>", html.escape
+        found, lambda t: f"<del>{html.escape(t)}</del>", lambda t: f"<ins>{html.escape(t)}</ins>", html.escape, joint
     )
 
 

@@ -31,13 +31,18 @@ class FolderWriter:
 
 def output_files(recordings: Iterable[Recording], folder: Path, suffix: str) -> dict[str, Path]:
     """The file of each recording, by the recording's name; OutputError where two would share one."""
-    owners: dict[Path, str] = {}
+    owners: dict[Path, Recording] = {}
     for recording in recordings:
         file = folder / recording.relative.with_suffix(suffix)
         if file in owners:
+            other = owners[file]
             raise OutputError(
-                f"{owners[file]} and {recording.name} would both be written to {file}: name the folder above them "
-                "instead, or transcribe them into different folders."
+                f"{other.name} and {recording.name} would both be written to {file}: "
+                + (
+                    "transcribe them into different folders."
+                    if other.relative.name != recording.relative.name  # talk.wav and talk.mp3
+                    else "name the folder above them instead, or transcribe them into different folders."
+                )
             )
-        owners[file] = recording.name
-    return {name: file for file, name in owners.items()}
+        owners[file] = recording
+    return {recording.name: file for file, recording in owners.items()}

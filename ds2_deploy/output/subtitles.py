@@ -67,8 +67,8 @@ def joined(words: Sequence[TimedWord]) -> str:
 
 
 def _is_wide(word: str) -> bool:
-    """A character of Chinese or Japanese."""
-    return len(word) == 1 and "\u3040" <= word <= "\u9fff"
+    """A character of Chinese or Japanese, such as 々 and 〇, or one of their marks."""
+    return len(word) == 1 and "\u3001" <= word <= "\u9fff"
 
 
 def lines(text: str) -> list[str]:

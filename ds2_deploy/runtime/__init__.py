@@ -5,7 +5,7 @@ import logging
 import os
 from typing import Any
 
-from ds2_deploy.errors import BackendUnavailableError, ConfigError, EngineError, MissingPackageError
+from ds2_deploy.errors import BackendUnavailableError, ConfigError, DS2Error, EngineError, MissingPackageError
 from ds2_deploy.extras import EXTRAS, missing_sentence
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime.bench_choice import Work, in_order
@@ -91,10 +91,14 @@ def _backend_class(table: dict[str, str], name: str) -> Any:
     module, class_name = table[name].split(":")
     try:
         return getattr(importlib.import_module(module), class_name)
-    except ImportError as error:
+    except DS2Error:
+        raise
+    except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
         raise MissingPackageError(missing_sentence(error.name)) from error
+    except (ImportError, OSError) as error:  # a library that is damaged, or lacks another
+        raise BackendUnavailableError(f"The backend {name} does not load: {error}.") from error
 
 
 def cuda_ordinal(device: str) -> int | None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ds2_deploy.errors import BackendUnavailableError
+from ds2_deploy.errors import BackendUnavailableError, InferenceError
 from ds2_deploy.model.checkpoint import load_weights
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.streaming import StreamingDeepSpeech2
@@ -49,8 +49,14 @@ class TorchBackend:
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
         samples = torch.from_numpy(at_least(audio, self.module.metadata.min_samples))
-        log_probs, frames = self.module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))
-        return Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
+        try:
+            log_probs, frames = self.module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))
+            return Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
+        except RuntimeError as error:  # what PyTorch raises for want of memory, on a GPU a kind of it
+            raise InferenceError(
+                f"PyTorch failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: "
+                f"{str(error).splitlines()[0][:200]}. If memory ran short, split the recording or use a smaller batch."
+            ) from error
 
     @torch.inference_mode()
     def run_in_stages(

@@ -58,6 +58,7 @@ class RunningEngine:
         self.graphs = graphs and self._settings is None
         """Whether lanes capture CUDA graphs: TensorRT-RTX does by itself."""
         self._lanes: queue.LifoQueue[Lane | None] = queue.LifoQueue()  # the lane just used has all it needs
+        self._lane_count = lanes
         for _ in range(lanes):
             self._lanes.put(None)
 
@@ -77,7 +78,7 @@ class RunningEngine:
 
     def close(self) -> None:
         """Free everything on the GPU; waits for callers that are still at work."""
-        lanes = [self._lanes.get() for _ in range(self._lanes.qsize())]
+        lanes = [self._lanes.get() for _ in range(self._lane_count)]
         with self.device.active():
             for lane in lanes:
                 if lane is not None:

@@ -37,6 +37,20 @@ class Language(NamedTuple):
     metric: Literal["WER", "CER", "PER"] = "WER"
     """The error rate to look at: of words, of characters where no spaces part words, or of phonemes."""
 
+    @property
+    def joint(self) -> str:
+        """What stands between the units that errors are counted in: nothing, or the space between words."""
+        return "" if self.metric == "CER" else " "
+
+    @property
+    def unit(self) -> str:
+        """What errors are counted in, in the plural."""
+        return {"WER": "words", "CER": "characters", "PER": "phonemes"}[self.metric]
+
+    def units(self, text: str) -> list[str]:
+        """Of a text in the language's spelling."""
+        return text.split() if self.joint else list(text)
+
 
 LANGUAGES: dict[str, Language] = {
     "en": Language(_english),

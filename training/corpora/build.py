@@ -68,15 +68,18 @@ def survey(
 
 
 def split_off(utterances: list[Utterance], share: float, seed: int) -> tuple[list[Utterance], list[Utterance]]:
-    """Two lists, the second of at most `share` of the seconds, by whole speakers where speakers are known.
+    """Two lists, the second of at most `share` of the seconds, by whole speakers where they are known, or recordings.
 
     Speakers are drawn in random order and taken where they still fit; if none does, the one who says least is.
     """
     groups: dict[str, list[Utterance]] = defaultdict(list)
     for utterance in utterances:
-        groups[f"speaker {utterance.speaker}" if utterance.speaker else utterance.audio].append(utterance)
+        whole = f"speaker {utterance.speaker}" if utterance.speaker else utterance.recording or utterance.audio
+        groups[whole].append(utterance)
     if len(groups) < 2:
-        raise ManifestError("--valid-share cannot split what one speaker says: give a corpus of several.")
+        raise ManifestError(
+            "--valid-share cannot split what one speaker says or one recording holds: give a corpus of several."
+        )
     seconds = {name: sum(utterance.duration_s for utterance in group) for name, group in groups.items()}
     left_s, taken = share * sum(seconds.values()), set()
     for name in random.Random(seed).sample(sorted(groups), len(groups)):

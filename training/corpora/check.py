@@ -56,6 +56,8 @@ class Utterance(NamedTuple):
     speaker: str
     score: float | None = None
     """How well an aligned text fits its recording."""
+    recording: str = ""
+    """What it was cut from, where it is a part."""
 
 
 Result = Utterance | Dropped
@@ -98,4 +100,4 @@ def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None
         return Dropped(entry.audio, Reason.NO_AUDIO)
     except AudioError as error:
         return Dropped(entry.audio, Reason.UNREADABLE, str(error))
-    return Utterance(audio, round(duration_s, 4), entry.text, entry.speaker)
+    return Utterance(audio, round(duration_s, 4), entry.text, entry.speaker, recording=entry.audio)

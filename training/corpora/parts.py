@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import soundfile
 
 from ds2_deploy.audio.load import audio_duration_s
@@ -21,10 +22,14 @@ def write_part(source: str, part: Part, folder: Path) -> Path:
     try:
         with soundfile.SoundFile(os.fsencode(source)) as file:
             file.seek(round(part.start_s * file.samplerate))
-            samples = file.read(round(part.duration_s * file.samplerate), dtype="int16", always_2d=True)  # (S, C)
+            floats = file.subtype in ("FLOAT", "DOUBLE")  # which libsndfile does not scale to integers
+            kind = "float32" if floats else "int16"
+            samples = file.read(round(part.duration_s * file.samplerate), dtype=kind, always_2d=True)  # (S, C)
             rate = file.samplerate
     except soundfile.SoundFileError as error:
         raise AudioError(f"Cannot decode {source} up to {part.name}: it is damaged or cut off.") from error
+    if floats:
+        samples = np.rint(samples * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
     if part.channel is not None:
         samples = samples[:, part.channel]
     with atomic_path(path) as temporary:
