@@ -137,10 +137,11 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     for stage in (*models.MODELS["default"], *models.MODELS["streaming"]):
         models.train(stage, Path("D"), tmp_path, 2, ("--set", "workers=1"))
     assert [Path(call[call.index("--out") + 1]).relative_to(tmp_path).as_posix() for call in calls] == [
-        "sentences/read", "default/letters", "default/all", "default/people", "default/last",
-        "streaming/windows", "streaming/all", "streaming/people", "streaming/live", "streaming/last",
+        "sentences/read", "default/letters", "default/all", "default/people", "default/noisy",
+        "default/last", "streaming/windows", "streaming/all", "streaming/people", "streaming/live",
+        "streaming/pauses",
     ]  # fmt: skip
-    read, letters, everything, _, last, windows, *_ = calls
+    read, letters, everything, _, _, last, windows, *_ = calls
     assert last[last.index("--init-from") + 1] == str(tmp_path / "default/last-begins.pt")
     assert read[:4] == ["train", "sentences", "--train", "D/librispeech-mini/train.jsonl"]
     assert "--init-from" not in read
@@ -150,7 +151,7 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     assert everything[-2:] == ["--set", "workers=1"]
     begins = load_checkpoint(Path(windows[windows.index("--init-from") + 1])).metadata
     assert begins.name == "streaming"
-    assert begins.provenance.recipe == "mean of 0.5 default/last, 0.25 default/all, 0.25 default/people"
+    assert begins.provenance.recipe == "mean of 0.5 default/noisy, 0.25 default/all, 0.25 default/people"
     resumed = models.train_command(models.stage_named("default/all"), Path("D"), tmp_path)
     assert "--resume" in resumed
     assert "--init-from" not in resumed

@@ -134,9 +134,10 @@ def valid_loader(dataset: Speech, recipe: Recipe, processes: Processes) -> DataL
     durations_s = dataset.corpus.durations_s
     order = np.argsort(-durations_s, kind="stable").tolist()
     batches: list[list[Key]] = []
-    while order:
-        fitting = min(most, seconds / max(durations_s[order[0]], 1e-3))
-        batch, order = order[: max(int(fitting), 1)], order[max(int(fitting), 1) :]
-        batches.append([(0, i) for i in batch])
+    start = 0
+    while start < len(order):
+        end = start + max(int(min(most, seconds / max(durations_s[order[start]], 1e-3))), 1)
+        batches.append([(0, i) for i in order[start:end]])
+        start = end
     mine = batches[processes.rank :: processes.count]
     return DataLoader(dataset, sampler=mine, batch_size=None, num_workers=recipe.workers, generator=torch.Generator())

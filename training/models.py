@@ -71,6 +71,7 @@ ALIGNER = "default/letters"
 NOISE = "augment.noise={work}/noise"
 NOISY = (NOISE, "augment.noise_probability=0.5")
 JOINED = "augment.joined_probability=0.5"
+PAUSES = "augment.pause_s=[0.1, 5.0]"
 
 LETTERS = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=1e-3")
 BRIEFLY = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
@@ -88,7 +89,17 @@ ALL = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
 EVERYTHING = (*ALL, AN4_VALID, AN4_VALID)
 PEOPLE = (AN4, AN4_VALID, DIGITS)
 MOSTLY_AN4 = (*(AN4, AN4_VALID) * 3, DIGITS)
-DEFAULT: Shares = {"default/last": 0.5, "default/all": 0.25, "default/people": 0.25}
+
+
+def halved(stage: str, begun: Shares) -> Shares:
+    """Half of a stage, and half of what it began with."""
+    return {stage: 0.5, **{name: share / 2 for name, share in begun.items()}}
+
+
+DEFAULT_NOISY = halved("default/noisy", halved("default/all", {"default/people": 1}))
+DEFAULT = halved("default/last", DEFAULT_NOISY)
+STREAMING_LIVE = halved("streaming/live", halved("streaming/all", {"streaming/people": 1}))
+STREAMING = halved("streaming/pauses", STREAMING_LIVE)
 
 STAGES = (
     Stage("sentences/read", "sentences", READING, LIBRISPEECH_VALID, (NOISE,)),
@@ -98,33 +109,24 @@ STAGES = (
         "default/people", "an4", PEOPLE, AN4_VALID, ("epochs=10", *BRIEFLY, SILENCE), begins={"default/letters": 1}
     ),
     Stage(
-        "default/last", "default", MOSTLY_AN4, AN4_VALID, (*NOISY, "epochs=10"),
-        begins={"default/all": 0.5, "default/people": 0.5},
+        "default/noisy", "default", MOSTLY_AN4, AN4_VALID, (*NOISY, "epochs=10"),
+        begins=halved("default/all", {"default/people": 1}),
     ),
-    Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *WINDOWED), begins=DEFAULT),
+    Stage("default/last", "default", EVERYTHING, AN4_VALID, (*NOISY, "epochs=10"), begins=DEFAULT_NOISY),
+    Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *WINDOWED), begins=DEFAULT_NOISY),
     Stage("streaming/all", "streaming", EVERYTHING, AN4_VALID, (NOISE,), begins={"streaming/windows": 1}),
     Stage(
         "streaming/people", "an4", PEOPLE, AN4_VALID, ("epochs=6", *BRIEFLY, *WINDOWED), begins={"streaming/windows": 1}
     ),
     Stage(
         "streaming/live", "streaming", MOSTLY_AN4, AN4_VALID, (*NOISY, JOINED),
-        begins={"streaming/all": 0.5, "streaming/people": 0.5},
+        begins=halved("streaming/all", {"streaming/people": 1}),
     ),
     Stage(
-        "streaming/last", "streaming", EVERYTHING, AN4_VALID, (*NOISY, JOINED, "augment.pause_s=[0.1, 5.0]"),
-        begins={"streaming/live": 0.5, "streaming/all": 0.25, "streaming/people": 0.25},
+        "streaming/pauses", "streaming", EVERYTHING, AN4_VALID, (*NOISY, JOINED, PAUSES), begins=STREAMING_LIVE
     ),
 )  # fmt: skip
-MODELS: dict[str, Shares] = {
-    "sentences": {"sentences/read": 1},
-    "default": DEFAULT,
-    "streaming": {
-        "streaming/last": 0.5,
-        "streaming/live": 0.25,
-        "streaming/all": 0.125,
-        "streaming/people": 0.125,
-    },
-}
+MODELS: dict[str, Shares] = {"sentences": {"sentences/read": 1}, "default": DEFAULT, "streaming": STREAMING}
 """What each model is in the end: a mean of stages' weights."""
 
 

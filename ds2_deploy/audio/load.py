@@ -180,7 +180,7 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
         raise AudioError(
             f"Cannot read {name}: it is neither a path, nor bytes, nor a file open for reading."
         ) from error
-    if not isinstance(data, bytes):
+    if not isinstance(data, bytes | bytearray | memoryview):
         raise AudioError(f"Cannot read {name}: it gives {type(data).__name__}, not bytes; open it in mode 'rb'.")
     if not data:
         raise AudioError(f"{name} is empty.")
