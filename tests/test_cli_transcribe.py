@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,14 @@ def test_too_short_is_an_empty_transcript(transcribe: Ds2, write_wav: WriteWav, 
     assert transcribe(path) == (0, "\n", "")
 
 
+def test_a_pipe_called_like_a_pattern(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    path, text = next(iter(texts.items()))
+    os.mkfifo(tmp_path / "p[1].wav")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "p[1].wav").write_bytes, Path(path).read_bytes())
+        assert transcribe(tmp_path / "p[1].wav") == (0, f"{text}\n", "")
+
+
 def test_an_empty_name_is_not_the_folder_one_is_in(transcribe: Ds2, texts: dict[str, str]) -> None:
     assert transcribe("", *texts) == (1, lines(texts), "ds2: An empty name names no recording.\n")
 
@@ -196,6 +205,13 @@ def test_output_dir_keeps_the_structure_of_a_folder(transcribe: Ds2, texts: dict
     assert json.loads((tmp_path / "glob" / "sub" / "c.json").read_text())["text"] == texts[c]
     transcribe("-", "--output-dir", out, stdin=Path(a).read_bytes())
     assert (out / "stdin.txt").read_text() == f"{texts[a]}\n"
+
+
+def test_a_name_too_long_does_not_stop_the_others(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    outcome = transcribe(f"{'x' * 300}.wav", *texts, "--output-dir", tmp_path / "out", "--skip-existing")
+    assert outcome.code == 1
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.txt", "b.txt", "c.txt"]
 
 
 def test_skip_existing(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:

@@ -3,15 +3,30 @@
 import html.parser
 import random
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 import soundfile
 
-from ds2_deploy.evaluation import Group, Reference, Scored
+from ds2_deploy.decoding.protocol import Hypothesis
+from ds2_deploy.errors import AudioError
+from ds2_deploy.evaluation import Group, Reference, Scored, evaluate
 from ds2_deploy.metrics import Errors, Kinds, align_tokens, edit_distance
-from ds2_deploy.output.differences import differences, for_pipe, for_terminal, group_columns, group_row, worst
+from ds2_deploy.output.differences import (
+    differences,
+    for_pipe,
+    for_terminal,
+    group_columns,
+    group_row,
+    worst,
+    write_html,
+)
+from ds2_deploy.recognizer import Result
 from ds2_deploy.text.languages import LANGUAGES
 from tests.conftest import ConvModel, Ds2, noise
+from tests.tiny import MODELS, tiny_metadata
 
 ENGLISH = LANGUAGES["en"]
 
@@ -142,3 +157,30 @@ def test_a_file_of_its_name_does_not_hide_a_bundled_model(
     (tmp_path / "default").write_text("notes")
     monkeypatch.chdir(tmp_path)
     assert ds2("evaluate", "default", "m.jsonl").code == 0
+
+
+def test_mandarin_is_counted_ranked_and_shown_by_characters(tmp_path: Path) -> None:
+    """With a recording that failed after a second of it was heard, which counts in nothing."""
+    told = {"1": ("设定三十二度上下", "设定三十度上下了", "a"), "2": ("好的吗", "不是了", "b"), "3": ("好", "", "b")}
+    results = [
+        Result("1", Hypothesis(told["1"][1], 0.0), 2.0, None),
+        Result("2", Hypothesis(told["2"][1], 0.0), 1.0, None),
+        Result("3", None, 1.0, AudioError("cut off")),
+    ]
+    recognizer: Any = SimpleNamespace(
+        metadata=msgspec.structs.replace(tiny_metadata(MODELS["gru, two directions, 2d"]), language="zh"),
+        backend=SimpleNamespace(name="onnxruntime", device="cpu"),
+        decoder="greedy",
+        transcribe=lambda paths: iter(results[: len(list(paths))]),
+    )
+    references = [Reference(Path(name), said, speaker) for name, (said, _, speaker) in told.items()]
+    evaluation, every, failures = evaluate(recognizer, references)
+    assert [str(failure) for failure in failures] == ["cut off"]
+    assert evaluation.audio_s == 3.0
+    assert (evaluation.substitutions, evaluation.deletions, evaluation.insertions) == (3, 1, 1)
+    assert [group.name for group in evaluation.speakers] == ["b", "a"]
+    assert "of the characters 3 substituted" in evaluation.summary()
+    write_html(tmp_path / "page.html", "title", evaluation, every)
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<th>Characters wrong</th>" in page
+    assert page.index("3/3") < page.index("2/8")

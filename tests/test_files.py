@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ds2_deploy.errors import ModelNotFoundError, OutputError
-from ds2_deploy.files import atomic_folder, atomic_path, sha256
+from ds2_deploy.files import alone_with, atomic_folder, atomic_path, sha256
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
 
@@ -63,6 +63,23 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "shared" / "out.txt").read_text() == "new"
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["out.txt"]
+
+
+def test_without_locks_a_file_is_held_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / "graph").touch()
+    with monkeypatch.context() as patched:
+        patched.setattr("fcntl.flock", no_locks)
+        with alone_with(tmp_path / "graph", "building"), alone_with(tmp_path / "graph", "building"):
+            pass
+    with (
+        alone_with(tmp_path / "graph", "building"),
+        pytest.raises(OutputError, match="is building"),
+        alone_with(tmp_path / "graph", "building"),
+    ):
+        pass
 
 
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:

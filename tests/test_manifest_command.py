@@ -249,14 +249,32 @@ def test_lhotse_cuts(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.parametrize("subtype", ["FLOAT", "DOUBLE", "PCM_24"])
-def test_cuts_sound_as_their_recording(make: Make, tmp_path: Path, subtype: str) -> None:
-    samples = np.append(noise(16000), np.float32([1.0, -1.0, 0.5]))
-    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype=subtype)
-    source = write_text(tmp_path / "cuts.jsonl", json.dumps(cut("part", "long.wav", 0.5, 8003 / RATE, ["a part"])))
+@pytest.mark.parametrize(
+    ("kind", "subtype"), [("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAV", "PCM_24"), ("OGG", "VORBIS"), ("OGG", "OPUS")]
+)
+def test_cuts_sound_as_their_recording(make: Make, tmp_path: Path, kind: str, subtype: str) -> None:
+    """A loud one, which lossy formats take beyond full scale, at half the rate of its samples."""
+    samples = np.append(np.sign(noise(16000)).repeat(3)[:15997], np.float32([1.0, -1.0, 0.5])).astype(np.float32)
+    soundfile.write(tmp_path / "long.snd", samples, RATE, format=kind, subtype=subtype)
+    heard, _ = soundfile.read(tmp_path / "long.snd", dtype="float32")
+    assert np.abs(heard).max() >= 1.0
+    source = write_text(tmp_path / "cuts.jsonl", json.dumps(cut("part", "long.snd", 0.25, 0.5, ["a part"])))
     _, lines, _ = make(source, "--audio-dir", tmp_path / "parts")
     written, _ = soundfile.read(tmp_path / lines[0]["audio_filepath"])
-    np.testing.assert_allclose(written, samples[8000:], atol=2**-15)
+    np.testing.assert_allclose(written, heard[4000:12000].clip(-1, 1), atol=2**-15)
+
+
+def test_pieces_of_one_recording_are_not_parted(make: Make, tmp_path: Path) -> None:
+    entries = []
+    for name in ("a", "b", "c", "d"):
+        write_audio(tmp_path / f"{name}.wav", 4 * RATE)
+        entries += [line(f"{name}.wav", 1.0, f"text {name} {second}") | {"offset": second} for second in range(4)]
+    source = write_text(tmp_path / "o.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+    valid = tmp_path / "v.jsonl"
+    _, train, _ = make(source, "--audio-dir", tmp_path / "parts", "--valid-share", 0.5, "--valid-out", valid)
+    held = lines_of(valid)
+    assert (len(train), len(held)) == (8, 8)
+    assert not {entry["text"].split()[1] for entry in train} & {entry["text"].split()[1] for entry in held}
 
 
 def test_a_cut_of_one_channel_is_that_channel(make: Make, tmp_path: Path) -> None:
@@ -374,7 +392,7 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
         [("b.wav", Reason.DUPLICATE), ("old.jsonl, line 7", Reason.MALFORMED), ("old.jsonl, line 8", Reason.MALFORMED)],
     )
     outcome = ds2("evaluate", "default", source)
-    assert (outcome.code, "old.jsonl, line 3 is a part of its recording, from 1 s on" in outcome.err) == (1, True)
+    assert (outcome.code, "old.jsonl names a part of b.wav, from 1 s on" in outcome.err) == (1, True)
 
 
 def test_recordings_that_are_none(make: Make, tmp_path: Path) -> None:

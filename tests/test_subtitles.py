@@ -96,3 +96,9 @@ def test_ctm_has_a_line_a_word() -> None:
 @pytest.mark.parametrize("format_name", ["srt", "vtt", "tsv", "ctm"])
 def test_no_word_is_an_empty_file_of_its_format(format_name: str) -> None:
     assert written(format_name, ()) == {"vtt": "WEBVTT\n\n", "tsv": "start\tend\ttext\n"}.get(format_name, "")
+
+
+def test_characters_of_chinese_and_japanese_stand_together() -> None:
+    words = [TimedWord(character, 0.2 * i, 0.2 * i + 0.1, 1.0) for i, character in enumerate("三人々〇ひア")]
+    assert [cue.text for cue in cues(words)] == ["三人々〇ひア"]
+    assert [cue.text for cue in cues([*words[:2], TimedWord("ok", 0.4, 0.5, 1.0)])] == ["三人 ok"]

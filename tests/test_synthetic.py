@@ -138,11 +138,11 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
         models.train(stage, Path("D"), tmp_path, 2, ("--set", "workers=1"))
     assert [Path(call[call.index("--out") + 1]).relative_to(tmp_path).as_posix() for call in calls] == [
         "sentences/read", "default/letters", "default/all", "default/people", "default/noisy",
-        "default/last", "streaming/windows", "streaming/all", "streaming/people", "streaming/live",
+        "default/more", "streaming/windows", "streaming/all", "streaming/people", "streaming/live",
         "streaming/pauses",
     ]  # fmt: skip
     read, letters, everything, _, _, last, windows, *_ = calls
-    assert last[last.index("--init-from") + 1] == str(tmp_path / "default/last-begins.pt")
+    assert last[last.index("--init-from") + 1] == str(tmp_path / "default/more-begins.pt")
     assert read[:4] == ["train", "sentences", "--train", "D/librispeech-mini/train.jsonl"]
     assert "--init-from" not in read
     assert letters[letters.index("--init-from") + 1] == str(tmp_path / "default/letters-begins.pt")

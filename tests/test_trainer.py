@@ -263,6 +263,15 @@ def test_a_training_whose_first_save_fails_goes_on(corpus, tmp_path, monkeypatch
     assert [entry["epoch"] for entry in read_log(tmp_path / "run")] == [1, 2]
 
 
+def test_the_best_checkpoint_is_there_after_a_kill_between_the_first_two(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    best = load_checkpoint(tmp_path / "run" / "best.pt").weights
+    (tmp_path / "run" / "best.pt").unlink()
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run", resume=True)
+    again = load_checkpoint(tmp_path / "run" / "best.pt").weights
+    assert all(torch.equal(best[name], tensor) for name, tensor in again.items())
+
+
 def test_a_training_is_not_resumed_with_other_utterances(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     with pytest.raises(ConfigError, match=r"was begun with other utterances than these 36.*--init-from"):

@@ -167,6 +167,7 @@ def test_closing_waits_for_who_is_at_work(
         backend.close()
         assert ended.is_set()
         running.result(10)
+    backend.close()  # does nothing more
     assert not device.memory
 
 

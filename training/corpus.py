@@ -152,6 +152,7 @@ def _spelled(manifest: Path, language: str, found: _Findings) -> Iterator[tuple[
     spell = language_named(language).normalize
     for offset, line in lines(manifest):
         found.lines += 1
+        line.check_whole(manifest)
         try:
             text = spell(line.text)
         except PronunciationError as error:

@@ -30,7 +30,16 @@ class Line(msgspec.Struct):
     offset: float | None = 0.0
     """NeMo's: where the utterance begins in its recording. A manifest of ours knows whole recordings alone."""
 
+    def check_whole(self, manifest: Path) -> None:
+        """ManifestError where it is a part of its recording; one from the beginning is not known for one."""
+        if self.offset:
+            raise ManifestError(
+                f"{manifest} names a part of {self.audio_filepath}, from {self.offset:g} s on: cut the parts with ds2 "
+                "manifest and --audio-dir."
+            )
+
     def utterance(self, manifest: Path) -> Utterance:
+        self.check_whole(manifest)
         return Utterance(
             (manifest.parent / self.audio_filepath).absolute(), self.duration, self.text, str(self.speaker)
         )
@@ -45,6 +54,11 @@ def read_manifest(path: Path) -> list[Utterance]:
     if not utterances:
         raise ManifestError(f"The manifest {path} holds no utterance.")
     return utterances
+
+
+def read_texts(path: Path) -> list[str]:
+    """What is said in a manifest, of parts of recordings, too."""
+    return [line.text for _, line in lines(path)]
 
 
 def lines(path: Path) -> Iterator[tuple[int, Line]]:
@@ -68,11 +82,6 @@ def parse(line: bytes, manifest: Path, number: int) -> Line:
         result = _lenient(line, manifest, number)
     if not 0 <= result.duration < math.inf:
         raise ManifestError(_NOT_TYPED.format(f"{manifest}, line {number}"))
-    if result.offset:
-        raise ManifestError(
-            f"{manifest}, line {number} is a part of its recording, from {result.offset:g} s on: cut the parts with "
-            "ds2 manifest and --audio-dir."
-        )
     return result
 
 

@@ -97,7 +97,7 @@ def halved(stage: str, begun: Shares) -> Shares:
 
 
 DEFAULT_NOISY = halved("default/noisy", halved("default/all", {"default/people": 1}))
-DEFAULT = halved("default/last", DEFAULT_NOISY)
+DEFAULT = halved("default/more", DEFAULT_NOISY)
 STREAMING_LIVE = halved("streaming/live", halved("streaming/all", {"streaming/people": 1}))
 STREAMING = halved("streaming/pauses", STREAMING_LIVE)
 
@@ -112,7 +112,7 @@ STAGES = (
         "default/noisy", "default", MOSTLY_AN4, AN4_VALID, (*NOISY, "epochs=10"),
         begins=halved("default/all", {"default/people": 1}),
     ),
-    Stage("default/last", "default", EVERYTHING, AN4_VALID, (*NOISY, "epochs=10"), begins=DEFAULT_NOISY),
+    Stage("default/more", "default", EVERYTHING, AN4_VALID, (*NOISY, "epochs=10"), begins=DEFAULT_NOISY),
     Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *WINDOWED), begins=DEFAULT_NOISY),
     Stage("streaming/all", "streaming", EVERYTHING, AN4_VALID, (NOISE,), begins={"streaming/windows": 1}),
     Stage(

@@ -8,6 +8,7 @@ log.jsonl       an object a line for every epoch
 """
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ class RunFolder:
     def append_log(self, facts: dict[str, Any]) -> None:
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(facts, ensure_ascii=False) + "\n")
+
+    def find_best(self, epoch: int, best: int) -> None:
+        """Of a training that was killed between its first two checkpoints, the last is the best, too."""
+        if epoch == best and not self.best.exists():
+            with atomic_path(self.best) as temporary:
+                shutil.copyfile(self.last, temporary)
 
     def cut_log(self, epochs: int) -> None:
         """Forget what was logged after the first `epochs` epochs: they will come again."""

@@ -152,6 +152,8 @@ class Training:
         self.reporter.start(recipe, self.model, len(self.train_set), hours, len(self.valid_set), self.processes)
         if self.processes.main:
             self.folder.cut_log(position.epoch)
+            if position.best and not position.batch:
+                self.folder.find_best(position.epoch, position.best[0][1])
         while position.epoch < recipe.epochs and not self.stale():
             started, epochs_before = time.perf_counter(), position.epoch
             self.learn_epoch()

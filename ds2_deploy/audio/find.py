@@ -10,7 +10,7 @@ from typing import BinaryIO, NamedTuple, NoReturn
 
 from ds2_deploy.audio.load import EXTENSIONS
 from ds2_deploy.errors import AudioError, AudioNotFoundError
-from ds2_deploy.files import is_file, is_folder
+from ds2_deploy.files import is_folder
 
 STANDARD_INPUT = "-"
 
@@ -38,7 +38,7 @@ def find_recordings(paths: list[str], *, recursive: bool) -> tuple[list[Recordin
 
 def is_glob(path: str) -> bool:
     """Whether the shell left us a pattern to expand; a file that has the very name is a file."""
-    return any(character in path for character in "*?[") and not is_file(path) and not is_folder(path)
+    return any(character in path for character in "*?[") and not os.path.exists(path)  # noqa: PTH110  # Path's raises where a name is too long
 
 
 def _expand(path: str, recursive: bool) -> list[Recording]:

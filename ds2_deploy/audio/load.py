@@ -174,14 +174,16 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
             data = path.read_bytes()  # a pipe, such as the shell's <(command)
     except FileNotFoundError as error:
         raise AudioNotFoundError(f"There is no file {name}.") from error
+    except (io.UnsupportedOperation, UnicodeDecodeError) as error:  # open to be written, as text
+        raise AudioError(f"Cannot read {name}: open it in mode 'rb'.") from error
     except OSError as error:
-        raise AudioError(f"Cannot read {name}: {error.strerror}.") from error
+        raise AudioError(f"Cannot read {name}: {error.strerror or error}.") from error
     except (AttributeError, ValueError) as error:  # something else, a closed file
         raise AudioError(
             f"Cannot read {name}: it is neither a path, nor bytes, nor a file open for reading."
         ) from error
-    if not isinstance(data, bytes | bytearray | memoryview):
-        raise AudioError(f"Cannot read {name}: it gives {type(data).__name__}, not bytes; open it in mode 'rb'.")
+    if isinstance(data, str):
+        raise AudioError(f"Cannot read {name}: open it in mode 'rb'.")
     if not data:
         raise AudioError(f"{name} is empty.")
     return io.BytesIO(data)

@@ -74,8 +74,8 @@ def _sentences(source: Path, language: str, alphabet: "Alphabet") -> tuple[list[
 def _texts(source: Path) -> list[str]:
     from ds2_deploy.errors import ManifestError
     from ds2_deploy.files import read_text
-    from training.manifest import read_manifest
+    from training.manifest import read_texts
 
     if source.suffix == ".jsonl":
-        return [utterance.text for utterance in read_manifest(source)]
+        return read_texts(source)
     return read_text(source, ManifestError).splitlines()

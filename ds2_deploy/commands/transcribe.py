@@ -95,6 +95,7 @@ def transcribe(
     print path<TAB>transcript, in the order given.
     """
     from ds2_deploy.audio.find import find_recordings
+    from ds2_deploy.files import is_file, is_folder
     from ds2_deploy.output.folder import FolderWriter, output_files
     from ds2_deploy.output.writers import writer_class
     from ds2_deploy.runtime import cuda_ordinal
@@ -123,7 +124,7 @@ def transcribe(
         )
     files = output_files(recordings, output_dir, writer.suffix) if output_dir else {}
     if skip_existing:
-        recordings = [recording for recording in recordings if not files[recording.name].exists()]
+        recordings = [recording for recording in recordings if not is_file(files[recording.name])]
     failures = len(errors)
     if recordings:
         options: dict[str, Any] = {
@@ -142,7 +143,7 @@ def transcribe(
             limits = {"batch_seconds": batch_seconds, "max_segment_s": max_segment_seconds}
             options |= {name: value for name, value in limits.items() if value is not None}
             transcribe_all = _batched(recordings, model=model or "default", **options)
-        single = len(paths) == len(recordings) == 1 and not Path(paths[0]).is_dir()
+        single = len(paths) == len(recordings) == 1 and not is_folder(paths[0])
         output = FolderWriter(files, writer) if output_dir else writer(sys.stdout, single=single)
         with closing(output):
             failures += _write_all(recordings, heard_channel, transcribe_all, output)

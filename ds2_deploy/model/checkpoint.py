@@ -16,7 +16,7 @@ from ds2_deploy.errors import ModelError, ModelNotFoundError
 from ds2_deploy.files import atomic_path
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from ds2_deploy.model_folder import WEIGHTS_FILE, open_model
+from ds2_deploy.model_folder import WEIGHTS_FILE, bundled_models, open_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +98,7 @@ def _with_weights(metadata: ModelMetadata, weights: dict[str, Tensor], source: s
 
 def load_model(source: Path) -> DeepSpeech2:
     """From a checkpoint file, or from the weights of a model folder or a bundled model."""
-    if source.is_file() or source.suffix == ".pt":
+    if (source.is_file() and str(source) not in bundled_models()) or source.suffix == ".pt":
         return load_checkpoint(source).model()
     folder = open_model(source)
     return load_weights(folder.path, folder.metadata)

@@ -95,7 +95,7 @@ def _backend_class(table: dict[str, str], name: str) -> Any:
         raise
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
-            raise
+            raise BackendUnavailableError(f"The backend {name} does not load: {error}.") from error
         raise MissingPackageError(missing_sentence(error.name)) from error
     except (ImportError, OSError) as error:  # a library that is damaged, or lacks another
         raise BackendUnavailableError(f"The backend {name} does not load: {error}.") from error

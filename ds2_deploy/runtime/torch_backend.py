@@ -53,10 +53,12 @@ class TorchBackend:
             log_probs, frames = self.module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))
             return Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
         except RuntimeError as error:  # what PyTorch raises for want of memory, on a GPU a kind of it
-            raise InferenceError(
-                f"PyTorch failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: "
-                f"{str(error).splitlines()[0][:200]}. If memory ran short, split the recording or use a smaller batch."
-            ) from error
+            reason = str(error).partition("\n")[0][:200].rstrip(".")
+        # Out here and without its cause, whose traceback would hold the batch's tensors while smaller ones are tried.
+        raise InferenceError(
+            f"PyTorch failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: {reason}. If memory ran short, "
+            "split the recording or use a smaller batch."
+        )
 
     @torch.inference_mode()
     def run_in_stages(

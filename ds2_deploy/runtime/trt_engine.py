@@ -79,6 +79,7 @@ class RunningEngine:
     def close(self) -> None:
         """Free everything on the GPU; waits for callers that are still at work."""
         lanes = [self._lanes.get() for _ in range(self._lane_count)]
+        self._lane_count = 0
         with self.device.active():
             for lane in lanes:
                 if lane is not None:

@@ -56,7 +56,7 @@ def survey(
     dropped: list[Dropped] = []
     for item in distinct(read(source, format_name, split)):
         entries.append(item) if isinstance(item, Entry) else dropped.append(item)
-    if audio_dir is None and any(entry.part for entry in entries):
+    if audio_dir is None and any(entry.part and entry.part.start_s for entry in entries):  # others may be whole
         raise ConfigError(f"{source} cuts recordings into parts: --audio-dir says where to write these as files.")
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     results = checked(entries, limits, decode=decode, audio_dir=audio_dir, workers=workers)

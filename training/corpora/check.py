@@ -14,7 +14,7 @@ import msgspec
 
 from ds2_deploy.audio.load import audio_duration_s
 from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError
-from training.corpora.entry import Dropped, Entry, Items, Reason
+from training.corpora.entry import Dropped, Entry, Items, Part, Reason
 from training.corpora.parts import write_part
 
 
@@ -61,6 +61,8 @@ class Utterance(NamedTuple):
 
 
 Result = Utterance | Dropped
+WHOLE_S = 0.05
+"""A part from the beginning that leaves out less of its recording is all of it."""
 
 
 def distinct(items: Iterable[Entry | Dropped]) -> Items:
@@ -88,14 +90,20 @@ def checked(
         yield from pool.imap(check, entries, chunksize=16)
 
 
+def _is_whole(audio: str, part: Part) -> bool:
+    """Whether a part is all of its recording."""
+    return not part.start_s and part.channel is None and part.duration_s > audio_duration_s(audio) - WHOLE_S
+
+
 def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None) -> Result:
     if not entry.text:
         return Dropped(entry.audio, Reason.EMPTY_TEXT)
     try:
-        duration_s = entry.part.duration_s if entry.part else audio_duration_s(entry.audio, decode=decode)
+        part = None if entry.part and _is_whole(entry.audio, entry.part) else entry.part
+        duration_s = part.duration_s if part else audio_duration_s(entry.audio, decode=decode)
         if fault := limits.fault(duration_s, entry.text):
             return Dropped(entry.audio, *fault)
-        audio = str(write_part(entry.audio, entry.part, audio_dir)) if entry.part and audio_dir else entry.audio
+        audio = str(write_part(entry.audio, part, audio_dir)) if part else entry.audio
     except AudioNotFoundError:
         return Dropped(entry.audio, Reason.NO_AUDIO)
     except AudioError as error:

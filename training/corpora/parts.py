@@ -7,13 +7,15 @@ import numpy as np
 import soundfile
 
 from ds2_deploy.audio.load import audio_duration_s
-from ds2_deploy.errors import AudioError
+from ds2_deploy.errors import AudioError, ConfigError
 from ds2_deploy.files import atomic_path
 from training.corpora.entry import Part
 
 
-def write_part(source: str, part: Part, folder: Path) -> Path:
-    """The stretch as 16-bit FLAC at the recording's own rate."""
+def write_part(source: str, part: Part, folder: Path | None) -> Path:
+    """The stretch as 16-bit FLAC at the recording's own rate; ConfigError without a folder for it."""
+    if folder is None:
+        raise ConfigError(f"{source} is cut into parts: --audio-dir says where to write these as files.")
     recording_s = audio_duration_s(source)  # says in a sentence what cannot be opened
     if not 0 <= part.start_s <= part.start_s + part.duration_s <= recording_s + 1e-3:
         end_s = part.start_s + part.duration_s
@@ -22,16 +24,14 @@ def write_part(source: str, part: Part, folder: Path) -> Path:
     try:
         with soundfile.SoundFile(os.fsencode(source)) as file:
             file.seek(round(part.start_s * file.samplerate))
-            floats = file.subtype in ("FLOAT", "DOUBLE")  # which libsndfile does not scale to integers
-            kind = "float32" if floats else "int16"
-            samples = file.read(round(part.duration_s * file.samplerate), dtype=kind, always_2d=True)  # (S, C)
+            # Not as integers: libsndfile does not scale floats to them, and lets loud Vorbis and Opus overflow.
+            samples = file.read(round(part.duration_s * file.samplerate), dtype="float32", always_2d=True)  # (S, C)
             rate = file.samplerate
     except soundfile.SoundFileError as error:
         raise AudioError(f"Cannot decode {source} up to {part.name}: it is damaged or cut off.") from error
-    if floats:
-        samples = np.rint(samples * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
     if part.channel is not None:
         samples = samples[:, part.channel]
+    integers = np.rint(samples * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
     with atomic_path(path) as temporary:
-        soundfile.write(temporary, samples, rate, format="FLAC", subtype="PCM_16")
+        soundfile.write(temporary, integers, rate, format="FLAC", subtype="PCM_16")
     return path

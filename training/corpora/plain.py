@@ -8,16 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ds2_deploy.audio.load import audio_duration_s
-from ds2_deploy.errors import AudioError
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason, audio_files, lines_of, readable
 
 TRANSCRIPT_SUFFIXES = (".txt", ".lab")
 TABLES = ("transcripts.txt", "transcripts.tsv", "transcripts.csv", "metadata.csv", "metadata.tsv")
 HEADERS = {"audio", "file", "file_name", "filename", "id", "name", "path", "wav_filename"}
 """What the first column of a table is called, where its first line is a header."""
-WHOLE_S = 0.05
-"""A part from the beginning that leaves out less of its recording is all of it."""
 
 
 def is_folder(source: Path) -> bool:
@@ -125,17 +121,7 @@ def _entry_of(fields: dict[str, Any], folder: Path, number: int) -> Entry:
     part = None
     if fields.get("offset") is not None:
         part = Part(f"{number:06d}-{path.stem}", float(fields["offset"]), float(fields["duration"]))
-    return Entry(str(path), text.strip(), speaker, None if part and _is_whole(str(path), part) else part)
-
-
-def _is_whole(path: str, part: Part) -> bool:
-    """Whether a part is all of its recording; one that cannot be read is looked at later."""
-    if part.start_s:
-        return False
-    try:
-        return part.duration_s > audio_duration_s(path) - WHOLE_S
-    except AudioError:
-        return True
+    return Entry(str(path), text.strip(), speaker, part)
 
 
 def first_object(source: Path) -> dict[str, Any]:

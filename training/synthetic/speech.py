@@ -14,7 +14,7 @@ import soundfile
 from ds2_deploy.audio.load import load_audio
 from training.corpora.build import write_manifest
 from training.corpora.check import Utterance
-from training.manifest import read_manifest
+from training.manifest import read_texts
 from training.synthetic.texts import Texts, spoken
 from training.synthetic.voices import SHARES, Task, check_installed, speak
 
@@ -29,7 +29,7 @@ OPUS = 0.93
 def an4_texts(count: int, seed: int, transcripts: Path | None = None) -> list[str]:
     """`count` texts in the manner of AN4: three in ten are transcripts of its training set, in other voices."""
     drawn, draw = Texts(seed), random.Random(seed)
-    known = [utterance.text for utterance in read_manifest(transcripts)] if transcripts else []
+    known = read_texts(transcripts) if transcripts else []
     return [draw.choice(known) if known and draw.random() < 0.3 else drawn.draw() for _ in range(count)]
 
 
