@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from ds2_deploy import __version__
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, MissingPackageError, ModelNotFoundError
 from ds2_deploy.extras import installed_version, require
-from ds2_deploy.model_folder import bundled_models
+from ds2_deploy.model_folder import bundled_models, open_model
 from ds2_deploy.runtime import cpu_cores, trt
 from ds2_deploy.runtime.cuda_device import pycuda_driver
 from ds2_deploy.runtime.gpu import gpus
-from ds2_deploy.runtime.ort_backend import choose_device
+from ds2_deploy.runtime.ort_backend import OrtBackend
 
 PACKAGES = (
     *(
@@ -98,7 +98,8 @@ def _onnxruntime_cpu() -> str:
 
 
 def _onnxruntime_gpu() -> str:
-    return choose_device(require("onnxruntime"), "cuda:0")
+    """With a model: only a session shows whether the CUDA libraries are there."""
+    return OrtBackend(open_model("default"), device="cuda:0").device
 
 
 def _torch() -> str:

@@ -375,6 +375,14 @@ def test_a_package_that_does_not_load_is_not_called_missing(
         assert len(outcome.stderr.splitlines()) == 1
 
 
+def test_doctor_tries_a_session_on_the_gpu(ds2: Ds2, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver and a build for CUDA are not enough: here a build for the CPU stands for libraries that are missing."""
+    monkeypatch.setattr("ds2_deploy.runtime.ort_backend.choose_device", lambda *_: "cuda:0")
+    checks = {check["name"]: check for check in json.loads(ds2("doctor", "--json").out)["checks"]}
+    assert not checks["onnxruntime on a GPU"]["works"]
+    assert "could not start CUDA on cuda:0" in checks["onnxruntime on a GPU"]["detail"]
+
+
 def test_doctor_names_what_is_missing_and_the_cure(ds2: Ds2, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     outcome = ds2("doctor", "--json")

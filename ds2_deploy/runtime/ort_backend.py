@@ -170,8 +170,8 @@ def _open_session(
         raise ModelError(f"ONNX Runtime cannot load {path}: {reason}; export the model again.") from error
     if device != "cpu" and session.get_providers()[0] != CUDA:  # it falls back to the CPU without an error
         raise BackendUnavailableError(
-            f"ONNX Runtime could not start CUDA on {device}: its CUDA and cuDNN libraries are missing or do not fit "
-            "the driver; see ds2 doctor, or choose the device cpu."
+            f"ONNX Runtime could not start CUDA on {device}: its CUDA and cuDNN libraries are missing, which "
+            "pip install 'ds2_deploy[gpu]' brings, or do not fit the driver; or choose the device cpu."
         )
     found = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     if found != names:
