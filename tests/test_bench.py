@@ -11,6 +11,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ import soundfile
 from safetensors.numpy import load_file, save_file
 
 from ds2_deploy.bench import checks, plan, stats
+from ds2_deploy.bench import run as run_module
 from ds2_deploy.bench.compare import compare
 from ds2_deploy.bench.load_test import LoadTest, poisson, serve
 from ds2_deploy.bench.page import page
@@ -29,7 +31,7 @@ from ds2_deploy.bench.stats import Latency, paired_interval, ratio_interval, run
 from ds2_deploy.bench.tables import COLUMNS, comma_separated, markdown
 from ds2_deploy.bench.worker import Remote, Spec
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.errors import BenchError
+from ds2_deploy.errors import BackendUnavailableError, BenchError
 from ds2_deploy.runtime.bench_choice import in_order
 from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH
@@ -456,6 +458,30 @@ def test_a_backend_that_says_something_else_fails(ds2: Ds2, conv_model: ConvMode
     assert "contradicts itself" in err
     assert "nats from the reference's" in out
     assert Report.read(tmp_path / "out" / "bench.json").fastest == {}
+
+
+def test_an_engine_for_shorter_recordings_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    class Short:
+        def __init__(self, spec: Spec) -> None:
+            self.loaded = SimpleNamespace(max_samples=160_000)
+
+        def close(self) -> None:
+            closed.append(self)
+
+    monkeypatch.setattr(run_module, "Remote", Short)
+    spec = Spec("m", "tensorrt", "fp16", "cuda:0", 1, stream=False)
+    assert plan.Plan(workloads=("batch", "stream"), seconds=(2.0, 10.0)).longest_s([30.0]) == 10.0
+    assert plan.Plan(workloads=("utterance",)).longest_s([3.0, 12.0]) == 12.0
+    assert plan.Plan(workloads=("stream",)).longest_s([3.0]) == 0.0
+    run_module._loaded(spec, 10.0, 16000)
+    assert not closed
+    with pytest.raises(
+        BackendUnavailableError, match=r"takes 10 s in one piece, and the longest recording here has 10\.5"
+    ):
+        run_module._loaded(spec, 10.5, 16000)
+    assert len(closed) == 1
 
 
 def test_a_worker_that_dies_is_named(conv_model: ConvModel) -> None:

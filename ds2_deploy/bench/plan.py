@@ -42,6 +42,12 @@ class Plan(NamedTuple):
     """Turns in which the backends follow each other within a cell."""
     load_s: float = 15.0
 
+    def longest_s(self, recordings_s: Sequence[float]) -> float:
+        """Of what goes through a backend in one piece."""
+        cut = self.seconds if "batch" in self.workloads else ()
+        whole = recordings_s if {"utterance", "load"} & set(self.workloads) else ()
+        return max([*cut, *whole], default=0.0)
+
 
 class Sound(NamedTuple):
     """Recordings to measure with."""

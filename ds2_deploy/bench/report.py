@@ -24,6 +24,8 @@ class Loaded(msgspec.Struct, frozen=True, kw_only=True):
     stream: bool
     chunk_samples: int | None
     """What a step takes of each stream."""
+    max_samples: int | None = None
+    """Of the longest recording that it takes in one piece; None: of any."""
     file_mb: float
     """Of the graph, the engine or the weights."""
     load_s: float

@@ -49,7 +49,8 @@ def run(asked: Asked, plan: Plan, tell: Callable[[str], None]) -> tuple[Report, 
     during: list[dict[str, Any]] = []
     ended: BaseException | None = None
     with ExitStack() as stack:
-        offline, streams, not_run = _open(asked, folder, plan, stack, tell)
+        longest_s = plan.longest_s([len(samples) / rate for samples in sound.samples])
+        offline, streams, not_run = _open(asked, folder, plan, longest_s, stack, tell)
         bench = Bench(plan, sound, folder.metadata, offline, streams, tell)
         try:
             for row in measure.rows(bench):
@@ -97,7 +98,7 @@ def _mean_s(sound: Sound, rate: int) -> float:
 
 
 def _open(
-    asked: Asked, folder: ModelFolder, plan: Plan, stack: ExitStack, tell: Callable[[str], None]
+    asked: Asked, folder: ModelFolder, plan: Plan, longest_s: float, stack: ExitStack, tell: Callable[[str], None]
 ) -> tuple[list[Remote], list[Remote], dict[str, str]]:
     """Workers for whole recordings and for streams, references first; who cannot take part, and why."""
     wanted = [works for works in (False, True) if _is_wanted(works, folder, plan)]
@@ -114,7 +115,7 @@ def _open(
         tell(f"loading {label}")
         spec = Spec(str(folder.path), name, precision, asked.device, asked.threads, stream)  # type: ignore[arg-type]
         try:
-            remote = Remote(spec)
+            remote = _loaded(spec, longest_s, folder.metadata.feature.sample_rate)
         except (*NOT_HERE, ModelError) as error:
             if asked.backends:
                 raise
@@ -129,6 +130,19 @@ def _open(
         reasons = "; ".join(f"{name}: {why}" for name, why in not_run.items()) or "no graph of the precision asked for"
         raise BackendUnavailableError(f"No backend can run {asked.model} here: {reasons}")
     return _references_first(found[False]), _references_first(found[True]), not_run
+
+
+def _loaded(spec: Spec, longest_s: float, rate: int) -> Remote:
+    """Ready to run; BackendUnavailableError where it does not take recordings of `longest_s`, as some engines."""
+    remote = Remote(spec)
+    most = remote.loaded.max_samples
+    if most is not None and most < round(longest_s * rate):
+        remote.close()
+        raise BackendUnavailableError(
+            f"It takes {most / rate:g} s in one piece, and the longest recording here has {longest_s:.1f}: build an "
+            "engine for that with ds2 build-engine --seconds, or measure shorter ones."
+        )
+    return remote
 
 
 def _is_wanted(stream: bool, folder: ModelFolder, plan: Plan) -> bool:

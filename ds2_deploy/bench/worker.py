@@ -180,6 +180,7 @@ class _Worker:
             runtime=runtime_version(spec.backend),
             stream=spec.stream,
             chunk_samples=self.backend.chunk_samples if spec.stream else None,
+            max_samples=None if spec.stream else self.backend.max_samples,
             file_mb=_file_mb(self.folder, self.backend, spec),
             load_s=load_s,
             build_s=_build_s(self.backend),
