@@ -375,6 +375,7 @@ def test_a_package_that_does_not_load_is_not_called_missing(
         assert len(outcome.stderr.splitlines()) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Specified provider")
 def test_doctor_tries_a_session_on_the_gpu(ds2: Ds2, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver and a build for CUDA are not enough: here a build for the CPU stands for libraries that are missing."""
     monkeypatch.setattr("ds2_deploy.runtime.ort_backend.choose_device", lambda *_: "cuda:0")
