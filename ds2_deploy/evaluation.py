@@ -67,6 +67,12 @@ def counted(errors: Errors | Group, language: Language) -> tuple[int, int]:
     return errors.character_errors, errors.characters
 
 
+def rate(errors: Errors | Group, language: Language) -> float:
+    """The language's own error rate, as a fraction; nothing to say counts as one word."""
+    wrong, units = counted(errors, language)
+    return wrong / max(units, 1)
+
+
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """What `ds2 evaluate --json` prints; rates are fractions."""
 
@@ -211,7 +217,7 @@ def _by_speaker(scored: Sequence[Scored], language: Language) -> list[Group]:
         if s.reference.speaker:
             speakers[s.reference.speaker].append(s)
     groups = (Group.of(*item) for item in speakers.items())
-    return sorted(groups, key=lambda group: (-(group.wer if language.joint else group.cer), group.name))
+    return sorted(groups, key=lambda group: (-rate(group, language), group.name))
 
 
 def _by_length(scored: Sequence[Scored]) -> list[Group]:

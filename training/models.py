@@ -96,9 +96,11 @@ def halved(stage: str, begun: Shares) -> Shares:
     return {stage: 0.5, **{name: share / 2 for name, share in begun.items()}}
 
 
-DEFAULT_NOISY = halved("default/noisy", halved("default/all", {"default/people": 1}))
+DEFAULT_ALL = halved("default/all", {"default/people": 1})
+DEFAULT_NOISY = halved("default/noisy", DEFAULT_ALL)
 DEFAULT = halved("default/more", DEFAULT_NOISY)
-STREAMING_LIVE = halved("streaming/live", halved("streaming/all", {"streaming/people": 1}))
+STREAMING_ALL = halved("streaming/all", {"streaming/people": 1})
+STREAMING_LIVE = halved("streaming/live", STREAMING_ALL)
 STREAMING = halved("streaming/pauses", STREAMING_LIVE)
 
 STAGES = (
@@ -110,7 +112,7 @@ STAGES = (
     ),
     Stage(
         "default/noisy", "default", MOSTLY_AN4, AN4_VALID, (*NOISY, "epochs=10"),
-        begins=halved("default/all", {"default/people": 1}),
+        begins=DEFAULT_ALL,
     ),
     Stage("default/more", "default", EVERYTHING, AN4_VALID, (*NOISY, "epochs=10"), begins=DEFAULT_NOISY),
     Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *WINDOWED), begins=DEFAULT_NOISY),
@@ -120,7 +122,7 @@ STAGES = (
     ),
     Stage(
         "streaming/live", "streaming", MOSTLY_AN4, AN4_VALID, (*NOISY, JOINED),
-        begins=halved("streaming/all", {"streaming/people": 1}),
+        begins=STREAMING_ALL,
     ),
     Stage(
         "streaming/pauses", "streaming", EVERYTHING, AN4_VALID, (*NOISY, JOINED, PAUSES), begins=STREAMING_LIVE

@@ -73,11 +73,11 @@ class RunFolder:
         epoch = checkpoint.metadata.provenance.epochs
         if epoch in kept:
             checkpoint.save(self.epoch_file(epoch))
-        if not self.last.exists():  # first of all, so that a training killed here can be resumed
-            checkpoint.save(self.last)
-        if best:
-            checkpoint.save(self.best)
-        checkpoint.save(self.last)
+        files = [self.best, self.last] if best else [self.last]
+        if not self.last.exists():  # then that first, so that a training killed in between can be resumed
+            files.reverse()
+        for file in files:
+            checkpoint.save(file)
         for file in self.path.glob("epoch-*.pt"):  # only now: last.pt knows what to do without them
             if file not in {self.epoch_file(number) for number in kept}:
                 file.unlink()

@@ -29,9 +29,9 @@ class TrainingStep(nn.Module):
         hidden = features.new_zeros(1, 1) if normalized else self.model.frontend.silence  # the mean, or silence
         views = self.augment.views
         masks = zip(per_view(batch.time_masks, views), per_view(batch.frequency_masks, views), strict=True)
-        views_of = [hide(features, time, frequency, hidden) for time, frequency in masks]
-        features = torch.cat(views_of)  # (views B, F, T')
-        features = features.masked_fill(~time_mask(frames.repeat(views), features.shape[2])[:, None], 0.0)
+        features = torch.cat([hide(features, time, frequency, hidden) for time, frequency in masks])  # (views B, F, T')
+        if not normalized:  # else what is hidden is zero, as padding is
+            features = features.masked_fill(~time_mask(frames.repeat(views), features.shape[2])[:, None], 0.0)
         with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
             logits, lengths = self.model.encoder(features, frames.repeat(views))
         heard, lengths = log_softmax(logits).chunk(views), lengths[: len(frames)]  # a (B, T, V) of each view, and (B,)

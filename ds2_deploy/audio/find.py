@@ -38,7 +38,9 @@ def find_recordings(paths: list[str], *, recursive: bool) -> tuple[list[Recordin
 
 def is_glob(path: str) -> bool:
     """Whether the shell left us a pattern to expand; a file that has the very name is a file."""
-    return any(character in path for character in "*?[") and not os.path.exists(path)  # noqa: PTH110  # Path's raises where a name is too long
+    if not any(character in path for character in "*?["):
+        return False
+    return not os.path.exists(path)  # noqa: PTH110  # Path's raises where a name is too long
 
 
 def _expand(path: str, recursive: bool) -> list[Recording]:

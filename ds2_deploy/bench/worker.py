@@ -136,11 +136,8 @@ def _serve(connection: Connection, spec: Spec) -> None:
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):  # the parent has gone
         try:
             worker = _Worker(spec)
-        except DS2Error as error:
-            connection.send(error)
-            return
-        except Exception as error:  # whatever a library raised is the parent's to tell
-            connection.send(BenchError(f"{spec.name}: {type(error).__name__}: {error}"))
+        except Exception as error:
+            connection.send(_told(spec.name, error))
             return
         connection.send(worker.loaded)
         while True:
@@ -151,10 +148,13 @@ def _serve(connection: Connection, spec: Spec) -> None:
 def _answered(worker: "_Worker", what: str, arguments: tuple[Any, ...]) -> Any:
     try:
         return getattr(worker, what)(*arguments)
-    except DS2Error as error:
-        return error
-    except Exception as error:  # whatever a library raised is the parent's to tell
-        return BenchError(f"{worker.loaded.name}: {type(error).__name__}: {error}")
+    except Exception as error:
+        return _told(worker.loaded.name, error)
+
+
+def _told(name: str, error: Exception) -> DS2Error:
+    """What the parent is sent: whatever a library raised is its to tell."""
+    return error if isinstance(error, DS2Error) else BenchError(f"{name}: {type(error).__name__}: {error}")
 
 
 class _Worker:

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from ds2_deploy.evaluation import Evaluation, Group, Scored, counted
+from ds2_deploy.evaluation import Evaluation, Group, Scored, counted, rate
 from ds2_deploy.metrics import align_tokens
 from ds2_deploy.text.languages import Language, language_named
 
@@ -64,8 +64,7 @@ def worst(scored: Sequence[Scored], most: int, language: Language) -> list[Score
     """The recordings with errors, most wrong words, or characters, first."""
 
     def order(s: Scored) -> tuple[int, float, str]:
-        wrong, units = counted(s.errors, language)
-        return -wrong, -wrong / max(units, 1), str(s.reference.path)
+        return -counted(s.errors, language)[0], -rate(s.errors, language), str(s.reference.path)
 
     return sorted((s for s in scored if counted(s.errors, language)[0]), key=order)[:most]
 

@@ -29,6 +29,7 @@ from ds2_deploy.runtime.protocol import (
     Emissions,
     Step,
     at_least,
+    failed_on,
 )
 
 CUDA = "CUDAExecutionProvider"
@@ -61,10 +62,7 @@ class OrtBackend:
         try:
             log_probs, frames = _run(self._session, self.device, OUTPUTS, feeds)
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
-            raise InferenceError(
-                f"ONNX Runtime failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: "
-                f"{str(error).splitlines()[0][:200]}. If memory ran short, split the recording or use a smaller batch."
-            ) from error
+            raise failed_on("ONNX Runtime", audio, error) from error
         return Emissions(log_probs, frames)
 
     def run_in_stages(

@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from ds2_deploy.errors import InferenceError
+
 INPUTS, OUTPUTS = ["audio", "audio_lengths"], ["log_probs", "lengths"]
 """Names of the offline graph's tensors, in every runtime."""
 STREAM_INPUTS, STREAM_OUTPUTS = [*INPUTS, "state"], [*OUTPUTS, "next_state"]
@@ -82,6 +84,15 @@ class StreamBackend(Protocol):
 def longest_piece_s(backend: Backend, rate: int, wanted_s: float) -> float:
     """Of what a long recording is cut into: `wanted_s`, or what the backend takes where that is less."""
     return wanted_s if backend.max_samples is None else min(wanted_s, backend.max_samples / rate)
+
+
+def failed_on(library: str, audio: npt.NDArray[np.float32], error: Exception) -> InferenceError:
+    """What a backend raises where its library fails on a batch (B, S), with the first line of what that says."""
+    reason = str(error).partition("\n")[0][:200].rstrip(".")
+    return InferenceError(
+        f"{library} failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: {reason}. If memory ran short, "
+        "split the recording or use a smaller batch."
+    )
 
 
 def at_least(audio: npt.NDArray[np.float32], min_samples: int) -> npt.NDArray[np.float32]:

@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ds2_deploy.errors import BackendUnavailableError, InferenceError
+from ds2_deploy.errors import BackendUnavailableError
 from ds2_deploy.model.checkpoint import load_weights
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.streaming import StreamingDeepSpeech2
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime import cuda_ordinal
 from ds2_deploy.runtime.engine_info import Precision
-from ds2_deploy.runtime.protocol import STAGES, Emissions, Step, at_least
+from ds2_deploy.runtime.protocol import STAGES, Emissions, Step, at_least, failed_on
 
 
 class TorchBackend:
@@ -53,12 +53,8 @@ class TorchBackend:
             log_probs, frames = self.module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))
             return Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
         except RuntimeError as error:  # what PyTorch raises for want of memory, on a GPU a kind of it
-            reason = str(error).partition("\n")[0][:200].rstrip(".")
-        # Out here and without its cause, whose traceback would hold the batch's tensors while smaller ones are tried.
-        raise InferenceError(
-            f"PyTorch failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: {reason}. If memory ran short, "
-            "split the recording or use a smaller batch."
-        )
+            failure = failed_on("PyTorch", audio, error)
+        raise failure  # out here, without its cause: that would hold the batch's tensors while smaller ones are tried
 
     @torch.inference_mode()
     def run_in_stages(
