@@ -40,7 +40,7 @@ def main(
         if checkpoint.metadata.feature.normalization.startswith("utterance"):
             checkpoint = with_running(checkpoint, data / "train.jsonl")
         for row in at_each_delay(checkpoint, manifest or data / "test.jsonl"):
-            rows.append({"model": model, **row})
+            rows.append({"model": Path(model).stem, **row})
             print(msgspec.json.encode(rows[-1]).decode(), flush=True)
     if save:
         save_result("window_wer", {"machine": machine(), "rows": rows})
@@ -51,7 +51,7 @@ def at_each_delay(checkpoint: Checkpoint, manifest: Path) -> list[dict[str, Any]
     """A row for each way."""
     metadata = checkpoint.metadata
     texts, audio = spoken(manifest, metadata)
-    own = (metadata.model.window, metadata.model.window_context)
+    own = metadata.model.windows
     rows = []
     for window, context in dict.fromkeys([(2, context) for context in CONTEXTS] + same_delay(*own)):
         changed = metadata.with_windows(window, context, "This model")
@@ -75,7 +75,7 @@ def same_delay(window: int, context: int) -> list[tuple[int, int]]:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
-    """WER over delay for windows of two frames, with its intervals."""
+    """WER over delay for windows of two frames, with its intervals; a square is at a network's own windows."""
     plt = require("matplotlib.pyplot")
     figure, axis = plt.subplots(figsize=(6, 3.5), layout="constrained")
     for number, model in enumerate(dict.fromkeys(row["model"] for row in rows)):
@@ -83,10 +83,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         curve.sort(key=lambda row: row["delay_ms"])
         rates = [100 * row["wer"] for row in curve]
         ends = [[100 * abs(row[end] - row["wer"]) for row in curve] for end in ("wer_low", "wer_high")]
-        learnt = " and ".join(f"{row['delay_ms']} ms" for row in curve if row["trained"])
-        label = f"{model}, trained at {learnt}" if learnt else f"{model}, not trained for it"
         delays = [row["delay_ms"] for row in curve]
-        axis.errorbar(delays, rates, yerr=ends, marker="o", capsize=3, label=label, color=f"C{number}")
+        axis.errorbar(delays, rates, yerr=ends, marker="o", capsize=3, label=model, color=f"C{number}")
+        for row in curve:
+            if row["trained"]:
+                axis.plot(row["delay_ms"], 100 * row["wer"], "s", markersize=9, color=f"C{number}")
     axis.set(xlabel="algorithmic delay, ms", ylabel="WER on AN4 test, %", ylim=(1, 100), yscale="log")
     axis.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])
     axis.legend(fontsize="small")

@@ -23,6 +23,8 @@ from training.step import ctc_losses
 from training.trainer import train
 from training.validation import Validation
 
+WINDOWS = ["model.window=2", "model.window_context=3", "augment.windows=[[2, 3], [1, 9], [0, 0]]"]
+
 
 def recipe(tmp_path, *overrides, epochs=2):
     (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
@@ -46,7 +48,7 @@ def test_learns_to_read_tones(corpus, tmp_path):
 
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(corpus, tmp_path, monkeypatch):
-    overrides = ["augment.speeds=[0.9, 1.1]", "augment.time_masks=1", "model.dropout=0.3", "workers=1"]
+    overrides = ["augment.speeds=[0.9, 1.1]", "augment.time_masks=1", "model.dropout=0.3", "workers=1", *WINDOWS]
     whole = recipe(tmp_path, *overrides, epochs=4)
     train(whole, [corpus], [corpus], tmp_path / "whole")
 
@@ -72,18 +74,20 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(corpus, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(corpus, tmp_path):
-    """20 steps with the same global batches: 18 utterances in batches of 4 or 5, unequal shares included."""
-    five = recipe(tmp_path, epochs=5)
+    """20 steps with the same global batches and windows: 18 utterances in batches of 4 or 5, also in unequal shares."""
+    five = recipe(tmp_path, *WINDOWS, epochs=5)
     train(five, [corpus], [corpus], tmp_path / "one")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command = ["-m", "ds2_deploy", "train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus]
-    subprocess.run(
-        [*torchrun, *map(str, command), "--out", str(tmp_path / "two"), "--device", "cpu"],
+    settings = [part for setting in WINDOWS for part in ("--set", setting)]
+    done = subprocess.run(
+        [*torchrun, *map(str, command), *settings, "--out", str(tmp_path / "two"), "--device", "cpu"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},
-        check=True,
         timeout=300,
         capture_output=True,
+        text=True,
     )
+    assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "two")) == 5
     assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=1e-4)
 
@@ -208,6 +212,13 @@ def test_a_training_is_not_resumed_with_another_recipe(corpus, tmp_path, overrid
     assert len(read_log(tmp_path / "run")) == 2
 
 
+def test_a_training_goes_on_in_another_precision(corpus, tmp_path):
+    """Weights and optimizer are in float32 either way; fp16 has a scale of losses besides."""
+    train(recipe(tmp_path, "precision=bf16", epochs=1), [corpus], [corpus], tmp_path / "run")
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
+    assert len(read_log(tmp_path / "run")) == 2
+
+
 def test_a_training_from_before_a_setting_existed_is_resumed(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     checkpoint = load_checkpoint(tmp_path / "run/last.pt")
@@ -327,6 +338,15 @@ def test_utterances_too_short_for_their_text_are_left_out_and_reported(corpus, t
     (corpus.parent / "crowded.jsonl").write_text(corpus.read_text() + "\n" + crowded + "\n")
     train(recipe(tmp_path, epochs=1), [corpus.parent / "crowded.jsonl"], [corpus], tmp_path / "run")
     assert "Left out 1 of 19 training utterances" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("instructions", "warned"), [({}, True), ({"avx512_bf16": True}, False), ({"bf16": True}, False)]
+)
+def test_a_processor_without_bf16_is_named(corpus, tmp_path, capsys, monkeypatch, instructions, warned):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+    train(recipe(tmp_path, "precision=bf16", epochs=1), [corpus], [corpus], tmp_path / "half", device="cpu")
+    assert ("no instructions for bf16" in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize(("precision", "may_skip"), [("bf16", 0), ("fp16", 8)])

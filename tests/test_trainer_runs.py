@@ -158,9 +158,9 @@ def test_a_loss_that_is_not_finite_names_its_utterances(corpus, tmp_path, monkey
     """The second utterance's loss is made NaN in the third step: that step is left out and the others are taken."""
     steps, original = [], training.learner.TrainingStep.forward
 
-    def poisoned(self, batch):
+    def poisoned(self, batch, windows):
         steps.append(batch)
-        found = original(self, batch)
+        found = original(self, batch, windows)
         return found * torch.tensor([1.0, float("nan"), *[1.0] * (len(found) - 2)]) if len(steps) == 3 else found
 
     monkeypatch.setattr(training.learner.TrainingStep, "forward", poisoned)
@@ -197,9 +197,9 @@ def test_a_full_disk_loses_nothing(corpus, tmp_path, monkeypatch):
 def test_dropout_grows(corpus, tmp_path, monkeypatch):
     seen, original = [], training.learner.TrainingStep.forward
 
-    def recorded(self, batch):
+    def recorded(self, batch, windows):
         seen.append(self.model.encoder.rnn[0].dropout.p)
-        return original(self, batch)
+        return original(self, batch, windows)
 
     monkeypatch.setattr(training.learner.TrainingStep, "forward", recorded)
     settings = recipe(tmp_path, "dropout_from=0.1", "model.dropout=0.4", epochs=4)

@@ -2,6 +2,7 @@
 
 import math
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
@@ -13,6 +14,7 @@ from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import load_checkpoint
+from ds2_deploy.model.deepspeech2 import DeepSpeech2, Encoder
 from tests.test_frontend import reference
 from tests.tiny import MODELS, tiny_metadata, tiny_model
 from tests.tones import RECIPE
@@ -116,9 +118,9 @@ def test_learning_is_augmented_and_validation_is_not(corpus, tmp_path, batches_r
 def test_learning_runs_in_training_mode_in_every_epoch(corpus, tmp_path, monkeypatch):
     modes, original = [], TrainingStep.forward
 
-    def recorded(self, batch):
+    def recorded(self, batch, windows):
         modes.append(self.model.training and self.model.encoder.training)
-        return original(self, batch)
+        return original(self, batch, windows)
 
     monkeypatch.setattr(TrainingStep, "forward", recorded)
     train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run")
@@ -206,6 +208,40 @@ def test_the_step_hides_what_the_masks_say(corpus, normalization, hidden):
     assert float(step(masked)) == pytest.approx(expected, rel=1e-5)
     assert float(step(plain)) == pytest.approx(float(negative_log_likelihood(model, plain)), rel=1e-5)
     assert abs(float(step(plain)) - expected) > 1e-2
+
+
+@pytest.mark.parametrize("drawn", [(1, 4), (4, 1), (0, 0)])
+@torch.no_grad()
+def test_a_step_hears_by_other_windows_as_a_network_that_has_them(corpus, drawn):
+    model, dataset = speech(corpus, model="gru, two directions by windows, 2d")
+    size, context = drawn
+    config = msgspec.structs.replace(model.metadata.model, window=size, window_context=context)
+    other = DeepSpeech2(msgspec.structs.replace(model.metadata, model=config)).eval()
+    other.load_state_dict(model.state_dict())
+    batch = dataset[[(1, 0), (1, 3)]]
+    found = TrainingStep(model, "fp32", AugmentConfig())(batch, drawn)
+    torch.testing.assert_close(found, TrainingStep(other, "fp32", AugmentConfig())(batch))
+    assert (found - TrainingStep(model, "fp32", AugmentConfig())(batch)).abs().min() > 1e-3
+
+
+def test_windows_are_drawn_for_each_step_anew(corpus, tmp_path, monkeypatch):
+    """Not once an epoch, and in another order each time; validation has the network's own."""
+    heard, original = [], Encoder.forward
+
+    def recorded(self, features, frames, windows=None):
+        heard.append(windows if self.training else "own" if windows is None else "another")
+        return original(self, features, frames, windows)
+
+    monkeypatch.setattr(Encoder, "forward", recorded)
+    windows = ["model.window=2", "model.window_context=3", "augment.windows=[[2, 3], [1, 9], [0, 0]]"]
+    train(recipe(tmp_path, *windows, epochs=6), [corpus], [corpus], tmp_path / "run")
+    assert set(heard) == {(2, 3), (1, 9), (0, 0), "own"}
+    learnt = [one for one in heard if one != "own"]
+    assert len(learnt) == 30
+    assert min(learnt.count(one) for one in set(learnt)) >= 5
+    epochs = [tuple(learnt[start : start + 5]) for start in range(0, 30, 5)]
+    assert len(set(epochs)) == 6
+    assert all(len(set(epoch)) > 1 for epoch in epochs)
 
 
 TWO_VIEWS = {"time_masks": 2, "time_mask_frames": 30, "time_mask_share": 0.9, "frequency_masks": 1}

@@ -47,8 +47,12 @@ class Learner:
         self.schedule = Schedule(recipe.schedule, self.optimizer, epoch_steps, recipe.epochs)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.precision == "fp16")
 
-    def learn(self, batches: Sequence[Batch], utterances: int) -> tuple[Tensor, bool]:
+    def learn(
+        self, batches: Sequence[Batch], utterances: int, windows: tuple[int, int] | None = None
+    ) -> tuple[Tensor, bool]:
         """One step on the gradients of all `batches`, which hold `utterances` over all processes.
+
+        `windows` are others than the network's own (TrainingStep.forward).
 
         Returns the losses (B,) of this process's utterances and whether the step was taken: one whose gradient is not
         finite is left out, on every process.
@@ -56,7 +60,7 @@ class Learner:
         found = []
         for batch in batches:
             with self._averaging(batch is batches[-1]):
-                losses = self.losses(batch.to(self.processes.device))  # (B,)
+                losses = self.losses(batch.to(self.processes.device), windows)  # (B,)
                 # Sum over utterances / utterances of the step, over all processes; DDP has divided by their number.
                 self.scaler.scale(losses.sum() * (self.processes.count / utterances)).backward()
             found.append(losses.detach())

@@ -19,7 +19,8 @@ MAX_WORKERS = 64  # each is a process of a quarter of a gigabyte
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Variation of the training recordings; drawn from (seed, epoch, utterance), never for validation."""
+    """Variation of the training recordings; drawn from (seed, epoch, utterance), `windows` from (seed, epoch, step).
+    Never for validation."""
 
     speeds: tuple[float, ...] = (1.0,)
     """One is drawn per utterance; pitch and tempo change together (Ko et al. 2015)."""
@@ -56,6 +57,11 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How many follow at most. An epoch gets longer by joined_probability (joined + 1) / 2 times its length."""
     pause_s: tuple[float, float] = (0.1, 1.5)
     """Shortest and longest pause before each of them: noise as loud as the quietest of the recording before it."""
+    windows: tuple[tuple[int, int], ...] = ()
+    """One is drawn per step: `model.window` and `model.window_context`, which must be among them, or others; [0, 0] is
+    the whole recording. So a network learns to answer after one delay and after others (Zhang et al. 2020, "Unified
+    streaming and non-streaming two-pass end-to-end model for speech recognition", arXiv 2012.05481, has such chunks of
+    attention). Empty: the network's own."""
     consistency: float = 0.0
     """Weight of how far the network's answers to two views of an utterance lie apart, hidden in different places
     (CR-CTC: Yao et al. 2024, "CR-CTC: Consistency regularization on CTC for improved speech recognition", section 3.2,
@@ -93,6 +99,11 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 f"augment.feature_noise_deviation is {self.feature_noise_deviation}: it must not be negative, "
                 "and finite"
             )
+        for size, context in self.windows:
+            if min(size, context) < 1 and (size, context) != (0, 0):
+                raise ValueError(
+                    f"augment.windows has {[size, context]}: both must be at least 1, or both 0 for whole recordings"
+                )
         if not self.speeds or not all(0.25 <= speed <= 4 for speed in self.speeds):
             raise ValueError(f"augment.speeds is {self.speeds}: it needs at least one factor, each between 0.25 and 4")
         lowest, highest = self.gain_db
@@ -232,6 +243,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"workers is {self.workers}: it must be between 0 and {MAX_WORKERS}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must be between 0 and 2^63 - 1")
+        if self.augment.windows and (not self.model.window or self.model.windows not in self.augment.windows):
+            raise ValueError(
+                f"augment.windows lacks {list(self.model.windows)}: what the network is to be used with, model.window "
+                "and model.window_context, must be among them, and not be 0"
+            )
         Alphabet.of(self.alphabet)  # raises where a character comes twice
 
 

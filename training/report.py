@@ -15,6 +15,7 @@ from ds2_deploy.extras import require
 from ds2_deploy.text.languages import language_named
 from training.data import Batch, checked
 from training.distributed import Processes
+from training.precision import bf16_is_fast
 from training.recipe import Recipe
 from training.run_folder import RunFolder
 
@@ -73,6 +74,9 @@ class Reporter:
             f"{recipe.name}: {millions:.2f} M parameters, {train} utterances ({hours:.2f} h) to learn from, {valid} to "
             f"validate on, {recipe.precision} on {processes.count} × {processes.device}"
         )
+        if recipe.precision == "bf16" and not bf16_is_fast(processes.device):
+            device = "GPU" if processes.device.type == "cuda" else "processor"
+            self.say(f"This {device} has no instructions for bf16: --set precision=fp32 may be faster.")
 
     def batches(self, loader: DataLoader[Any], epoch: int, epochs: int, done: int) -> Iterator[Batch]:
         """The batches of an epoch, `done` of which were learnt before, under a progress bar."""

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
 from ds2_deploy.model.layers import time_mask
 from training.data import Batch
+from training.precision import AUTOCAST
 from training.recipe import AugmentConfig
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class TrainingStep(nn.Module):
@@ -22,7 +21,8 @@ class TrainingStep(nn.Module):
         self.model, self.augment = model, augment
         self.dtype = AUTOCAST[precision]
 
-    def forward(self, batch: Batch) -> Tensor:
+    def forward(self, batch: Batch, windows: tuple[int, int] | None = None) -> Tensor:
+        """`windows` are others than the network's own: their frames and context, or (0, 0) for whole recordings."""
         features, frames = self.model.frontend(batch.audio, batch.lengths)
         normalized = self.model.metadata.feature.normalization != "none"
         features = noisy(features, frames, batch.noise_seeds, self.augment)
@@ -33,7 +33,7 @@ class TrainingStep(nn.Module):
         if not normalized:  # else what is hidden is zero, as padding is
             features = features.masked_fill(~time_mask(frames.repeat(views), features.shape[2])[:, None], 0.0)
         with torch.autocast(features.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            logits, lengths = self.model.encoder(features, frames.repeat(views))
+            logits, lengths = self.model.encoder(features, frames.repeat(views), windows)
         heard, lengths = log_softmax(logits).chunk(views), lengths[: len(frames)]  # a (B, T, V) of each view, and (B,)
         blank = self.model.metadata.alphabet.blank
         losses = torch.stack([ctc_losses(view, lengths, batch, blank) for view in heard]).mean(dim=0)

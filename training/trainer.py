@@ -43,7 +43,8 @@ SPOKEN = 0.9
 CLOCK_STEPS = 10
 """Optimizer steps between looks at the clock, which all processes must agree on."""
 MAY_CHANGE = ("epochs", "workers", "checkpoint_minutes", "name")
-"""What a resumed training need not have of its recipe."""
+"""What a resumed training need not have of its recipe; nor the precision, unless one of them is fp16, whose losses are
+scaled."""
 
 
 @dataclass(kw_only=True)
@@ -184,7 +185,8 @@ class Training:
             # Everything random in a step follows from (seed, epoch, batch, process): a resumed training repeats it.
             torch.manual_seed(_seed(recipe.seed, epoch, position.batch, rank))
             end = position.batch + len(group)
-            step_losses, taken = self.learner.learn(group, sum(sizes[position.batch : end]))
+            utterances = sum(sizes[position.batch : end])
+            step_losses, taken = self.learner.learn(group, utterances, self.drawn_windows(epoch))
             finite = step_losses.isfinite()
             losses += torch.stack([step_losses[finite].double().sum(), finite.sum()])
             if not taken:
@@ -215,6 +217,11 @@ class Training:
         self.model.train()
         if epoch > recipe.norm_frozen_from * recipe.epochs:
             freeze_norm(self.model)
+
+    def drawn_windows(self, epoch: int) -> tuple[int, int] | None:
+        """Those of the next step, the same on every process, which so take as long; None: the network's own."""
+        windows = self.recipe.augment.windows
+        return windows[_seed(self.recipe.seed, epoch, self.position.batch) % len(windows)] if windows else None
 
     def losses_so_far(self) -> Tensor:
         """Sum and number (2,) of the losses of this epoch, to which this process adds its own."""
@@ -413,9 +420,10 @@ def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
     A setting that recipes had not yet when it began counts as what it is by default.
     """
     now = msgspec.to_builtins(recipe)
+    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
     with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
         saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
-    changed = [key for key in now if now[key] != saved.get(key) and key not in MAY_CHANGE]
+    changed = [key for key in now if now[key] != saved.get(key) and key not in may_change]
     if changed:
         key = changed[0]
         raise ConfigError(

@@ -13,7 +13,8 @@ from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
 from training.corpus import Corpus
 from training.data import checked
 from training.distributed import Processes
-from training.step import AUTOCAST, ctc_losses
+from training.precision import AUTOCAST
+from training.step import ctc_losses
 
 SAMPLES = 4
 

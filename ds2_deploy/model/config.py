@@ -130,6 +130,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"model.relu_clip is {self.relu_clip}: it must be a positive number")
 
     @property
+    def windows(self) -> tuple[int, int]:
+        """Frames of a window and of its context; (0, 0) where the backward direction begins at the end."""
+        return self.window, self.window_context
+
+    @property
     def future(self) -> int:
         """Output frames after a frame that the layers above the convolutions see, where they do not see all."""
         return self.window - 1 + self.window_context if self.window else max(self.lookahead - 1, 0)

@@ -15,7 +15,11 @@ from ds2_deploy.model.windows import Windows
 
 
 class Encoder(nn.Module):
-    """`forward(features (B, F, T'), frames (B,)) -> logits (B, T, V), lengths (B,)`: all that is learned."""
+    """`forward(features (B, F, T'), frames (B,), windows) -> logits (B, T, V), lengths (B,)`: all that is learned.
+
+    Without `windows`, for inference, the backward direction has those of the configuration; others have no weights
+    either. They are a pair: their frames and the context beyond them, or (0, 0) for the whole recording.
+    """
 
     def __init__(self, config: ModelConfig, bins: int, labels: int) -> None:
         super().__init__()
@@ -31,7 +35,9 @@ class Encoder(nn.Module):
         self.fc = nn.ModuleList(FullyConnected(size, config) for size in sizes[:-1])
         self.output = nn.Linear(sizes[-1], labels)
 
-    def forward(self, features: Tensor, frames: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, features: Tensor, frames: Tensor, windows: tuple[int, int] | None = None
+    ) -> tuple[Tensor, Tensor]:
         x = features.to(self.output.weight.dtype)
         x = x[:, None] if self.config.conv_dims == 2 else x  # (B, 1, F, T') or (B, F, T')
         lengths = frames
@@ -39,20 +45,20 @@ class Encoder(nn.Module):
             x, lengths = conv(x, lengths)
         x = x.flatten(1, -2).permute(2, 0, 1)  # (B, C, F', T) -> (T, B, C F')
         mask = time_mask(lengths, x.shape[0]).transpose(0, 1)[:, :, None]  # (T, B, 1)
-        x = self._recurrent(x, lengths, mask)
+        x = self._recurrent(x, lengths, mask, *(windows or self.config.windows))
         if self.lookahead is not None:
             x = self.lookahead(x, mask)
         for fc in self.fc:
             x = fc(x, mask)
         return self.output(x).transpose(0, 1), lengths  # (B, T, V)
 
-    def _recurrent(self, x: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:
-        """(T, B, C F') -> (T, B, H), by windows where the configuration has them."""
-        size, context, frames = self.config.window, self.config.window_context, x.shape[0]
+    def _recurrent(self, x: Tensor, lengths: Tensor, mask: Tensor, size: int, context: int) -> Tensor:
+        """(T, B, C F') -> (T, B, H), by windows unless they have no frames."""
         if not size:
             for rnn in self.rnn:
                 x = rnn(x, lengths, mask)
             return x
+        frames = x.shape[0]
         windows = Windows(size, context, (frames + size - 1) // size, lengths)
         beyond = size - 1 + context  # frames that the last window may lack
         x = windows.spread(torch.cat([x, x.new_zeros(beyond, *x.shape[1:])]))
