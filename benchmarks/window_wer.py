@@ -40,7 +40,7 @@ def main(
         if checkpoint.metadata.feature.normalization.startswith("utterance"):
             checkpoint = with_running(checkpoint, data / "train.jsonl")
         for row in at_each_delay(checkpoint, manifest or data / "test.jsonl"):
-            rows.append({"model": Path(model).stem, **row})
+            rows.append({"model": model, **row})
             print(msgspec.json.encode(rows[-1]).decode(), flush=True)
     if save:
         save_result("window_wer", {"machine": machine(), "rows": rows})

@@ -415,14 +415,14 @@ def _metadata(
 
 
 def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
-    """A resumed training goes on as it began; only its length, its workers and how often it is saved may change.
+    """A resumed training goes on as it began, but for what MAY_CHANGE says.
 
     A setting that recipes had not yet when it began counts as what it is by default.
     """
     now = msgspec.to_builtins(recipe)
-    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
     with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
         saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
+    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
     changed = [key for key in now if now[key] != saved.get(key) and key not in may_change]
     if changed:
         key = changed[0]
