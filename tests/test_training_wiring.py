@@ -24,7 +24,7 @@ from training.distributed import Processes
 from training.manifest import Utterance, read_manifest
 from training.recipe import AugmentConfig, Recipe, load_recipe
 from training.statistics import feature_statistics
-from training.step import TrainingStep, ctc_losses, divergence
+from training.step import TrainingStep, ctc_losses, disagreement
 from training.trainer import train
 from training.validation import Validation, validate
 
@@ -282,7 +282,7 @@ def test_two_views_cost_their_mean_loss_and_how_far_they_are_apart(corpus):
 def test_a_view_learns_from_the_other_which_stands_still():
     """The gradient of cross-entropy against fixed targets, p - q in each frame, half of it; none beyond the end."""
     logits = torch.randn(2, 1, 5, 4, dtype=torch.float64, requires_grad=True)
-    divergence(*logits.log_softmax(-1), torch.tensor([3])).sum().backward()
+    disagreement(*logits.log_softmax(-1), torch.tensor([3])).sum().backward()
     p, q = logits.detach().softmax(-1)
     expected = 0.5 * torch.stack([p - q, q - p])
     expected[:, :, 3:] = 0

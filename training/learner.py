@@ -16,6 +16,7 @@ from training.distributed import Processes
 from training.recipe import OptimizerConfig, Recipe
 from training.schedules import Schedule
 from training.step import TrainingStep
+from training.teacher import Teacher
 
 
 def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
@@ -34,10 +35,17 @@ def make_optimizer(model: nn.Module, config: OptimizerConfig) -> Optimizer:
 class Learner:
     """Takes optimizer steps; the same on every process, since gradients are averaged before each."""
 
-    def __init__(self, model: DeepSpeech2, recipe: Recipe, epoch_steps: int, processes: Processes) -> None:
+    def __init__(
+        self,
+        model: DeepSpeech2,
+        recipe: Recipe,
+        epoch_steps: int,
+        processes: Processes,
+        teacher: Teacher | None = None,
+    ) -> None:
         self.model, self.processes = model, processes
         self.clip_norm = recipe.optimizer.clip_norm
-        step = TrainingStep(model, recipe.precision, recipe.augment)
+        step = TrainingStep(model, recipe.precision, recipe.augment, teacher)
         self.losses: nn.Module = step
         if processes.count > 1:  # buffers are constants, or statistics that are equal everywhere
             with warnings.catch_warnings():  # torch 2.13 has a new name for it, and 2.10 has not

@@ -121,6 +121,24 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return 2 if self.consistency else 1
 
 
+class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another model that says what it hears, frame by frame, while this one learns (training/teacher.py)."""
+
+    model: str
+    """A checkpoint, a model folder or a bundled model."""
+    share: float = 0.5
+    """Of the divergence from its answers in the loss; CTC has the rest. With 1 transcripts do not count."""
+    later_frames: int = 0
+    """Output frames by which the learner's answers come after the teacher's: a network that hears less of the future
+    hears so much more of what a letter needs, and its letters come so much later."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"teacher.share is {self.share}: it must be above 0 and at most 1")
+        if not 0 <= self.later_frames <= 100:
+            raise ValueError(f"teacher.later_frames is {self.later_frames}: it must be between 0 and 100")
+
+
 class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How a gradient becomes a step."""
 
@@ -223,6 +241,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     feature: FeatureConfig = FeatureConfig()
     model: ModelConfig = ModelConfig()
     augment: AugmentConfig = AugmentConfig()
+    teacher: TeacherConfig | None = None
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     selection: SelectionConfig = SelectionConfig()
@@ -290,6 +309,7 @@ def _type_of(where: str) -> Any:
     for name in re.findall(r"\w+(?!\w*\])", where):
         found = next(field.type for field in found.fields if field.encode_name == name)
         found = getattr(found, "item_type", found)  # of a list, whose elements are of one type
+        found = next((one for one in getattr(found, "types", ()) if hasattr(one, "fields")), found)  # or None
     return found
 
 

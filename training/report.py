@@ -74,6 +74,12 @@ class Reporter:
             f"{recipe.name}: {millions:.2f} M parameters, {train} utterances ({hours:.2f} h) to learn from, {valid} to "
             f"validate on, {recipe.precision} on {processes.count} × {processes.device}"
         )
+        if recipe.teacher:
+            later = f", {recipe.teacher.later_frames} frames later" * bool(recipe.teacher.later_frames)
+            self.say(
+                f"{recipe.teacher.share:g} of the loss is how far its answers are from those of {recipe.teacher.model}"
+                f"{later}."
+            )
         if recipe.precision == "bf16" and not bf16_is_fast(processes.device):
             device = "GPU" if processes.device.type == "cuda" else "processor"
             self.say(f"This {device} has no instructions for bf16: --set precision=fp32 may be faster.")

@@ -11,14 +11,17 @@ from ds2_deploy.model.layers import time_mask
 from training.data import Batch
 from training.precision import AUTOCAST
 from training.recipe import AugmentConfig
+from training.teacher import Teacher, divergence
 
 
 class TrainingStep(nn.Module):
     """`forward(batch) -> losses (B,)`, one per utterance; front end and loss stay in float32."""
 
-    def __init__(self, model: DeepSpeech2, precision: str, augment: AugmentConfig) -> None:
+    def __init__(
+        self, model: DeepSpeech2, precision: str, augment: AugmentConfig, teacher: Teacher | None = None
+    ) -> None:
         super().__init__()
-        self.model, self.augment = model, augment
+        self.model, self.augment, self.teacher = model, augment, teacher
         self.dtype = AUTOCAST[precision]
 
     def forward(self, batch: Batch, windows: tuple[int, int] | None = None) -> Tensor:
@@ -37,10 +40,12 @@ class TrainingStep(nn.Module):
         heard, lengths = log_softmax(logits).chunk(views), lengths[: len(frames)]  # a (B, T, V) of each view, and (B,)
         blank = self.model.metadata.alphabet.blank
         losses = torch.stack([ctc_losses(view, lengths, batch, blank) for view in heard]).mean(dim=0)
+        if self.teacher:
+            losses = self.teacher.mixed(losses, heard, self.teacher.answers(batch, self.dtype), lengths)
         if views == 1:
             return losses
         one, other = heard
-        return losses + self.augment.consistency * divergence(one, other, lengths)
+        return losses + self.augment.consistency * disagreement(one, other, lengths)
 
 
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
@@ -59,16 +64,13 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> 
     )
 
 
-def divergence(one: Tensor, other: Tensor, lengths: Tensor) -> Tensor:
+def disagreement(one: Tensor, other: Tensor, lengths: Tensor) -> Tensor:
     """(B,) how far the log-probabilities (B, T, V) of two views are apart, summed over `lengths` (B,) frames, in nats.
 
     The mean of the Kullback-Leibler divergences of each view from the other, which stands still meanwhile as what is
     to be learnt: gradients go into the view that learns alone (CR-CTC, section 3.2, equation 2).
     """
-    apart = torch.zeros_like(one[..., 0])
-    for learner, teacher in ((one, other.detach()), (other, one.detach())):
-        apart = apart + 0.5 * (teacher.exp() * (teacher - learner)).sum(dim=-1)  # (B, T)
-    return apart.masked_fill(~time_mask(lengths, apart.shape[1]), 0.0).sum(dim=1)
+    return 0.5 * (divergence(one, other.detach(), lengths) + divergence(other, one.detach(), lengths))
 
 
 def per_view(masks: Tensor, views: int) -> tuple[Tensor, ...]:

@@ -33,6 +33,7 @@ from training.report import Reporter
 from training.run_folder import RunFolder
 from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
+from training.teacher import Teacher
 from training.validation import Validation, validate
 from training.weights import load_into, weights_of
 
@@ -120,7 +121,8 @@ class Training:
         self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter)
         self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
         checkpoint = load_checkpoint(folder.last) if resume else weights_of(init_from) if init_from else None
-        self.metadata = _metadata(recipe, alphabet, train_manifests, self.train_set, checkpoint)
+        self.teacher = Teacher.of(recipe, alphabet)
+        self.metadata = _metadata(recipe, alphabet, train_manifests, self.train_set, checkpoint, self.teacher)
 
         # --- what learns ----------------------------------------------------------------------------------------
         torch.manual_seed(recipe.seed)
@@ -130,12 +132,15 @@ class Training:
             self.model.frontend.whiten(*whitening(self.train_set, recipe.feature))
         self.model.to(processes.device)
         epoch_steps = -(-self.sampler.typical // recipe.accumulate)
-        self.learner = Learner(self.model, recipe, epoch_steps, processes)
+        if self.teacher:
+            self.teacher.model.to(processes.device)
+        self.learner = Learner(self.model, recipe, epoch_steps, processes, self.teacher)
         if checkpoint:
             load_into(self.model, checkpoint, folder.last if resume else init_from, resume)
         if checkpoint and resume:
             _check_recipe(recipe, checkpoint.training["recipe"], folder.path)
             _check_corpus(self.train_set, checkpoint.training.get("corpus"), folder.path)
+            _check_teacher(self.teacher, checkpoint.training.get("teacher"), folder.path)
             self.learner.load_state_dict(checkpoint.training["learner"])
             self.position = Position(**checkpoint.training["position"])
 
@@ -334,6 +339,7 @@ class Training:
                 "position": vars(self.position),
                 "recipe": msgspec.to_builtins(self.recipe),
                 "corpus": self.train_set.fingerprint,
+                "teacher": self.teacher.fingerprint if self.teacher else None,
             },
         )
 
@@ -385,13 +391,15 @@ def _metadata(
     manifests: list[Path],
     corpus: Corpus,
     checkpoint: Checkpoint | None,
+    teacher: Teacher | None,
 ) -> ModelMetadata:
     """What the model will say about itself; a checkpoint's statistics go on, new ones are computed where needed.
 
-    It has learnt from what the checkpoint learnt from, too.
+    It has learnt from what the checkpoint and the teacher learnt from, too.
     """
     statistics = None
-    heard = [*(checkpoint.metadata.provenance.train if checkpoint else ())]
+    earlier = [one.metadata.provenance.train for one in (checkpoint, teacher and teacher.model) if one]
+    heard = [name for names in earlier for name in names]
     heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
     if recipe.feature.needs_statistics:
         known = checkpoint.metadata.statistics if checkpoint else None
@@ -438,6 +446,15 @@ def _check_corpus(corpus: Corpus, saved: str | None, out: Path) -> None:
         raise ConfigError(
             f"{out} was begun with other utterances than these {len(corpus)}: resume it with the manifests it began "
             "with, or start anew with --init-from."
+        )
+
+
+def _check_teacher(teacher: Teacher | None, saved: str | None, out: Path) -> None:
+    """A resumed training goes on with its teacher as it was; which one it is, the recipe says."""
+    if teacher and saved != teacher.fingerprint:
+        raise ConfigError(
+            f"{out} was begun when the teacher {teacher.config.model} had other weights: resume it with those, or "
+            "start anew with --init-from."
         )
 
 
