@@ -417,7 +417,7 @@ def test_checkpoints_hold_plain_values_alone(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     content = torch.load(tmp_path / "run/last.pt", weights_only=True)
     assert set(content) == {"ds2", "weights", "training"}
-    assert set(content["training"]) == {"learner", "position", "recipe", "corpus"}
+    assert set(content["training"]) == {"learner", "position", "recipe", "corpus", "teacher"}
 
 
 def test_other_labels_keep_the_network_and_what_both_alphabets_have(corpus, tmp_path):
