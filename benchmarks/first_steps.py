@@ -29,6 +29,7 @@ from training.learner import Learner
 from training.recipe import AugmentConfig, Recipe, load_recipe
 from training.sampler import BatchSampler
 from training.step import ctc_losses
+from training.teacher import Teacher
 
 NET = str(Path(__file__).parent / "studies" / "small.toml")
 VARIANTS: dict[str, list[str]] = {
@@ -60,7 +61,7 @@ def looks(recipe: Recipe, train: Path, valid: Path, steps: int, every: int) -> I
     model = DeepSpeech2(metadata)
     initialize(model, recipe.initialization)
     sampler = BatchSampler(learnt.durations_s, recipe, Processes())
-    learner = Learner(model, recipe, len(sampler), Processes())
+    learner = Learner(model, recipe, len(sampler), Processes(), Teacher.of(recipe, ENGLISH))
     loader = train_loader(Speech(learnt, metadata, recipe.augment, recipe.seed), sampler, recipe.workers)
     read = msgspec.structs.replace(recipe, batch_size=32, batch_seconds=None, workers=0)
     batches = valid_loader(Speech(heard, metadata, AugmentConfig(), recipe.seed), read, Processes())

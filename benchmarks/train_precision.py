@@ -81,7 +81,7 @@ def learner(recipe: Recipe, metadata: ModelMetadata, precision: str) -> Learner:
     initialize(model, recipe.initialization)
     freeze_norm(model)
     changed = msgspec.structs.replace(recipe, precision=precision, augment=AugmentConfig())
-    return Learner(model, changed, 1000, Processes())
+    return Learner(model, changed, 1000, Processes(), teacher=None)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ds2_deploy.audio.features import FeatureConfig
-from ds2_deploy.errors import ConfigError, ModelNotFoundError
+from ds2_deploy.errors import ConfigError
 from ds2_deploy.metadata import Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.text.alphabet import Alphabet
@@ -27,7 +27,7 @@ TEACHER = tiny_metadata(MODELS["gru, two directions, 2d"])
 
 
 def teaching(**settings):
-    return Teacher(TeacherConfig(model="tiny", share=0.3, **settings), tiny_model(TEACHER))
+    return Teacher(TeacherConfig(model="tiny", share=0.3, **settings), tiny_model(TEACHER), "fp32")
 
 
 def spoken(corpus, config):
@@ -92,6 +92,28 @@ def test_the_learner_learns_and_the_teacher_does_not(corpus):
     assert not any(module.training for module in teacher.model.modules())
 
 
+@torch.no_grad()
+def test_a_teacher_answers_in_the_precision_of_the_training(corpus):
+    batch, teacher = spoken(corpus, AugmentConfig()), teaching()
+    half = Teacher(teacher.config, teacher.model, "bf16")
+    expected, answers = teacher.answers(batch), half.answers(batch)
+    assert answers.dtype == torch.float32
+    assert 1e-5 < (answers - expected).abs().max() < 0.1
+
+
+def test_what_a_teacher_answers_is_in_its_fingerprint():
+    """Windows and statistics have no weights."""
+    weights = tiny_model(LEARNER).state_dict()
+    features = msgspec.structs.replace(RUNNING, running_s=3.0)
+    windows = msgspec.structs.replace(LEARNER.model, window=4)
+    statistics = msgspec.structs.replace(LEARNER.statistics, mean=tuple(m + 1 for m in LEARNER.statistics.mean))
+    fingerprints = set()
+    for change in ({}, {"feature": features}, {"model": windows}, {"statistics": statistics}):
+        model = Checkpoint(metadata=msgspec.structs.replace(LEARNER, **change), weights=weights).model()
+        fingerprints.add(Teacher(TeacherConfig(model="tiny"), model, "fp32").fingerprint)
+    assert len(fingerprints) == 4
+
+
 def test_a_network_has_nothing_to_learn_from_itself(corpus, tmp_path):
     """With a share of 1 transcripts do not count, and the only loss is what the two hear differently."""
     train(recipe(tmp_path), [corpus], [corpus], tmp_path / "first")
@@ -125,7 +147,7 @@ def test_a_network_learns_to_answer_later(corpus, tmp_path, capsys):
     early = tmp_path / "early/last.pt"
     teacher = [f"teacher.model={early}", "teacher.later_frames=2"]
     train(recipe(tmp_path, *teacher, epochs=20), [corpus], [corpus], tmp_path / "late", init_from=early)
-    assert f"from those of {early}, 2 frames later" in capsys.readouterr().err.replace("\n", "")
+    assert f"Teacher: {early}, with a share of 0.5 in the loss; answers come 2 frames after" in capsys.readouterr().err
     one, other = (
         first_frames(load_checkpoint(tmp_path / name / "last.pt").model(), corpus) for name in ("early", "late")
     )
@@ -156,7 +178,7 @@ def test_a_training_goes_on_with_the_teacher_it_began_with(corpus, tmp_path):
         train(recipe(tmp_path, epochs=3), [corpus], [corpus], tmp_path / "run", resume=True)
     first.weights["encoder.output.bias"] += 0.1
     first.save(tmp_path / "teacher.pt")
-    with pytest.raises(ConfigError, match=r"was begun when the teacher .*teacher\.pt had other weights"):
+    with pytest.raises(ConfigError, match=r"was begun when the teacher .*teacher\.pt was another one"):
         train(recipe(tmp_path, taught, epochs=3), [corpus], [corpus], tmp_path / "run", resume=True)
     assert len(read_log(tmp_path / "run")) == 2
 
@@ -167,7 +189,7 @@ def test_a_training_goes_on_with_the_teacher_it_began_with(corpus, tmp_path):
         (['alphabet=" abcd"'], "has other labels than the recipe"),
         (["feature.sample_rate=8000"], "hears audio at 16000 Hz, the recipe at 8000 Hz"),
         (["model.conv=[{channels=4, kernel=[5, 5], stride=[2, 1]}]"], "has frames of 20 ms, the recipe of 10 ms"),
-        (["feature.center=true"], "has other numbers of frames for the same recordings"),
+        (["feature.center=true"], "makes other numbers of frames of the same recordings"),
     ],
     ids=["labels", "rate", "frames", "numbers"],
 )
@@ -186,7 +208,7 @@ def test_a_teacher_must_answer_in_the_learners_labels_and_frames(tmp_path, setti
 
 def test_a_teacher_that_is_not_there_is_one_sentence(corpus, tmp_path):
     taught = recipe(tmp_path, f"teacher.model={tmp_path / 'none.pt'}")
-    with pytest.raises(ModelNotFoundError, match=r"There is no checkpoint .*none\.pt"):
+    with pytest.raises(ConfigError, match=r"teacher\.model cannot be used: There is no checkpoint .*none\.pt"):
         train(taught, [corpus], [corpus], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -197,6 +219,7 @@ def test_a_teacher_that_is_not_there_is_one_sentence(corpus, tmp_path):
         (["teacher.share=0.0"], "teacher.share is 0.0: it must be above 0 and at most 1"),
         (["teacher.share=1.5"], "teacher.share is 1.5: it must be above 0 and at most 1"),
         (["teacher.share=nan"], "teacher.share is nan: it must be above 0 and at most 1"),
+        (["teacher.share=1.0", "teacher.later_frames=1"], "with later_frames it must be below 1"),
         (["teacher.later_frames=-1"], "teacher.later_frames is -1: it must be between 0 and 100"),
         (["teacher.later_frame=1"], "teacher has no setting later_frame; the nearest is later_frames"),
     ],
@@ -207,5 +230,5 @@ def test_settings_of_a_teacher(tmp_path, settings, message):
 
 
 def test_a_share_without_a_teacher(tmp_path):
-    with pytest.raises(ConfigError, match="teacher: Object missing required field model"):
+    with pytest.raises(ConfigError, match="teacher needs model"):
         recipe(tmp_path, "teacher.share=0.3")

@@ -35,6 +35,11 @@ def losses(run):
     return [(entry["loss"], entry["valid_loss"]) for entry in read_log(run)]
 
 
+def teacher(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "teacher")
+    return [f"teacher.model={tmp_path / 'teacher/last.pt'}", "teacher.later_frames=1"]
+
+
 def test_learns_to_read_tones(corpus, tmp_path):
     train(recipe(tmp_path, epochs=40), [corpus], [corpus], tmp_path / "run")
     log = read_log(tmp_path / "run")
@@ -49,7 +54,7 @@ def test_learns_to_read_tones(corpus, tmp_path):
 
 def test_a_resumed_run_repeats_the_uninterrupted_one(corpus, tmp_path, monkeypatch):
     overrides = ["augment.speeds=[0.9, 1.1]", "augment.time_masks=1", "model.dropout=0.3", "workers=1", *WINDOWS]
-    whole = recipe(tmp_path, *overrides, epochs=4)
+    whole = recipe(tmp_path, *overrides, *teacher(corpus, tmp_path), epochs=4)
     train(whole, [corpus], [corpus], tmp_path / "whole")
 
     class KilledError(Exception):
@@ -74,12 +79,14 @@ def test_a_resumed_run_repeats_the_uninterrupted_one(corpus, tmp_path, monkeypat
 
 @pytest.mark.slow
 def test_two_processes_give_the_losses_of_one(corpus, tmp_path):
-    """20 steps with the same global batches and windows: 18 utterances in batches of 4 or 5, also in unequal shares."""
-    five = recipe(tmp_path, *WINDOWS, epochs=5)
+    """20 steps with the same global batches, windows and teacher: 18 utterances in batches of 4 or 5, also in unequal
+    shares."""
+    changed = [*WINDOWS, *teacher(corpus, tmp_path)]
+    five = recipe(tmp_path, *changed, epochs=5)
     train(five, [corpus], [corpus], tmp_path / "one")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone"]
     command = ["-m", "ds2_deploy", "train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus]
-    settings = [part for setting in WINDOWS for part in ("--set", setting)]
+    settings = [part for setting in changed for part in ("--set", setting)]
     done = subprocess.run(
         [*torchrun, *map(str, command), *settings, "--out", str(tmp_path / "two"), "--device", "cpu"],
         env=os.environ | {"OMP_NUM_THREADS": "1"},

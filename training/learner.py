@@ -41,7 +41,7 @@ class Learner:
         recipe: Recipe,
         epoch_steps: int,
         processes: Processes,
-        teacher: Teacher | None = None,
+        teacher: Teacher | None,
     ) -> None:
         self.model, self.processes = model, processes
         self.clip_norm = recipe.optimizer.clip_norm

@@ -1,6 +1,9 @@
 """Automatic mixed precision: in what the network computes while it learns."""
 
 import torch
+from torch import Tensor
+
+from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
@@ -14,3 +17,12 @@ def bf16_is_fast(device: torch.device) -> bool:
     if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.13
         return bool(torch.cpu._is_avx512_bf16_supported())
     return any(torch.cpu.get_capabilities().get(name) for name in BF16_INSTRUCTIONS)
+
+
+def log_probs(model: DeepSpeech2, audio: Tensor, lengths: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+    """What `model` makes of audio (B, N): (B, T, V) in float32, of which `frames` (B,) are a recording's."""
+    features, frames = model.frontend(audio, lengths)
+    dtype = AUTOCAST[precision]
+    with torch.autocast(features.device.type, dtype=dtype, enabled=dtype is not None):
+        logits, frames = model.encoder(features, frames)
+    return log_softmax(logits), frames

@@ -127,16 +127,22 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     model: str
     """A checkpoint, a model folder or a bundled model."""
     share: float = 0.5
-    """Of the divergence from its answers in the loss; CTC has the rest. With 1 transcripts do not count."""
+    """Of the divergence from its answers in the loss; CTC has the rest. At 1.0 the loss ignores transcripts, which are
+    still read and checked."""
     later_frames: int = 0
-    """Output frames by which the learner's answers come after the teacher's: a network that hears less of the future
-    hears so much more of what a letter needs, and its letters come so much later."""
+    """How many output frames after the teacher the learner answers: waiting gives a network that hears less of the
+    future some of the sound it lacks. Its letters, and the times of words, come that much later."""
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ValueError(f"teacher.share is {self.share}: it must be above 0 and at most 1")
         if not 0 <= self.later_frames <= 100:
             raise ValueError(f"teacher.later_frames is {self.later_frames}: it must be between 0 and 100")
+        if self.later_frames and self.share == 1:
+            raise ValueError(
+                "teacher.share is 1.0: with later_frames it must be below 1, since only CTC says what the first frames "
+                "are to be"
+            )
 
 
 class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -298,6 +304,8 @@ def _in_words(error: msgspec.ValidationError) -> str:
         nearest = get_close_matches(unknown[1], names, 1)
         offer = f"the nearest is {nearest[0]}" if nearest else f"there are {', '.join(names)}"
         return f"{where or 'it'} has no setting {unknown[1]}; {offer}"
+    if missing := re.fullmatch(r"Object missing required field `(.+)`", what):
+        return f"{where or 'it'} needs {missing[1]}"
     if wrong := re.fullmatch(r"Invalid enum value (.+)", what):
         return f"{where} is {wrong[1]}: choose {', '.join(map(str, _type_of(where).values))}"
     return f"{where}: {what.replace('`', '')}" if where else what

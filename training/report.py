@@ -75,10 +75,9 @@ class Reporter:
             f"validate on, {recipe.precision} on {processes.count} × {processes.device}"
         )
         if recipe.teacher:
-            later = f", {recipe.teacher.later_frames} frames later" * bool(recipe.teacher.later_frames)
             self.say(
-                f"{recipe.teacher.share:g} of the loss is how far its answers are from those of {recipe.teacher.model}"
-                f"{later}."
+                f"Teacher: {recipe.teacher.model}, with a share of {recipe.teacher.share:g} in the loss; answers come "
+                f"{recipe.teacher.later_frames} frames after its own"
             )
         if recipe.precision == "bf16" and not bf16_is_fast(processes.device):
             device = "GPU" if processes.device.type == "cuda" else "processor"

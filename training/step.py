@@ -41,7 +41,7 @@ class TrainingStep(nn.Module):
         blank = self.model.metadata.alphabet.blank
         losses = torch.stack([ctc_losses(view, lengths, batch, blank) for view in heard]).mean(dim=0)
         if self.teacher:
-            losses = self.teacher.mixed(losses, heard, self.teacher.answers(batch, self.dtype), lengths)
+            losses = self.teacher.taught(losses, heard, batch, lengths)
         if views == 1:
             return losses
         one, other = heard

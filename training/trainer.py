@@ -453,8 +453,8 @@ def _check_teacher(teacher: Teacher | None, saved: str | None, out: Path) -> Non
     """A resumed training goes on with its teacher as it was; which one it is, the recipe says."""
     if teacher and saved != teacher.fingerprint:
         raise ConfigError(
-            f"{out} was begun when the teacher {teacher.config.model} had other weights: resume it with those, or "
-            "start anew with --init-from."
+            f"{out} was begun when the teacher {teacher.config.model} was another one: resume it with that one at its "
+            "place, or start anew with --init-from."
         )
 
 

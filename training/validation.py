@@ -9,11 +9,11 @@ from torch.utils.data import DataLoader
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.metrics import Errors
-from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
+from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from training.corpus import Corpus
 from training.data import checked
 from training.distributed import Processes
-from training.precision import AUTOCAST
+from training.precision import log_probs
 from training.step import ctc_losses
 
 SAMPLES = 4
@@ -49,17 +49,14 @@ def validate(
     """This process's share of the validation set, summed with the others'."""
     model.eval()
     decoder = GreedyDecoder(model.metadata.alphabet)
-    blank, dtype = model.metadata.alphabet.blank, AUTOCAST[precision]
+    blank = model.metadata.alphabet.blank
     counts = np.zeros(8)
     samples: dict[int, tuple[str, str]] = {}
     for batch in checked(batches):
         moved = batch.to(processes.device)
-        features, frames = model.frontend(moved.audio, moved.lengths)
-        with torch.autocast(features.device.type, dtype=dtype, enabled=dtype is not None):
-            logits, lengths = model.encoder(features, frames)
-        log_probs = log_softmax(logits)
-        counts[4] += float(ctc_losses(log_probs, lengths, moved, blank).sum())
-        rows = zip(log_probs.float().cpu().numpy(), lengths.tolist(), batch.indices.tolist(), strict=True)
+        heard, lengths = log_probs(model, moved.audio, moved.lengths, precision)
+        counts[4] += float(ctc_losses(heard, lengths, moved, blank).sum())
+        rows = zip(heard.cpu().numpy(), lengths.tolist(), batch.indices.tolist(), strict=True)
         for row, length, index in rows:
             reference, text = utterances[index].text, decoder.decode(row[:length]).text
             counts[:4] += Errors.between(reference, text)
