@@ -91,7 +91,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         frames = 1
         for layer in reversed(self.model.conv):  # frames that give one frame after this convolution
             frames = (frames - 1) * layer.stride[1] + layer.kernel[1] - 2 * layer.padding[1]
-        samples = (frames - 1) * feature.hop_samples + feature.window_samples - 2 * feature.padding_samples
+        samples = (frames - 1) * feature.hop_samples + feature.window_samples - sum(feature.padding)
         return max(samples, 1)  # a centred window fits into its own padding, but nothing has no frame
 
     @property

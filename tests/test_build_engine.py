@@ -232,7 +232,7 @@ class TestTensorRTRTX:
     ("model_name", "feature_name"),
     [
         ("gru, two directions, 2d", "log power, utterance"),
-        ("lstm, lookahead, 1d, fc", "log mel, global, centred"),
+        ("lstm, lookahead, 1d, fc", "log mel, global, centred, tail"),
         ("rnn, two directions, 3 x 2d, fc", "log mel, none, 8 kHz"),
         ("rnn with clipped relu, concatenated, shared input weights, no conv", "mfcc with differences, each bin"),
         ("lstm, norm at every step, residual 1d", "amplitude, whitened, one level"),

@@ -57,6 +57,17 @@ def test_nobody_looks_back_on_hours() -> None:
         FeatureConfig(running_s=601)
 
 
+@pytest.mark.parametrize("value", [-1, 1001, float("nan")])
+def test_a_tail_is_at_most_a_second(value: float) -> None:
+    with pytest.raises(ValueError, match=rf"feature\.tail_ms is {value}: it must be between 0 and 1000"):
+        FeatureConfig(tail_ms=value)
+
+
+def test_nothing_follows_a_mirrored_end() -> None:
+    with pytest.raises(ValueError, match=r"feature\.reflect is true and feature\.tail_ms above 0"):
+        FeatureConfig(center=True, reflect=True, tail_ms=20)
+
+
 @pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
 @pytest.mark.parametrize("field", ["sample_rate", "window_ms", "hop_ms", "mel_bands", "floor", "running_s", "prior_s"])
 def test_values_that_are_not_positive_are_named(field: str, value: float) -> None:

@@ -26,9 +26,9 @@ def speech(ds2_data):
 def reference_power(samples, config):
     """|X|^2 (F, T) in float64 by scipy.signal.stft, its scaling undone."""
     window = scipy.signal.get_window(config.window, config.window_samples)  # periodic
-    pad = config.padding_samples
+    before, after = config.window_samples // 2 if config.center else 0, round(RATE * config.tail_ms / 1000)
     _, _, spectrum = scipy.signal.stft(
-        np.pad(samples.astype(np.float64), (pad, pad + config.window_samples)),
+        np.pad(samples.astype(np.float64), (before, before + after + config.window_samples)),
         window=window,
         nperseg=config.window_samples,
         noverlap=config.window_samples - config.hop_samples,
@@ -92,9 +92,19 @@ def signals():
         FeatureConfig(center=True, window="hamming"),
         FeatureConfig(spectrum="log_mel", fft_size=512),
         FeatureConfig(spectrum="log_mel", mel_bands=23, window_ms=25, center=True),
+        FeatureConfig(tail_ms=100),
+        FeatureConfig(center=True, tail_ms=33),
         FeatureConfig(spectrum="log_mel", mel_bands=30, sample_rate=22050, window_ms=20, hop_ms=10 * 220 / 220.5),
     ],
-    ids=["log_power", "hamming, centred", "log_mel 512", "log_mel 25 ms, centred", "log_mel of an odd DFT"],
+    ids=[
+        "log_power",
+        "hamming, centred",
+        "log_mel 512",
+        "log_mel 25 ms, centred",
+        "tail",
+        "centred, tail",
+        "log_mel of an odd DFT",
+    ],
 )
 def test_agrees_with_scipy(name, config):
     samples = signals()[name].astype(np.float32)
@@ -112,10 +122,11 @@ def test_agrees_with_scipy_on_real_speech(speech, gain):
     assert worst < 1e-3
 
 
+@pytest.mark.parametrize("tail_ms", [0.0, 45.0])
 @pytest.mark.parametrize("center", [False, True])
 @pytest.mark.parametrize("samples", [0, 1, 159, 160, 319, 320, 321, 479, 480, 481, 16000])
-def test_frame_counts(samples, center):
-    config = FeatureConfig(center=center)
+def test_frame_counts(samples, center, tail_ms):
+    config = FeatureConfig(center=center, tail_ms=tail_ms)
     features, frames = Frontend(config)(torch.randn(1, max(samples, 320)), torch.tensor([samples]))
     assert int(frames) == config.frames(samples)
     expected = reference(np.zeros(samples, np.float32), config).shape[1] if samples >= 320 else None
@@ -145,7 +156,7 @@ def test_silence_is_exactly_zero_after_normalisation():
 
 
 def test_global_normalisation_uses_the_metadata_statistics():
-    metadata = tiny_metadata(MODELS["gru, two directions, 2d"], FEATURES["log mel, global, centred"])
+    metadata = tiny_metadata(MODELS["gru, two directions, 2d"], FEATURES["log mel, global, centred, tail"])
     samples = signals()["noise"].astype(np.float32)
     features, _ = tiny_model(metadata).frontend(torch.from_numpy(samples)[None], torch.tensor([RATE]))
     mean, deviation = np.array(metadata.statistics.mean), np.array(metadata.statistics.deviation)

@@ -24,10 +24,19 @@ FEATURES = {
     "centred": FeatureConfig(
         spectrum="log_mel", mel_bands=40, fft_size=512, center=True, normalization="global", window="hamming"
     ),
-    "running": FeatureConfig(
-        spectrum="log_mel", mel_bands=20, fft_size=512, center=True, normalization="running", running_s=0.3, prior_s=0.1
+    "running, tail": FeatureConfig(
+        spectrum="log_mel",
+        mel_bands=20,
+        fft_size=512,
+        center=True,
+        normalization="running",
+        running_s=0.3,
+        prior_s=0.1,
+        tail_ms=70.0,
     ),
-    "8 kHz": FeatureConfig(sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none"),
+    "8 kHz, long tail": FeatureConfig(
+        sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none", tail_ms=900.0
+    ),
     "windows of two and a half hops": FeatureConfig(window_ms=25, normalization="none"),
     "windows shorter than a hop": FeatureConfig(window_ms=5, normalization="none"),
 }
@@ -174,7 +183,11 @@ def lag_frames(model: DeepSpeech2) -> int:
 
 
 @pytest.mark.parametrize(
-    "model", [network("gru", "8 kHz", "2d, even kernels", 4), windowed("gru", "8 kHz", "2d, even kernels", 2, 3)]
+    "model",
+    [
+        network("gru", "8 kHz, long tail", "2d, even kernels", 4),
+        windowed("gru", "8 kHz, long tail", "2d, even kernels", 2, 3),
+    ],
 )
 def test_the_lag_is_the_delay(model: DeepSpeech2) -> None:
     """A frame comes with the chunk that holds the last sample it depends on, and not with the one before."""

@@ -43,8 +43,14 @@ MODELS = {
 
 FEATURES = {
     "log power, utterance": FeatureConfig(),
-    "log mel, global, centred": FeatureConfig(
-        spectrum="log_mel", mel_bands=40, fft_size=512, center=True, normalization="global", window="hamming"
+    "log mel, global, centred, tail": FeatureConfig(
+        spectrum="log_mel",
+        mel_bands=40,
+        fft_size=512,
+        center=True,
+        normalization="global",
+        window="hamming",
+        tail_ms=250.0,
     ),
     "mfcc with differences, each bin": FeatureConfig(
         sample_rate=8000, spectrum="mfcc", mel_bands=20, deltas=2, normalization="utterance_bins"
@@ -52,8 +58,8 @@ FEATURES = {
     "amplitude, whitened, one level": FeatureConfig(
         sample_rate=8000, spectrum="amplitude", window_ms=10.0, power_normalize=True, normalization="whitening"
     ),
-    "log mel, running": FeatureConfig(
-        spectrum="log_mel", mel_bands=20, fft_size=512, normalization="running", running_s=0.5
+    "log mel, running, tail": FeatureConfig(
+        spectrum="log_mel", mel_bands=20, fft_size=512, normalization="running", running_s=0.5, tail_ms=90.0
     ),
     "log mel, none, 8 kHz": FeatureConfig(sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none"),
 }

@@ -54,9 +54,9 @@ class Teacher:
         return digest.hexdigest()
 
     @torch.no_grad()
-    def answers(self, batch: Batch) -> Tensor:
-        """Log-probabilities (B, T, V) in float32."""
-        return log_probs(self.model, batch.audio, batch.lengths, self.precision)[0]
+    def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Log-probabilities (B, T, V) in float32 and the frames (B,) of each recording."""
+        return log_probs(self.model, batch.audio, batch.lengths, self.precision)
 
     def taught(self, losses: Tensor, views: tuple[Tensor, ...], batch: Batch, lengths: Tensor) -> Tensor:
         """(B,) of the learner's CTC losses (B,) and the mean distance of its `views`, each (B, T, V), by the share.
@@ -65,9 +65,11 @@ class Teacher:
         first frames, and the teacher's last ones, whose answers would come after the end, are left to CTC.
         """
         later, share = self.config.later_frames, self.config.share
-        answers, lengths = self.answers(batch), (lengths - later).clamp(min=0)
-        answers = answers[:, : max(answers.shape[1] - later, 0)]
-        apart = torch.stack([divergence(view[:, later:], answers, lengths) for view in views]).mean(dim=0)
+        answers, frames = self.answers(batch)
+        both = torch.minimum(frames, (lengths - later).clamp(min=0))
+        size = max(min(answers.shape[1], views[0].shape[1] - later), 0)
+        answers, views = answers[:, :size], tuple(view[:, later:][:, :size] for view in views)
+        apart = torch.stack([divergence(view, answers, both) for view in views]).mean(dim=0)
         return (1 - share) * losses + share * apart
 
 
@@ -94,8 +96,9 @@ def check_answers(name: str, teacher: ModelMetadata, recipe: Recipe, alphabet: A
             f"The teacher {name} has frames of {1000 * teacher.frame_s:g} ms, the recipe of "
             f"{1000 * frame_samples / rate:g} ms: choose one with the same strides in time."
         )
+    heard, feature = (msgspec.structs.replace(one, tail_ms=0.0) for one in (teacher.feature, feature))
     recordings = range(rate, rate + frame_samples)  # what holds for these holds for all that are longer
-    if any(teacher.output_frames(samples) != model.output_frames(feature.frames(samples)) for samples in recordings):
+    if any(teacher.model.output_frames(heard.frames(n)) != model.output_frames(feature.frames(n)) for n in recordings):
         raise ConfigError(
             f"The teacher {name} makes other numbers of frames of the same recordings than the recipe: choose one with "
             "the recipe's window_ms, center and kernels in time."

@@ -68,7 +68,9 @@ def _alike_networks(old: ModelConfig, new: ModelConfig) -> tuple[ModelConfig, Mo
 
 
 def _alike_features(old: FeatureConfig, new: FeatureConfig) -> FeatureConfig:
-    """`old` normalised like `new`: what is subtracted and divided by is no weight, except where it whitens."""
+    """`old` normalised like `new`, with its tail: what is subtracted and divided by is no weight, except where it
+    whitens."""
+    old = msgspec.structs.replace(old, tail_ms=new.tail_ms)
     if "whitening" in (old.normalization, new.normalization):
         return old
     return msgspec.structs.replace(old, normalization=new.normalization, running_s=new.running_s, prior_s=new.prior_s)

@@ -15,6 +15,7 @@ Normalization = Literal[
 
 LONGEST_S = 600.0
 """Most that `running` normalisation looks back: a stream keeps three numbers of every frame."""
+LONGEST_TAIL_MS = 1000.0
 DELTA_FRAMES = 4
 """Neighbours on either side that a difference is taken over."""
 
@@ -51,6 +52,9 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Pad half a window of zeros at both ends, so that frame t is centred on sample t * hop."""
     reflect: bool = False
     """Pad with the recording itself, backwards from its ends, instead of zeros (cannot stream)."""
+    tail_ms: float = 0.0
+    """Zeros heard after the recording: where one is cut close to its last sound, a network that answers late, as one
+    that streams does, has frames for its last letters there."""
     power_normalize: bool = False
     """Bring each recording to one root mean square level first (cannot stream): the paper's "power normalized" clips,
     section 3."""
@@ -86,6 +90,10 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
         if self.power_normalize and self.peak_normalize:
             raise ValueError("feature.power_normalize and feature.peak_normalize are both true: choose one")
+        if not 0 <= self.tail_ms <= LONGEST_TAIL_MS:
+            raise ValueError(f"feature.tail_ms is {self.tail_ms}: it must be between 0 and {LONGEST_TAIL_MS:g}")
+        if self.reflect and self.tail_ms:
+            raise ValueError("feature.reflect is true and feature.tail_ms above 0: nothing can follow a mirrored end")
         if self.reflect and not self.center:
             raise ValueError("feature.reflect is true and feature.center is false: there is no padding to fill")
         if self.deltas and not self.is_log:
@@ -108,9 +116,10 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return self.fft_size or self.window_samples
 
     @property
-    def padding_samples(self) -> int:
+    def padding(self) -> tuple[int, int]:
         """Samples put before and after the recording."""
-        return self.window_samples // 2 if self.center else 0
+        half = self.window_samples // 2 if self.center else 0
+        return half, half + round(self.sample_rate * self.tail_ms / 1000)
 
     @property
     def bins(self) -> int:
@@ -156,7 +165,7 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     def frames(self, samples: int) -> int:
         """Feature frames of a recording of `samples` samples: only whole windows count."""
-        missing = samples + 2 * self.padding_samples - self.window_samples
+        missing = samples + sum(self.padding) - self.window_samples
         return 0 if samples == 0 or missing < 0 else missing // self.hop_samples + 1
 
 

@@ -80,6 +80,10 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
         raise ModelError(f"Cannot read the weights {weights}: export the model again.") from error
 
 
+def _tail(feature: "FeatureConfig") -> str:
+    return f"{feature.tail_ms:g} ms of zeros at the end, " if feature.tail_ms else ""
+
+
 def _count(shapes: dict[str, tuple[int, ...]], metadata: "ModelMetadata") -> int:
     """Trained numbers: statistics, of batch normalisation or whitening, are not among them, shared weights are once."""
     import math
@@ -112,8 +116,8 @@ def _rows(
         ("audio", f"mono, {feature.sample_rate} Hz"),
         ("front end", f"{feature.spectrum}, {_bands(feature)}, {'symmetric ' if feature.symmetric_window else ''}"
             f"{feature.window} {feature.window_ms:g} ms every {feature.hop_ms:g} ms, "
-            f"{'mirrored at the ends, ' if feature.reflect else ''}{'one level, ' if feature.power_normalize else ''}"
-            f"{'one peak, ' if feature.peak_normalize else ''}"
+            f"{'mirrored at the ends, ' if feature.reflect else ''}{_tail(feature)}"
+            f"{'one level, ' if feature.power_normalize else ''}{'one peak, ' if feature.peak_normalize else ''}"
             f"normalised: {_normalization(feature)}"),
         (f"convolutions ({model.conv_dims}D)", convolutions or "none"),
         ("recurrent", _recurrent(model)),

@@ -140,9 +140,9 @@ class Frontend(nn.Module):
     def frames(self, lengths: Tensor) -> Tensor:
         """Feature frames (B,) of recordings of `lengths` samples (B,): FeatureConfig.frames, vectorised."""
         config = self.config
-        offset = 2 * config.padding_samples - config.window_samples + config.hop_samples
+        offset = sum(config.padding) - config.window_samples + config.hop_samples
         frames = (lengths + offset).clamp(min=0) // config.hop_samples  # not torch.div: it exports as float32
-        return frames * (lengths > 0) if config.center else frames
+        return frames * (lengths > 0) if any(config.padding) else frames
 
     def spectrogram(self, audio: Tensor, lengths: Tensor) -> Tensor:
         """Features (B, F, T) before normalisation."""
@@ -151,12 +151,13 @@ class Frontend(nn.Module):
         if self.config.peak_normalize:
             peak = audio.masked_fill(~time_mask(lengths, audio.shape[-1]), 0.0).abs().amax(dim=1, keepdim=True)
             audio = audio / (peak + QUIETEST_PEAK)
-        padding = self.config.padding_samples
+        before, after = self.config.padding
         if self.config.reflect:
-            audio, padding = reflected(audio, lengths, padding), 0
-        elif self.config.center:  # what lies beyond the end would otherwise enter the last windows
+            audio = reflected(audio, lengths, before)
+        elif after:  # what lies beyond the end would otherwise enter the last windows
             audio = audio.masked_fill(~time_mask(lengths, audio.shape[-1]), 0.0)
-        features = [self.energies(audio, padding=padding)]
+            audio = nn.functional.pad(audio, (before, after))
+        features = [self.energies(audio)]
         for _ in range(self.config.deltas):
             features.append(differences(features[-1], self.frames(lengths)))
         return torch.cat(features, dim=1) if self.config.deltas else features[0]
@@ -167,14 +168,12 @@ class Frontend(nn.Module):
         mean_square = valid.square().sum(dim=1, keepdim=True) / lengths.clamp(min=1)[:, None]
         return valid * (LEVEL / mean_square.clamp(min=QUIETEST**2).sqrt())
 
-    def energies(self, audio: Tensor, *, padding: int) -> Tensor:
-        """Energies or cepstra (B, F, T) of all whole windows in (B, S) with `padding` zeros at both ends."""
+    def energies(self, audio: Tensor) -> Tensor:
+        """Energies or cepstra (B, F, T) of all whole windows in (B, S)."""
         config = self.config
         audio = audio.to(self.basis.dtype)
         with _full_precision(audio):
-            spectrum = nn.functional.conv1d(
-                audio[:, None, :], self.basis, stride=config.hop_samples, padding=padding
-            )  # (B, 2F, T)
+            spectrum = nn.functional.conv1d(audio[:, None, :], self.basis, stride=config.hop_samples)  # (B, 2F, T)
             power = spectrum.square()
             bins = config.dft_bins
             power = power[:, :bins] + power[:, bins:]  # (B, F, T)

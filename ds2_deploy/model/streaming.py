@@ -201,7 +201,7 @@ class StreamingDeepSpeech2(nn.Module):
         """What the first convolution reads, (B, 1, F, T') or (B, F, T'), zero where the recording has no frame."""
         window = self.slides[0]
         audio = audio.masked_fill(~extent.mask(audio.shape[1]), 0.0)
-        x = self.frontend.energies(memory.extended(window, audio), padding=0)  # (B, F, T')
+        x = self.frontend.energies(memory.extended(window, audio))  # (B, F, T')
         extent = extent.after(window)
         valid = extent.mask(x.shape[-1])[:, None]  # (B, 1, T')
         x = self.frontend.normalize(x, extent.end, valid, partial(memory.extended, self.past)).masked_fill(~valid, 0.0)
@@ -227,7 +227,7 @@ class StreamingDeepSpeech2(nn.Module):
     def _reach(self) -> int:
         """Samples after which neither the start nor the end matters any more: a whole number of output frames."""
         unit = self.metadata.stream_unit_samples
-        samples, step = 0, 1
+        samples, step = self.slides[0].after, 1
         for by in self.slides:
             samples += by.kernel * step
             step *= by.stride
@@ -238,8 +238,7 @@ def slides(metadata: ModelMetadata) -> list[Slide]:
     """The layers with a kernel in time, in order: windows of the analysis, convolutions, lookahead or what the windows
     of recurrent layers hear beyond themselves."""
     feature, model = metadata.feature, metadata.model
-    padding = feature.padding_samples
-    kernels = [(feature.window_samples, feature.hop_samples, padding, padding)]
+    kernels = [(feature.window_samples, feature.hop_samples, *feature.padding)]
     kernels += [(c.kernel[1], c.stride[1], c.padding[1], c.padding[1]) for c in model.conv]
     kernels += [(model.lookahead, 1, 0, model.lookahead - 1)] if model.lookahead else []
     found: list[Slide] = []

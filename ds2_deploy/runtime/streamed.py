@@ -42,4 +42,6 @@ class Streamed:
 def flush_samples(metadata: ModelMetadata, chunk_samples: int) -> int:
     """Samples' worth of chunks after which a recording that has ended gives nothing more."""
     assert metadata.delay_s is not None
-    return round(metadata.delay_s * metadata.feature.sample_rate) + metadata.feature.window_samples + 2 * chunk_samples
+    feature = metadata.feature
+    after = feature.window_samples + feature.padding[1]
+    return round(metadata.delay_s * feature.sample_rate) + after + 2 * chunk_samples

@@ -8,6 +8,7 @@ gives back frames and the next state. Shapes: C samples of a chunk, N values of 
 """
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -327,7 +328,8 @@ class Stream:
         """The utterance becomes final and the next one begins; the model's state goes on."""
         heard, frame_s = self._decoder.finish(), self._metadata.frame_s
         begin_s = self._utterance_begin * frame_s
-        words = tuple(word.timed(frame_s, begin_s) for word in heard.words)
+        end_s = self._taken / self._metadata.feature.sample_rate if is_last else math.inf  # a tail is heard beyond it
+        words = tuple(word.timed(frame_s, begin_s, end_s) for word in heard.words)
         start_s, end_s = (words[0].start_s, words[-1].end_s) if words else (begin_s, begin_s)
         final = StreamResult(heard.text, heard.text, True, start_s, end_s, heard.score, words)
         self._last = final if is_last else NOTHING
