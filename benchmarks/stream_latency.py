@@ -44,7 +44,7 @@ from ds2_deploy.streaming.stream import Stream, StreamResult
 
 DEADLINE_MS = 100.0
 STREAMS = (5, 10, 20, 40, 80, 120, 160, 200, 240, 280, 320, 360, 400)
-CHUNKS_MS = (120, 200, 400)
+CHUNKS_MS = (100, 200, 400)
 PERCENTILES = (50, 90, 98, 99)
 
 

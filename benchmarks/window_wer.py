@@ -60,7 +60,7 @@ def at_each_delay(checkpoint: Checkpoint, manifest: Path) -> list[dict[str, Any]
         rows.append({
             "window": window,
             "window_context": context,
-            "trained": (window, context) == own,
+            "own": (window, context) == own,
             "delay_ms": round(1000 * (changed.delay_s or 0)),
             "backward_steps_a_frame": round((window + context) / window, 2),
             **{name: round(getattr(read, name), 5) for name in ("word_errors", "words", "wer", "wer_low", "wer_high")},
@@ -85,8 +85,8 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
         ends = [[100 * abs(row[end] - row["wer"]) for row in curve] for end in ("wer_low", "wer_high")]
         delays = [row["delay_ms"] for row in curve]
         axis.errorbar(delays, rates, yerr=ends, marker="o", capsize=3, label=model, color=f"C{number}")
-        for row in curve:
-            if row["trained"]:
+        for row in rows:
+            if row["model"] == model and row["own"]:
                 axis.plot(row["delay_ms"], 100 * row["wer"], "s", markersize=9, color=f"C{number}")
     axis.set(xlabel="algorithmic delay, ms", ylabel="WER on AN4 test, %", ylim=(1, 100), yscale="log")
     axis.set_yticks([2, 5, 10, 20, 50], ["2", "5", "10", "20", "50"])

@@ -114,6 +114,7 @@ def probe_recordings(metadata: ModelMetadata, *, seed: int = 0) -> list[Recordin
         "telephone band 3.1 s": telephone,
         "shortest": 0.1 * rng.standard_normal(metadata.min_samples),
         "one sample less": 0.1 * rng.standard_normal(metadata.min_samples - 1),
+        "half a window": 0.1 * rng.standard_normal(metadata.feature.window_samples // 2),
         "empty": np.zeros(0),
     }
     return [Recording(name, samples.astype(np.float32)) for name, samples in signals.items()]

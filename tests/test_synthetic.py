@@ -11,6 +11,7 @@ import torch
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from ds2_deploy.model_folder import open_model
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.tiny import MODELS as NETWORKS
 from tests.tiny import tiny_metadata, tiny_model
@@ -139,9 +140,9 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [Path(call[call.index("--out") + 1]).relative_to(tmp_path).as_posix() for call in calls] == [
         "sentences/read", "default/letters", "default/all", "default/people", "default/noisy",
         "default/more", "streaming/windows", "streaming/all", "streaming/people", "streaming/live",
-        "streaming/pauses",
+        "streaming/pauses", "streaming/later", "streaming/again", "streaming/tail",
     ]  # fmt: skip
-    read, letters, everything, _, _, last, windows, *_ = calls
+    read, letters, everything, _, _, last, windows, *_, later, _, _ = calls
     assert last[last.index("--init-from") + 1] == str(tmp_path / "default/more-begins.pt")
     assert read[:4] == ["train", "sentences", "--train", "D/librispeech-mini/train.jsonl"]
     assert "--init-from" not in read
@@ -152,6 +153,9 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     begins = load_checkpoint(Path(windows[windows.index("--init-from") + 1])).metadata
     assert begins.name == "streaming"
     assert begins.provenance.recipe == "mean of 0.5 default/noisy, 0.25 default/all, 0.25 default/people"
+    teacher = load_checkpoint(tmp_path / "streaming/later-teacher.pt").metadata.provenance.recipe
+    assert teacher.startswith("mean of 0.5 default/more, 0.25 default/noisy")
+    assert f"teacher.model={tmp_path / 'streaming/later-teacher.pt'}" in later
     resumed = models.train_command(models.stage_named("default/all"), Path("D"), tmp_path)
     assert "--resume" in resumed
     assert "--init-from" not in resumed
@@ -172,14 +176,25 @@ def test_a_model_lies_between_what_its_stages_left(tmp_path: Path) -> None:
         assert torch.allclose(blended.weights[name], value + 1.25, atol=1e-6)
 
 
+def test_what_is_exported_is_what_is_bundled() -> None:
+    _, weights, *options = models.export_command("streaming", Path("w"))
+    assert weights == "w/streaming/model.pt"
+    assert options == ["--out", "w/streaming/model", "--window", "1", "--window-context", "7"]
+    assert open_model(Path("streaming")).metadata.model.windows == (1, 7)
+    assert models.export_command("default", Path("w"))[2:] == ["--out", "w/default/model"]
+
+
 def test_stages_begin_with_what_earlier_ones_left() -> None:
     known: set[str] = set()
     for stage in models.STAGES:
         if stage.begins:
             assert set(stage.begins) <= known
             assert sum(stage.begins.values()) == pytest.approx(1)
+        assert set(stage.teacher or ()) <= known
+        teacher = ["teacher.model=default"] if stage.teacher else []
         known.add(stage.name)
-        load_recipe(stage.recipe, [setting.format(work="runs") for setting in stage.settings])
+        settings = [setting.format(work="runs", quickest="bf16") for setting in stage.settings]
+        load_recipe(stage.recipe, settings + teacher)
     assert len(known) == len(models.STAGES)
     for shares in models.MODELS.values():
         assert set(shares) <= known

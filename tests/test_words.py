@@ -107,3 +107,21 @@ def test_the_words_of_a_long_recording_lie_where_its_parts_lie() -> None:
     together = [[word.word for word in result.words if begin <= word.start_s < end] for begin, end in pairwise(begins)]
     wanted = [said_in_samples()[path.name].split() for path in paths]
     assert sum(a == b for a, b in zip(wanted, together, strict=True)) >= len(parts) - 2
+
+
+def test_what_is_said_in_a_tail_is_said_at_the_end() -> None:
+    """A recording cut within its words: the last letter may come in the zeros that are heard after it."""
+    pytest.importorskip("onnxruntime")
+    recognizer = Recognizer.open("streaming", threads=1)
+    assert recognizer.metadata.feature.tail_ms > 0
+    whole, in_the_tail = load_audio(SAMPLES / "spell-rms.flac", 16_000), 0
+    cuts = [whole[:samples] for samples in range(12_000, len(whole), 1600)]
+    for cut, offline in zip(cuts, recognizer.transcribe(cuts), strict=True):
+        stream, duration_s = recognizer.create_stream(), len(cut) / 16_000
+        stream.accept_waveform(cut, 16_000)
+        stream.input_finished()
+        times = [time for word in stream.result.words for time in (word.start_s, word.end_s)]
+        assert times == pytest.approx([time for word in offline.words for time in (word.start_s, word.end_s)])
+        assert max(times, default=0.0) <= duration_s
+        in_the_tail += bool(times) and times[-1] == duration_s
+    assert in_the_tail > 0

@@ -94,7 +94,8 @@ def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -
     for start, piece in segments(counted(), rate, longest_piece_s(backend, rate, PIECE_S)):
         heard = run_alone(backend, piece, metadata.min_samples)
         frames += [heard, between]
-        times.append((start / rate) + np.arange(len(heard) + 1) * metadata.frame_s)
+        ends = np.arange(len(heard) + 1) * metadata.frame_s
+        times.append(start / rate + np.minimum(ends, len(piece) / rate))  # a tail is heard after its end
     if not frames:
         raise AlignmentError("There is no speech in the recording.")
     return Sound(np.concatenate(frames), np.concatenate(times), samples / rate)

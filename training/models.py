@@ -28,6 +28,7 @@ from ds2_deploy.metadata import Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.runtime import cpu_cores
 from training.manifest import read_manifest
+from training.precision import bf16_is_fast
 from training.run_folder import LAST, mean_weights
 from training.synthetic.noise import write_noises
 from training.synthetic.speech import an4_texts, write_speech
@@ -48,7 +49,7 @@ zero-shot models"), where the statistics of batch norm rest."""
 
 
 class Stage(NamedTuple):
-    """One call of `ds2 train`; `{data}` and `{work}` are the folders."""
+    """One call of `ds2 train`; `{data}` and `{work}` are the folders, `{quickest}` the precision to choose here."""
 
     name: str
     """MODEL/STAGE: its folder below `{work}`."""
@@ -59,6 +60,8 @@ class Stage(NamedTuple):
     settings: tuple[str, ...] = ()
     begins: Shares | None = None
     """The weights it begins with; None: random ones."""
+    teacher: Shares | None = None
+    """The weights of its teacher, where it has one."""
 
 
 AN4, AN4_VALID = "{data}/an4/train.jsonl", "{data}/an4/valid.jsonl"
@@ -72,6 +75,11 @@ NOISE = "augment.noise={work}/noise"
 NOISY = (NOISE, "augment.noise_probability=0.5")
 JOINED = "augment.joined_probability=0.5"
 PAUSES = "augment.pause_s=[0.1, 5.0]"
+NO_TAIL = "feature.tail_ms=0.0"
+"""What recipe `streaming` has after a recording, only its last stage has learnt with."""
+FEWER_JOINED = (*NOISY, "augment.joined_probability=0.2", PAUSES, "precision={quickest}")
+LATER = (*FEWER_JOINED, NO_TAIL, "teacher.later_frames=4", "epochs=2")
+TAIL = (*FEWER_JOINED, "optimizer.learning_rate=4e-4", "epochs=3")
 
 LETTERS = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=1e-3")
 BRIEFLY = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
@@ -101,7 +109,8 @@ DEFAULT_NOISY = halved("default/noisy", DEFAULT_ALL)
 DEFAULT = halved("default/more", DEFAULT_NOISY)
 STREAMING_ALL = halved("streaming/all", {"streaming/people": 1})
 STREAMING_LIVE = halved("streaming/live", STREAMING_ALL)
-STREAMING = halved("streaming/pauses", STREAMING_LIVE)
+STREAMING_PAUSES = halved("streaming/pauses", STREAMING_LIVE)
+STREAMING = halved("streaming/tail", halved("streaming/again", STREAMING_PAUSES))
 
 STAGES = (
     Stage("sentences/read", "sentences", READING, LIBRISPEECH_VALID, (NOISE,)),
@@ -116,20 +125,29 @@ STAGES = (
     ),
     Stage("default/more", "default", EVERYTHING, AN4_VALID, (*NOISY, "epochs=10"), begins=DEFAULT_NOISY),
     Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *WINDOWED), begins=DEFAULT_NOISY),
-    Stage("streaming/all", "streaming", EVERYTHING, AN4_VALID, (NOISE,), begins={"streaming/windows": 1}),
+    Stage("streaming/all", "streaming", EVERYTHING, AN4_VALID, (NOISE, NO_TAIL), begins={"streaming/windows": 1}),
     Stage(
         "streaming/people", "an4", PEOPLE, AN4_VALID, ("epochs=6", *BRIEFLY, *WINDOWED), begins={"streaming/windows": 1}
     ),
     Stage(
-        "streaming/live", "streaming", MOSTLY_AN4, AN4_VALID, (*NOISY, JOINED),
+        "streaming/live", "streaming", MOSTLY_AN4, AN4_VALID, (*NOISY, JOINED, NO_TAIL),
         begins=STREAMING_ALL,
     ),
     Stage(
-        "streaming/pauses", "streaming", EVERYTHING, AN4_VALID, (*NOISY, JOINED, PAUSES), begins=STREAMING_LIVE
+        "streaming/pauses", "streaming", EVERYTHING, AN4_VALID, (*NOISY, JOINED, PAUSES, NO_TAIL),
+        begins=STREAMING_LIVE,
     ),
+    Stage("streaming/later", "streaming", EVERYTHING, AN4_VALID, LATER, begins=STREAMING_PAUSES, teacher=DEFAULT),
+    Stage(
+        "streaming/again", "streaming", EVERYTHING, AN4_VALID, (*FEWER_JOINED, NO_TAIL, "epochs=5"),
+        begins={"streaming/later": 1},
+    ),
+    Stage("streaming/tail", "streaming", EVERYTHING, AN4_VALID, TAIL, begins={"streaming/again": 1}),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {"sentences": {"sentences/read": 1}, "default": DEFAULT, "streaming": STREAMING}
 """What each model is in the end: a mean of stages' weights."""
+EXPORT: dict[str, tuple[str, ...]] = {"streaming": ("--window", "1", "--window-context", "7")}
+"""Options of `ds2 export`: every frame hears 7 more, where with windows of 2 + 6 every other one hears only 6."""
 
 
 def prepare(data: Path, work: Path) -> None:
@@ -147,13 +165,14 @@ def prepare(data: Path, work: Path) -> None:
 def train(name: str, data: Path, work: Path, processes: int, more: tuple[str, ...]) -> None:
     """Run a stage, after those that it needs; each goes on where it was stopped, if it was."""
     stage = stage_named(name)
-    for earlier in stage.begins or ():
+    for earlier in (*(stage.begins or ()), *(stage.teacher or ())):
         train(earlier, data, work, processes, more)
     if SPLICED_SPEECH in stage.train and not (work / "spliced" / "manifest.jsonl").exists():
         train(ALIGNER, data, work, processes, more)
         write_spliced(work / "spliced", [Path(AN4.format(data=data))], left_by(ALIGNER, work), SPLICED, SEED)
-    if stage.begins and not left_by(name, work).exists():  # else it goes on from there
-        blend(name.partition("/")[0], stage.begins, beginning(name, work), work)
+    for shares, path in ((stage.begins, beginning(name, work)), (stage.teacher, teaching(name, work))):
+        if shares and not left_by(name, work).exists():  # else it goes on from there
+            blend(name.partition("/")[0], shares, path, work)
     run_ds2([*train_command(stage, data, work), *more], processes)
 
 
@@ -171,6 +190,11 @@ def beginning(name: str, work: Path) -> Path:
     return work / f"{name}-begins.pt"
 
 
+def teaching(name: str, work: Path) -> Path:
+    """The checkpoint of a stage's teacher."""
+    return work / f"{name}-teacher.pt"
+
+
 def train_command(stage: Stage, data: Path, work: Path) -> list[str]:
     """The call of `ds2 train` for a stage, without the first word."""
     command = ["train", stage.recipe]
@@ -178,7 +202,9 @@ def train_command(stage: Stage, data: Path, work: Path) -> list[str]:
         command += ["--train", manifest.format(data=data, work=work)]
     command += ["--valid", stage.valid.format(data=data), "--out", str(work / stage.name)]
     for setting in stage.settings:
-        command += ["--set", setting.format(work=work)]
+        command += ["--set", setting.format(work=work, quickest=quickest_precision())]
+    if stage.teacher:
+        command += ["--set", f"teacher.model={teaching(stage.name, work)}"]
     if left_by(stage.name, work).exists():
         command.append("--resume")
     elif stage.begins:
@@ -186,9 +212,14 @@ def train_command(stage: Stage, data: Path, work: Path) -> list[str]:
     return command
 
 
+def quickest_precision() -> str:
+    """bf16 where this machine multiplies it, which halves a training (benchmarks/train_precision.py); else fp32."""
+    return "bf16" if bf16_is_fast(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "fp32"
+
+
 def export_command(name: str, work: Path) -> list[str]:
     """The call of `ds2 export` for a model's weights, which lie in WORK/NAME/model.pt."""
-    return ["export", str(work / name / "model.pt"), "--out", str(work / name / "model")]
+    return ["export", str(work / name / "model.pt"), "--out", str(work / name / "model"), *EXPORT.get(name, ())]
 
 
 def blend(name: str, shares: Shares, path: Path, work: Path) -> None:

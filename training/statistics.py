@@ -56,8 +56,9 @@ def whitening(utterances: Iterable[Utterance], feature: FeatureConfig) -> Whiten
 
 
 def _features(utterances: Iterable[Utterance], feature: FeatureConfig) -> Iterator[Tensor]:
-    """(F, T) float64 of each recording, not normalised."""
-    frontend = Frontend(msgspec.structs.replace(feature, normalization="none"))
+    """(F, T) float64 of each recording, not normalised and without a tail."""
+    feature = msgspec.structs.replace(feature, normalization="none", tail_ms=0.0)
+    frontend = Frontend(feature)
     for utterance in utterances:
         audio = torch.from_numpy(load_audio(utterance.path, feature.sample_rate))[None]  # (1, S)
         if feature.frames(audio.shape[1]):

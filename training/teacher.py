@@ -62,7 +62,8 @@ class Teacher:
         """(B,) of the learner's CTC losses (B,) and the mean distance of its `views`, each (B, T, V), by the share.
 
         What the teacher says in a frame is compared with what the learner says `later_frames` after it; the learner's
-        first frames, and the teacher's last ones, whose answers would come after the end, are left to CTC.
+        first frames, those that it has after the teacher's last answer (a tail), and the teacher's last ones, whose
+        answers would come after the end, are left to CTC.
         """
         later, share = self.config.later_frames, self.config.share
         answers, frames = self.answers(batch)

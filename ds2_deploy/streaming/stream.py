@@ -8,7 +8,6 @@ gives back frames and the next state. Shapes: C samples of a chunk, N values of 
 """
 
 import logging
-import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -326,10 +325,8 @@ class Stream:
 
     def _close_utterance(self, *, is_last: bool = False) -> list[StreamResult]:
         """The utterance becomes final and the next one begins; the model's state goes on."""
-        heard, frame_s = self._decoder.finish(), self._metadata.frame_s
-        begin_s = self._utterance_begin * frame_s
-        end_s = self._taken / self._metadata.feature.sample_rate if is_last else math.inf  # a tail is heard beyond it
-        words = tuple(word.timed(frame_s, begin_s, end_s) for word in heard.words)
+        heard, frame_s, begin_s = self._decoder.finish(), self._metadata.frame_s, self._time_s(self._utterance_begin)
+        words = tuple(word.timed(frame_s, begin_s, self._heard_s) for word in heard.words)
         start_s, end_s = (words[0].start_s, words[-1].end_s) if words else (begin_s, begin_s)
         final = StreamResult(heard.text, heard.text, True, start_s, end_s, heard.score, words)
         self._last = final if is_last else NOTHING
@@ -342,16 +339,24 @@ class Stream:
 
     def _partial(self) -> StreamResult:
         first, end = self._decoder.spoken or (0, 0)
-        begin, frame_s = self._utterance_begin, self._metadata.frame_s
+        begin = self._utterance_begin
         reading = self._decoder.hypothesis()
         return StreamResult(
             text=reading.text,
             stable=self._decoder.stable(),
             is_final=False,
-            start_s=(begin + first) * frame_s,
-            end_s=(begin + end) * frame_s,
+            start_s=self._time_s(begin + first),
+            end_s=self._time_s(begin + end),
             score=reading.score,
         )
+
+    @property
+    def _heard_s(self) -> float:
+        return self._taken / self._metadata.feature.sample_rate
+
+    def _time_s(self, frame: int) -> float:
+        """When a frame begins, in the stream; those of a tail, which come after its end, at its end."""
+        return min(frame * self._metadata.frame_s, self._heard_s)
 
     def _tell(self, results: list[StreamResult]) -> None:
         """Outside the lock, so that a listener may use the stream."""
