@@ -379,7 +379,7 @@ def test_streams_are_measured_and_equal_the_reference(ds2: Ds2, tmp_path: Path) 
     assert code in (0, 1), err
     found = Report.read(tmp_path / "bench.json")
     assert [(r.name, r.batch, r.audio_s) for r in found.rows] == [
-        ("torch fp32", 2, 0.12), ("onnxruntime fp32", 2, 0.12),
+        ("torch fp32", 2, 0.1), ("onnxruntime fp32", 2, 0.1),
     ]  # fmt: skip
     assert found.rows[0].max_abs is None
     assert 0 < (found.rows[1].max_abs or 0) < 1e-3
