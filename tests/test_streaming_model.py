@@ -44,6 +44,7 @@ TAILS = {
         sample_rate=8000, spectrum="log_mel", mel_bands=20, normalization="none", tail_ms=900.0
     ),
 }
+HEARD = FEATURES | TAILS
 CONVOLUTIONS: dict[str, tuple[int, tuple[ConvLayer, ...]]] = {
     "2d, even kernels": (2, CONV_2D),
     "1d, stride 3": (1, CONV_1D),
@@ -70,9 +71,7 @@ def network(cell: str, feature: str, conv: str, lookahead: int) -> DeepSpeech2:
         "rnn_layers": 2, "rnn_size": 9, "fc_layers": 1, "fc_size": 7, "relu_clip": 0.7,
         "recurrent_norm": "step" if lookahead in (1, 4) else "vertical",
     }  # fmt: skip
-    return tiny_model(
-        tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), (FEATURES | TAILS)[feature])
-    )
+    return tiny_model(tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), HEARD[feature]))
 
 
 def windowed(cell: Cell, feature: str, conv: str, window: int, context: int) -> DeepSpeech2:
@@ -83,9 +82,7 @@ def windowed(cell: Cell, feature: str, conv: str, window: int, context: int) -> 
         "rnn_layers": {1: 1, 2: 3}.get(window, 2), "rnn_size": 9, "fc_layers": 1, "fc_size": 7, "relu_clip": 0.7,
         "directions": "concat" if window > 2 else "sum", "shared_input_weights": window == 4,
     }  # fmt: skip
-    return tiny_model(
-        tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), (FEATURES | TAILS)[feature])
-    )
+    return tiny_model(tiny_metadata(msgspec.convert(msgspec.to_builtins(config), ModelConfig), HEARD[feature]))
 
 
 def awkward_lengths(metadata: ModelMetadata, chunk: int) -> list[int]:

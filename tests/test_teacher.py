@@ -137,10 +137,9 @@ def first_frames(model, corpus):
     for i in range(18):
         batch = dataset[[(0, i)]]
         best = model(batch.audio, batch.lengths)[0][0].argmax(dim=-1).tolist()
-        found += [
-            (label, t) for t, (label, before) in enumerate(zip(best, [0, *best], strict=False)) if label != before
-        ]
-    return [(label, t) for label, t in found if label]
+        before = [0, *best[:-1]]
+        found += [(label, t) for t, label in enumerate(best) if label and label != before[t]]
+    return found
 
 
 def test_a_network_learns_to_answer_later(corpus, tmp_path, capsys):

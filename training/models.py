@@ -201,8 +201,9 @@ def train_command(stage: Stage, data: Path, work: Path) -> list[str]:
     for manifest in stage.train:
         command += ["--train", manifest.format(data=data, work=work)]
     command += ["--valid", stage.valid.format(data=data), "--out", str(work / stage.name)]
+    quickest = quickest_precision()
     for setting in stage.settings:
-        command += ["--set", setting.format(work=work, quickest=quickest_precision())]
+        command += ["--set", setting.format(work=work, quickest=quickest)]
     if stage.teacher:
         command += ["--set", f"teacher.model={teaching(stage.name, work)}"]
     if left_by(stage.name, work).exists():
