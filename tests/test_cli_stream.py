@@ -156,6 +156,7 @@ def test_models_that_cannot_stream_say_why(
         ["--rule1-min-trailing-silence", "-1"],
         ["--rule2-min-trailing-silence", "nan"],
         ["--rule3-min-utterance-length", "inf"],
+        ["--no-endpoint", "--rule2-min-trailing-silence", "1.2"],
         ["more", "than", "one"],
         ["--no-such-option"],
     ],

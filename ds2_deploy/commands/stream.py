@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ds2_deploy.audio.load import Samples
     from ds2_deploy.output.captions import LineCaptions
+    from ds2_deploy.streaming.endpoint import EndpointConfig
     from ds2_deploy.streaming.stream import Stream
 
 
@@ -46,18 +47,24 @@ def stream(
         typer.Option("--format", help="text: a line an utterance, growing on a terminal; jsonl: an object a change."),
     ] = "text",
     rule1: Annotated[
-        float,
+        float | None,
         typer.Option(
-            "--rule1-min-trailing-silence", help="Seconds of silence that end an utterance, even an empty one."
+            "--rule1-min-trailing-silence",
+            help="Seconds of silence that end an utterance, even an empty one; without it, 2.4.",
         ),
-    ] = 2.4,
+    ] = None,
     rule2: Annotated[
-        float,
-        typer.Option("--rule2-min-trailing-silence", help="Seconds of silence that end one with text."),
-    ] = 1.2,
+        float | None,
+        typer.Option(
+            "--rule2-min-trailing-silence", help="Seconds of silence that end one with text; without it, 1.2."
+        ),
+    ] = None,
     rule3: Annotated[
-        float, typer.Option("--rule3-min-utterance-length", help="Seconds after which an utterance ends in any case.")
-    ] = 20.0,
+        float | None,
+        typer.Option(
+            "--rule3-min-utterance-length", help="Seconds after which an utterance ends in any case; without it, 20."
+        ),
+    ] = None,
     no_endpoint: Annotated[bool, typer.Option("--no-endpoint", help="One utterance until the input ends.")] = False,
 ) -> None:
     """Show what is being said: arecord -f S16_LE -r 16000 -c 1 | ds2 stream -
@@ -69,7 +76,6 @@ def stream(
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.output.captions import caption_writer
     from ds2_deploy.runtime import cuda_ordinal, open_stream_backend
-    from ds2_deploy.streaming.endpoint import EndpointConfig, EndpointRule
     from ds2_deploy.streaming.stepping import OwnThread
     from ds2_deploy.streaming.stream import Stream
 
@@ -77,29 +83,36 @@ def stream(
         raise typer.BadParameter("There is no audio on stdin: arecord -f S16_LE -r 16000 -c 1 | ds2 stream -")
     if source != "-" and rate is not None:
         raise typer.BadParameter("--rate is for stdin: a file knows its own.")
+    if no_endpoint and (rule1, rule2, rule3) != (None, None, None):
+        raise typer.BadParameter("--no-endpoint leaves no rule to change: drop it, or the options of the rules.")
     with usage_errors():
         search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
         cuda_ordinal(device)
-        endpoint = EndpointConfig(
-            rule1=EndpointRule(min_trailing_silence=rule1),
-            rule2=EndpointRule(must_contain_nonsilence=True, min_trailing_silence=rule2),
-            rule3=EndpointRule(min_utterance_length=rule3),
-        )
+        endpoint = _endpoint(rule1, rule2, rule3)
     folder = open_model(model)
     with usage_errors():  # a hot word that the model cannot spell
         decoding = make_decoder(search, folder.metadata.alphabet, folder.path)
     stepper = OwnThread(open_stream_backend(backend, folder, device=device, precision=precision, threads=1))
-    live = Stream(
-        stepper,
-        folder.metadata,
-        decoding,
-        endpoint=None if no_endpoint else endpoint,
-    )
+    live = Stream(stepper, folder.metadata, decoding, endpoint=None if no_endpoint else endpoint)
     if source == "-" and sys.stderr.isatty():
         print("Listening; Ctrl-C ends.", file=sys.stderr)
     rate = (rate or 16000) if source == "-" else folder.metadata.feature.sample_rate
     pieces = raw_pcm(sys.stdin.buffer, rate) if source == "-" else played(source, rate)
     _caption(live, pieces, rate, caption_writer(format_name, sys.stdout))
+
+
+def _endpoint(rule1: float | None, rule2: float | None, rule3: float | None) -> "EndpointConfig":
+    """The usual rules, but for the seconds that are given."""
+    from msgspec.structs import replace
+
+    from ds2_deploy.streaming.endpoint import EndpointConfig
+
+    usual = EndpointConfig()
+    return EndpointConfig(
+        rule1=usual.rule1 if rule1 is None else replace(usual.rule1, min_trailing_silence=rule1),
+        rule2=usual.rule2 if rule2 is None else replace(usual.rule2, min_trailing_silence=rule2),
+        rule3=usual.rule3 if rule3 is None else replace(usual.rule3, min_utterance_length=rule3),
+    )
 
 
 def _caption(stream: "Stream", pieces: "Iterator[Samples]", rate: int, writer: "LineCaptions") -> None:
