@@ -150,6 +150,7 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     assert everything.count("D/an4/train.jsonl") == 2
     assert str(tmp_path / "spliced/manifest.jsonl") in everything
     assert everything[-2:] == ["--set", "workers=1"]
+    assert all(f"precision={models.quickest_precision()}" in call for call in calls)
     begins = load_checkpoint(Path(windows[windows.index("--init-from") + 1])).metadata
     assert begins.name == "streaming"
     assert begins.provenance.recipe == "mean of 0.5 default/noisy, 0.25 default/all, 0.25 default/people"
@@ -193,7 +194,7 @@ def test_stages_begin_with_what_earlier_ones_left() -> None:
         assert set(stage.teacher or ()) <= known
         teacher = ["teacher.model=default"] if stage.teacher else []
         known.add(stage.name)
-        settings = [setting.format(work="runs", quickest="bf16") for setting in stage.settings]
+        settings = [setting.format(work="runs") for setting in stage.settings]
         load_recipe(stage.recipe, settings + teacher)
     assert len(known) == len(models.STAGES)
     for shares in models.MODELS.values():

@@ -49,7 +49,7 @@ zero-shot models"), where the statistics of batch norm rest."""
 
 
 class Stage(NamedTuple):
-    """One call of `ds2 train`; `{data}` and `{work}` are the folders, `{quickest}` the precision to choose here."""
+    """One call of `ds2 train`; `{data}` and `{work}` are the folders."""
 
     name: str
     """MODEL/STAGE: its folder below `{work}`."""
@@ -77,7 +77,7 @@ JOINED = "augment.joined_probability=0.5"
 PAUSES = "augment.pause_s=[0.1, 5.0]"
 NO_TAIL = "feature.tail_ms=0.0"
 """What recipe `streaming` has after a recording, only its last stage has learnt with."""
-FEWER_JOINED = (*NOISY, "augment.joined_probability=0.2", PAUSES, "precision={quickest}")
+FEWER_JOINED = (*NOISY, "augment.joined_probability=0.2", PAUSES)
 LATER = (*FEWER_JOINED, NO_TAIL, "teacher.later_frames=4", "epochs=2")
 TAIL = (*FEWER_JOINED, "optimizer.learning_rate=4e-4", "epochs=3")
 
@@ -201,9 +201,8 @@ def train_command(stage: Stage, data: Path, work: Path) -> list[str]:
     for manifest in stage.train:
         command += ["--train", manifest.format(data=data, work=work)]
     command += ["--valid", stage.valid.format(data=data), "--out", str(work / stage.name)]
-    quickest = quickest_precision()
-    for setting in stage.settings:
-        command += ["--set", setting.format(work=work, quickest=quickest)]
+    for setting in (*stage.settings, f"precision={quickest_precision()}"):
+        command += ["--set", setting.format(work=work)]
     if stage.teacher:
         command += ["--set", f"teacher.model={teaching(stage.name, work)}"]
     if left_by(stage.name, work).exists():
