@@ -1,11 +1,12 @@
 """What a model hears, under which conditions: the tables and the picture of a model card.
 
     python benchmarks/model_report.py MODEL --manifest an4=M.jsonl [--manifest digits=D.jsonl] [--babble B.jsonl]
-        [--run RUN]... [--save]
+        [--decoder greedy]... [--run RUN]... [--save]
 
 Every manifest is read clean, in noise of 20, 10 and 5 dB (white, pink and, of the recordings of --babble, several
 people at once, in turn), through a telephone, as MP3 of 32 kbit/s, slower, faster, 30 dB quieter and with 1.5 s of
-silence before and after, greedily and in FP32. Where MODEL has an FP16 graph, its frames and words are compared.
+silence before and after, in FP32, greedily or by each --decoder (`beam` takes the language model that MODEL has).
+Where MODEL has an FP16 graph, its frames and words are compared.
 --run draws the curves of the trainings, one after the other, as curve.svg. --save writes
 benchmarks/results/model-NAME.json and model-NAME.md.
 """
@@ -55,6 +56,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A manifest under one condition; rates are fractions."""
 
     corpus: str
+    decoder: str
     condition: str
     wer: float
     wer_low: float
@@ -123,8 +125,10 @@ def conditions(speakers: Sequence[Path]) -> dict[str, Condition]:
     }
 
 
-def measured(recognizer: Recognizer, corpus: str, name: str, texts: list[str], audio: list[Samples]) -> Row:
-    """Error rates of recordings in memory."""
+def measured(
+    recognizer: Recognizer, corpus: str, name: str, texts: list[str], audio: list[Samples], decoder: str = "greedy"
+) -> Row:
+    """Error rates of recordings in memory; `decoder` is the recognizer's, by name."""
     errors = [
         Errors.between(text, hypothesis.text)
         for text, hypothesis in zip(texts, recognizer.recognize(audio), strict=True)
@@ -133,6 +137,7 @@ def measured(recognizer: Recognizer, corpus: str, name: str, texts: list[str], a
     low, high = bootstrap_interval([(e.word_errors, e.words) for e in errors])
     return Row(
         corpus=corpus,
+        decoder=decoder,
         condition=name,
         wer=total.wer,
         wer_low=low,
@@ -181,17 +186,19 @@ def halves(model: str, recordings: list[Samples]) -> Halves | None:
 
 
 def table(rows: list[Row]) -> str:
-    """Markdown: a row per condition, a column per corpus."""
-    corpora = list(dict.fromkeys(row.corpus for row in rows))
-    lines = ["| condition | " + " | ".join(corpora) + " |", "|---|" + "---|" * len(corpora)]
+    """Markdown: a row per condition, a column per corpus and decoder."""
+    columns = dict.fromkeys(row.corpus + f", {row.decoder}" * (row.decoder != "greedy") for row in rows)
+    lines = ["| condition | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
     for name in dict.fromkeys(row.condition for row in rows):
-        cells = [
-            f"{row.wer:.2%} ({row.word_errors} of {row.words}; {100 * row.wer_low:.1f}–{100 * row.wer_high:.1f})"
-            for row in rows
-            if row.condition == name
-        ]
+        cells = [cell(row) for row in rows if row.condition == name]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
+
+
+def cell(row: Row) -> str:
+    """Without an interval where nothing is wrong: a bootstrap has none to give."""
+    interval = f"; {100 * row.wer_low:.1f}–{100 * row.wer_high:.1f}" if row.word_errors else ""
+    return f"{row.wer:.2%} ({row.word_errors} of {row.words}{interval})"
 
 
 def draw(runs: list[Path], path: Path) -> None:
@@ -225,20 +232,23 @@ def main(
     babble_of: Annotated[
         Path | None, typer.Option("--babble", metavar="M.jsonl", help="People who talk in the background.")
     ] = None,
+    decoder: Annotated[list[str] | None, typer.Option(help="greedy, beam; may be given often.")] = None,
     run: Annotated[list[Path] | None, typer.Option(help="A folder of `ds2 train`, for the picture.")] = None,
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/model-NAME.json and .md.")] = False,
 ) -> None:
-    recognizer = Recognizer.open(model)
+    recognizers = {name: Recognizer.open(model, decoder=name) for name in decoder or ["greedy"]}
+    metadata = open_model(model).metadata
     speakers = [utterance.path for utterance in read_manifest(babble_of)] if babble_of else []
     rows, everything = [], []
     for item in manifest:
         corpus, _, path = item.partition("=")
-        texts, clean = spoken(Path(path), recognizer.metadata)
+        texts, clean = spoken(Path(path), metadata)
         everything += clean
         for name, condition in conditions(speakers).items():
             audio = [condition(samples, number) for number, samples in enumerate(clean)]
-            rows.append(measured(recognizer, corpus, name, texts, audio))
-            print(f"{corpus}: {name}: {rows[-1].wer:.2%}", flush=True)
+            for search, recognizer in recognizers.items():
+                rows.append(measured(recognizer, corpus, name, texts, audio, search))
+                print(f"{corpus}: {name}: {search}: {rows[-1].wer:.2%}", flush=True)
     half = halves(model, everything)
     text = table(rows)
     if half:
@@ -247,7 +257,7 @@ def main(
             f"label, {half.different_words} of {half.words} words apart, log-probabilities within {half.largest:.3f}.\n"
         )
     print(text)
-    name = recognizer.metadata.name
+    name = metadata.name
     if run:
         draw(run, Path(model) / "curve.svg" if Path(model).is_dir() else Path(f"curve-{name}.svg"))
     if save:
