@@ -27,7 +27,8 @@ from study_report import DONE, plot, results, table
 from ds2_deploy.errors import ConfigError, DS2Error
 from ds2_deploy.files import atomic_path
 from training.recipe import Recipe, load_recipe
-from training.run_folder import LAST, read_log
+from training.run_folder import LAST
+from training.trainer import DIVERGED
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -120,10 +121,10 @@ class Runner:
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "wall_s": time.perf_counter() - started,
         }
-        failed = process.returncode == 1 and read_log(run.folder)  # diverged; not the command wrong, nor killed
-        if process.returncode == 0 or failed:
+        said = (run.folder / "stderr.txt").read_text().strip()
+        if process.returncode == 0 or DIVERGED in said:  # not killed, nor out of memory or disk
             (run.folder / DONE).write_text(json.dumps(facts))
-        last = (run.folder / "stderr.txt").read_text().strip().split("\n")[-1]
+        last = said.split("\n")[-1]
         with self.lock:
             print(f"{run.axis} = {run.variant}, seed {run.seed}, {facts['wall_s']:.0f} s: {last}", flush=True)
 

@@ -95,12 +95,22 @@ def test_manifests_of_one_name_have_parts_of_their_own(corpus, tmp_path, monkeyp
     assert len(other.read_text().splitlines()) == 1
 
 
-@pytest.mark.parametrize(("code", "is_done"), [(0, True), (1, True), (130, False), (-9, False)])
-def test_what_was_killed_is_not_done(corpus, tmp_path, monkeypatch, code, is_done):
+@pytest.mark.parametrize(
+    ("code", "error", "is_done"),
+    [
+        (0, "", True),
+        (1, "ds2: error: Epoch 1 had no finite gradient, so nothing was learnt.", True),
+        (1, "ds2: error: Cannot write last.pt: No space left on device.", False),
+        (130, "", False),
+        (-9, "", False),
+    ],
+)
+def test_what_was_killed_is_not_done(corpus, tmp_path, monkeypatch, code, error, is_done):
     path = write_study(tmp_path, corpus)
     wanted = study.read_study(path)
     run = study.planned(wanted, path, tmp_path / "work")[0]
-    ends = f"import os, signal, sys; os.kill(os.getpid(), {-code}) if {code} < 0 else sys.exit({code})"
+    ends = f"import os, sys; print({error!r}, file=sys.stderr); os.kill(os.getpid(), {-code}) if {code} < 0 else 0"
+    ends += f"; sys.exit({code})"
     monkeypatch.setattr(study.Runner, "command", lambda *_: [sys.executable, "-c", ends])
     run.folder.mkdir(parents=True)
     (run.folder / "log.jsonl").write_text('{"epoch": 1}\n')

@@ -43,6 +43,8 @@ SPOKEN = 0.9
 """A character error rate below this: a network's first random labels do not count as recognition."""
 CLOCK_STEPS = 10
 """Optimizer steps between looks at the clock, which all processes must agree on."""
+DIVERGED = "had no finite gradient"
+"""By this the error of a training that can learn no more is told from others."""
 MAY_CHANGE = ("epochs", "workers", "checkpoint_minutes", "name")
 """What a resumed training need not have of its recipe; nor the precision, unless one of them is fp16, whose losses are
 scaled."""
@@ -209,7 +211,7 @@ class Training:
         self.warn_of_durations()
         if steps and skipped == steps:
             raise TrainingError(
-                f"Epoch {epoch} had no finite gradient, so nothing was learnt: lower optimizer.learning_rate, or "
+                f"Epoch {epoch} {DIVERGED}, so nothing was learnt: lower optimizer.learning_rate, or "
                 "choose another precision; the last checkpoint is as it was."
             )
 
