@@ -275,8 +275,8 @@ def test_bundled_recipe_and_overrides():
         ("augment.windows=[[0, 3]]", r"augment.windows has \[0, 3\]: both must be at least 1, or both 0"),
         ("augment.windows=[[2, 0]]", r"augment.windows has \[2, 0\]"),
         ("augment.windows=[[-1, 3]]", r"augment.windows has \[-1, 3\]"),
-        ("augment.windows=[[0, 0]]", r"augment.windows lacks \[0, 0\]"),
-        ("augment.windows=[[2, 6]]", r"augment.windows lacks \[0, 0\]"),
+        ("augment.windows=[[0, 0]]", "augment.windows is for a network whose backward direction"),
+        ("augment.windows=[[2, 6]]", "augment.windows is for a network whose backward direction"),
         ("augment.noise_probability=0.5", "augment.noise is empty"),
         ("augment.reverb_probability=1.5", "augment.reverb_probability is 1.5"),
         ("augment={reverb='', reverb_probability=1.0}", "augment.reverb is empty"),
@@ -294,6 +294,11 @@ def test_bundled_recipe_and_overrides():
 def test_bad_overrides(override, said):
     with pytest.raises(ConfigError, match=said):
         load_recipe("an4", [override])
+
+
+def test_drawn_windows_hold_those_of_the_network():
+    with pytest.raises(ConfigError, match=r"augment.windows lacks \[2, 6\]"):
+        load_recipe("streaming", ["augment.windows=[[1, 7], [0, 0]]"])
 
 
 def test_missing_and_broken_recipes(tmp_path):

@@ -268,10 +268,15 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(f"workers is {self.workers}: it must be between 0 and {MAX_WORKERS}")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed is {self.seed}: it must be between 0 and 2^63 - 1")
-        if self.augment.windows and (not self.model.window or self.model.windows not in self.augment.windows):
+        if self.augment.windows and not self.model.window:
+            raise ValueError(
+                "augment.windows is for a network whose backward direction goes by windows: set model.window and "
+                "model.window_context to those it is to be used with"
+            )
+        if self.augment.windows and self.model.windows not in self.augment.windows:
             raise ValueError(
                 f"augment.windows lacks {list(self.model.windows)}: what the network is to be used with, model.window "
-                "and model.window_context, must be among them, and not be 0"
+                "and model.window_context, must be among them"
             )
         Alphabet.of(self.alphabet)  # raises where a character comes twice
 
