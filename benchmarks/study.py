@@ -24,7 +24,7 @@ import msgspec
 import typer
 from study_report import DONE, plot, results, table
 
-from ds2_deploy.errors import ConfigError, DS2Error
+from ds2_deploy.errors import ConfigError, DS2Error, TrainingError
 from ds2_deploy.files import atomic_path
 from training.recipe import Recipe, load_recipe
 from training.run_folder import LAST
@@ -107,12 +107,13 @@ class Runner:
         self.lock = threading.Lock()
 
     def run(self, run: Run) -> None:
-        """Leave a finished training in the run's folder, or note there that it failed."""
+        """Leave a finished training in the run's folder, or note there that it diverged."""
         if (run.folder / DONE).exists():
             return
         run.folder.mkdir(parents=True, exist_ok=True)
         started = time.perf_counter()
         with (run.folder / "stderr.txt").open("ab") as stderr:
+            begin = stderr.tell()
             process = subprocess.Popen(self.command(run), stderr=stderr, env=self.environment())
             _, status, usage = os.wait4(process.pid, 0)  # with the processor time of its workers
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -121,8 +122,9 @@ class Runner:
             "cpu_s": usage.ru_utime + usage.ru_stime,
             "wall_s": time.perf_counter() - started,
         }
-        said = (run.folder / "stderr.txt").read_text().strip()
-        if process.returncode == 0 or DIVERGED in said:  # not killed, nor out of memory or disk
+        said = (run.folder / "stderr.txt").read_bytes()[begin:].decode(errors="replace").strip()
+        diverged = process.returncode == 1 and DIVERGED in said  # not killed, nor out of memory or disk
+        if process.returncode == 0 or diverged:
             (run.folder / DONE).write_text(json.dumps(facts))
         last = said.split("\n")[-1]
         with self.lock:
@@ -189,6 +191,10 @@ def main(
         print(f"{len(runs)} variants and seeds, {len(distinct)} trainings", flush=True)
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(runner.run, distinct))
+        if missing := sum(not (run.folder / DONE).exists() for run in distinct):
+            raise TrainingError(
+                f"{missing} of {len(distinct)} trainings are not finished: the same call tries them again."
+            )
         found = results(wanted, runs)
     except DS2Error as error:
         print(error, file=sys.stderr)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from study import Run, Study
 
 DONE = "study.json"
-"""Beside each training that is finished, or failed."""
+"""Beside each training that is finished, or diverged."""
 COLLAPSED = 0.999
 SPOKEN = 0.9
 """A character error rate below it ends the blank beginning of a training."""
@@ -45,9 +45,10 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     set: tuple[str, ...]
     seeds: int
     diverged: int
-    """Ended by an error, with nothing but blanks, or with a validation loss above the first epoch's; left out of what
-    follows."""
-    parameters: int
+    """Ended without a finite gradient, with nothing but blanks, or with a validation loss above the first epoch's; left
+    out of what follows."""
+    parameters: int | None
+    """None where not even an epoch was learnt, as of the seconds."""
     wer: Spread | None
     cer: Spread | None
     distance: Spread | None
@@ -55,9 +56,9 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     train_loss: Spread | None
     speaks: Spread | None
     """The first epoch whose validation has a character error rate below SPOKEN."""
-    epoch_s: float
+    epoch_s: float | None
     """Median over epochs and seeds of an epoch's training, on a machine that other work may have shared."""
-    epoch_cpu_s: float
+    epoch_cpu_s: float | None
     """Processor seconds of the whole training, validation included, per epoch."""
     curves: list[list[dict[str, float]]]
     """Of each seed, what was logged of each epoch."""
@@ -80,15 +81,14 @@ def results(study: "Study", runs: Sequence["Run"]) -> Results:
     """Read the folders of all `runs` that have been trained."""
     groups: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
-        if (run.folder / DONE).exists():
-            groups.setdefault((run.axis, run.variant), []).append(run)
+        groups.setdefault((run.axis, run.variant), []).append(run)
     order = [(axis.name, variant) for axis in study.axis for variant in axis.variants]
     return Results(
         train=study.train,
         valid=study.valid,
         epochs=runs[0].recipe.epochs,
         machine=machine(),
-        rows=[row(groups[key]) for key in order if key in groups],
+        rows=[row(groups[key]) for key in order],
     )
 
 
@@ -102,7 +102,7 @@ def row(runs: Sequence["Run"]) -> Row:
         return Spread.of([log[-1][name] for log in good])
 
     trained = [run.folder for run in runs if (run.folder / LAST).exists()]
-    parameters = 0
+    parameters = None
     if trained:
         parameters = sum(p.numel() for p in load_checkpoint(trained[0] / LAST).model().parameters())
     return Row(
@@ -118,12 +118,14 @@ def row(runs: Sequence["Run"]) -> Row:
         loss=spread("valid_loss"),
         train_loss=spread("loss"),
         speaks=Spread.of([epoch for log in good if (epoch := first_words(log)) is not None]),
-        epoch_s=statistics.median([entry["seconds"] for log in logs for entry in log] or [math.nan]),
-        epoch_cpu_s=statistics.median(
-            [fact["cpu_s"] / len(log) for log, fact in zip(logs, facts, strict=True) if log] or [math.nan]
-        ),
+        epoch_s=_median([entry["seconds"] for log in logs for entry in log]),
+        epoch_cpu_s=_median([fact["cpu_s"] / len(log) for log, fact in zip(logs, facts, strict=True) if log]),
         curves=[[{name: round(entry[name], 5) for name in CURVES} for entry in log] for log in logs],
     )
+
+
+def _median(values: list[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def diverged(log: list[dict[str, Any]], exit_code: int) -> bool:
@@ -169,9 +171,8 @@ def _line(row: Row) -> str:
         _spread(row.train_loss, 1, 2),
         "–" if row.speaks is None else f"epoch {row.speaks.mean:.1f}".removesuffix(".0"),
         f"{row.diverged} of {row.seeds}",
-        f"{row.parameters / 1000:.0f} k",
-        f"{row.epoch_s:.1f}",
-        f"{row.epoch_cpu_s:.1f}",
+        "–" if row.parameters is None else f"{row.parameters / 1000:.0f} k",
+        *("–" if seconds is None else f"{seconds:.1f}" for seconds in (row.epoch_s, row.epoch_cpu_s)),
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -205,8 +206,13 @@ def plot(found: Results, folder: Path) -> None:
 
 
 def _band(panel: Any, row: Row, value: Callable[[dict[str, float]], float]) -> None:
-    length = min((len(curve) for curve in row.curves), default=0)
-    epochs = range(1, length + 1)
-    columns = [[value(curve[i]) for curve in row.curves] for i in range(length)]
-    (line,) = panel.plot(epochs, [statistics.mean(column) for column in columns], marker=".", label=row.variant)
-    panel.fill_between(epochs, list(map(min, columns)), list(map(max, columns)), alpha=0.15, color=line.get_color())
+    values = columns(row, value)
+    epochs = range(1, len(values) + 1)
+    (line,) = panel.plot(epochs, [statistics.mean(column) for column in values], marker=".", label=row.variant)
+    panel.fill_between(epochs, list(map(min, values)), list(map(max, values)), alpha=0.15, color=line.get_color())
+
+
+def columns(row: Row, value: Callable[[dict[str, float]], float]) -> list[list[float]]:
+    """Of every epoch that all seeds have, their values; one that diverged in its first has none."""
+    curves = [curve for curve in row.curves if curve]
+    return [list(map(value, epoch)) for epoch in zip(*curves, strict=False)]

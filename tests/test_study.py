@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import typer
 
 from tests.tones import RECIPE
 from training.recipe import RECIPES, Recipe, load_recipe
@@ -99,13 +100,13 @@ def test_manifests_of_one_name_have_parts_of_their_own(corpus, tmp_path, monkeyp
     ("code", "error", "is_done"),
     [
         (0, "", True),
-        (1, "ds2: error: Epoch 1 had no finite gradient, so nothing was learnt.", True),
-        (1, "ds2: error: Cannot write last.pt: No space left on device.", False),
+        (1, f"ds2: Epoch 1 {study.DIVERGED}, so nothing was learnt.", True),
+        (1, "ds2: Cannot write last.pt: No space left on device.", False),
         (130, "", False),
         (-9, "", False),
     ],
 )
-def test_what_was_killed_is_not_done(corpus, tmp_path, monkeypatch, code, error, is_done):
+def test_what_was_killed_or_had_no_disk_is_not_done(corpus, tmp_path, monkeypatch, code, error, is_done):
     path = write_study(tmp_path, corpus)
     wanted = study.read_study(path)
     run = study.planned(wanted, path, tmp_path / "work")[0]
@@ -113,9 +114,33 @@ def test_what_was_killed_is_not_done(corpus, tmp_path, monkeypatch, code, error,
     ends += f"; sys.exit({code})"
     monkeypatch.setattr(study.Runner, "command", lambda *_: [sys.executable, "-c", ends])
     run.folder.mkdir(parents=True)
-    (run.folder / "log.jsonl").write_text('{"epoch": 1}\n')
+    (run.folder / "stderr.txt").write_text(f"ds2: Epoch 1 {study.DIVERGED} in an earlier try.\n")
     study.Runner(wanted, tmp_path / "work", threads=1).run(run)
     assert (run.folder / study_report.DONE).exists() == is_done
+
+
+def test_a_study_with_a_training_missing_is_not_saved(corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(study.Runner, "command", lambda *_: [sys.executable, "-c", "import sys; sys.exit(1)"])
+    monkeypatch.setattr(study, "RESULTS", tmp_path / "results")
+    with pytest.raises(typer.Exit):
+        study.main(write_study(tmp_path, corpus), tmp_path / "work", jobs=4, threads=1, save=True)
+    assert "3 of 3 trainings are not finished" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_seed_that_diverged_at_once_leaves_the_others_their_curve(tmp_path):
+    runs = [study.Run("rate", name, seed, None, study.Variant(), tmp_path / f"{name}-{seed}")
+            for name, seed in (("usual", 1), ("usual", 2), ("absurd", 1))]  # fmt: skip
+    for run, code in zip(runs, (0, 1, 1), strict=True):
+        run.folder.mkdir()
+        (run.folder / study_report.DONE).write_text(json.dumps({"exit_code": code, "cpu_s": 4.0}))
+    log = [dict.fromkeys(study_report.CURVES, 1 / epoch) | {"epoch": epoch, "seconds": 2.0} for epoch in (1, 2)]
+    (runs[0].folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log))
+    usual, absurd = study_report.row(runs[:2]), study_report.row(runs[2:])
+    assert (usual.diverged, usual.loss, usual.epoch_cpu_s) == (1, study_report.Spread(0.5, None), 2.0)
+    assert (absurd.diverged, absurd.parameters, absurd.epoch_s) == (1, None, None)
+    assert study_report.columns(usual, lambda entry: entry["valid_loss"]) == [[1.0], [0.5]]
+    assert study_report.columns(absurd, lambda entry: entry["valid_loss"]) == []
 
 
 def test_what_counts_as_diverged():

@@ -7,7 +7,8 @@
 
 DS2_DATA names the folder with the corpora. What is finished is not repeated, and a training goes on where it was
 stopped. On a CPU two processes share the batches where there are two cores (`--processes`); they learn what one learns,
-up to the draws of dropout. Further options, such as `--set workers=8`, go to `ds2 train`.
+up to the draws of dropout. Stages are learnt in bf16 where the processor multiplies it; `--set precision=fp32` forgoes
+that. Further options, such as `--set workers=8`, go to `ds2 train`.
 """
 
 import argparse

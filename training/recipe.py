@@ -271,7 +271,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         if self.augment.windows and not self.model.window:
             raise ValueError(
                 "augment.windows is for a network whose backward direction goes by windows: set model.window and "
-                "model.window_context to those it is to be used with"
+                "model.window_context, which it is to be used with"
             )
         if self.augment.windows and self.model.windows not in self.augment.windows:
             raise ValueError(
