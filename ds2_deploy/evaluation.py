@@ -12,7 +12,7 @@ import msgspec
 from ds2_deploy.errors import AudioError, DS2Error, ManifestError, PronunciationError
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
 from ds2_deploy.recognizer import Recognizer
-from ds2_deploy.text.languages import Language, language_named
+from ds2_deploy.text.languages import Language, language_named, respelled
 
 
 class Reference(NamedTuple):
@@ -176,7 +176,7 @@ def evaluate(
             failures.append(result.error or AudioError("A recording gave no result."))
         else:
             audio_s += result.duration_s
-            heard = result.hypothesis.text  # labels, so in the language's spelling
+            heard = respelled(result.hypothesis.text, name)
             errors = Errors.between(reference.text, heard)
             kinds = Kinds.between(language.units(reference.text), language.units(heard))
             scored.append(Scored(reference, heard, result.duration_s, errors, kinds))

@@ -1,6 +1,8 @@
 """Files that are either whole or not there: written under a temporary name, then renamed."""
 
+import errno
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -10,6 +12,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ds2_deploy.errors import DS2Error, OutputError
+
+_COUNT = itertools.count()
+"""Tells temporary files apart that one thread writes at a time."""
 
 
 def read_text(path: Path, error: type[DS2Error]) -> str:
@@ -49,7 +54,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
             return
         path = path.resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_native_id()}.tmp")
+        temporary = path.with_name(f"{_hidden(path)}{os.getpid()}-{threading.get_native_id()}-{next(_COUNT)}.tmp")
         try:
             yield temporary
             temporary.replace(path)
@@ -71,7 +76,7 @@ def atomic_folder(path: Path, *, marker: str = "metadata.json") -> Iterator[Path
                 f"Cannot write {path}: it exists and holds no {marker}; remove it or choose another path."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
         try:
             yield temporary
             temporary.chmod(0o755)
@@ -84,6 +89,17 @@ def atomic_folder(path: Path, *, marker: str = "metadata.json") -> Iterator[Path
                 temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _hidden(path: Path) -> str:
+    """The beginning of a temporary name: not longer than the name itself may be, in bytes."""
+    return f".{path.name[:32]}."
+
+
+def name_is_at_fault(error: OutputError) -> bool:
+    """Whether a file of another name could have been written: this one is too long, or a folder has it."""
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno in (errno.ENAMETOOLONG, errno.EISDIR)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
+from ds2_deploy.decoding.pool import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
@@ -175,7 +176,7 @@ def compare(
 def _texts(emissions: Emissions, decoder: Decoder | None) -> list[str]:
     """Each recording's transcript; none without a decoder."""
     rows = zip(emissions.log_probs, emissions.lengths, strict=True)
-    return [decoder.decode(row[:length]).text for row, length in rows] if decoder else []
+    return [text_or_nothing(decoder, row[:length]) for row, length in rows] if decoder else []
 
 
 class _Words:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -11,12 +12,13 @@ import soundfile
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.alignment import best_path
-from ds2_deploy.errors import AlignmentError
+from ds2_deploy.errors import AlignmentError, OutputError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.protocol import Emissions
-from ds2_deploy.text.alphabet import ENGLISH
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
+from ds2_deploy.text.phonemes import LABELS
 from tests.conftest import SAMPLES, Ds2, said_in_samples
 from training.align import hear, passages_of
 
@@ -175,3 +177,44 @@ def test_a_manifest_is_named_like_one(ds2: Ds2, tmp_path: Path) -> None:
     outcome = ds2("align", tmp_path / "a.wav", tmp_path / "a.txt", "--out", tmp_path / "out")
     assert (outcome.code, outcome.out) == (2, "")
     assert ".jsonl" in outcome.err
+
+
+def test_apostrophes_within_words_stay_and_quotation_marks_go() -> None:
+    text = "‘I don’t know,’ he said.\nIt’s the dogs’ o'clock 'now'"
+    assert passages_of(text, "en", ENGLISH) == (["i don't know he said", "it's the dogs o'clock now"], [])
+    assert passages_of("don’t", "en", Alphabet.of("dnot ")) == (["don t"], [])  # as it cannot write it otherwise
+    phonemes = Alphabet.of(LABELS)
+    assert passages_of("I don’t know", "en-phonemes", phonemes)[0] == ["AY SIL D OW N T SIL N OW"]
+
+
+def test_the_blanks_own_sign_is_punctuation() -> None:
+    alphabet = Alphabet(labels=("_", *"word "), blank=0)
+    assert passages_of("_word_", "en", alphabet) == (["word"], [])
+
+
+def test_chinese_sentences_end_without_a_space() -> None:
+    text = "这是。“那是！”你好；好吗？\n好"
+    assert passages_of(text, "zh", Alphabet.of("这那是你好吗")) == (["这是", "那是", "你好", "好吗", "好"], [])
+
+
+def test_other_recordings_are_not_written_over(ds2: Ds2, tmp_path: Path) -> None:
+    (tmp_path / "talk").mkdir()
+    (tmp_path / "talk" / "talk-00001.flac").write_text("somebody's")
+    (tmp_path / "t.txt").write_text("one")
+    code, _, err = ds2("align", SAMPLES / "code-rms.flac", tmp_path / "t.txt", "--out", tmp_path / "talk.jsonl")
+    assert (code, "talk, for the recordings, is not empty" in err) == (1, True)
+    assert (tmp_path / "talk" / "talk-00001.flac").read_text() == "somebody's"
+
+
+def test_what_is_cut_short_leaves_no_manifest_of_other_recordings(
+    ds2: Ds2, tmp_path: Path, book: tuple[Path, Path, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio, text, _ = book
+    (tmp_path / "cut.jsonl").write_text("the manifest before")
+
+    def full(*_: object) -> NoReturn:
+        raise OutputError("Cannot write: no space left.")
+
+    monkeypatch.setattr("training.corpora.parts.write_flac", full)
+    assert ds2("align", audio, text, "--out", tmp_path / "cut.jsonl", "--overwrite").code == 1
+    assert not (tmp_path / "cut.jsonl").exists()

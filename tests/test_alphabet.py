@@ -142,3 +142,7 @@ def test_mandarin_normalisation(raw: str, normal: str) -> None:
 def test_an_unknown_language_is_named_with_the_choices() -> None:
     with pytest.raises(ConfigError, match=r"'tlh'.*choose one of en"):
         normalize("qapla", "tlh")
+
+
+def test_words_are_joined_as_the_alphabet_writes_them() -> None:
+    assert [Alphabet.of(labels).joint for labels in ("ab ", "你好", ["HH", "AH"], ["HH", "SIL"])] == [" ", "", " ", " "]

@@ -167,7 +167,7 @@ def test_wrong_calls(ds2: Ds2, model: Path, options: list[str]) -> None:
     assert err
 
 
-class Terminal(io.TextIOWrapper):
+class Terminal(io.BytesIO):
     def isatty(self) -> bool:
         return True
 
@@ -176,7 +176,7 @@ def test_a_terminal_on_stdin_is_a_wrong_call(
     model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["ds2", "stream", "--model", str(model)])
-    monkeypatch.setattr(sys, "stdin", Terminal(io.BytesIO()))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(Terminal()))
     with pytest.raises(SystemExit) as end:
         main()
     assert end.value.code == 2

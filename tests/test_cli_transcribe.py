@@ -214,6 +214,35 @@ def test_a_name_too_long_does_not_stop_the_others(transcribe: Ds2, texts: dict[s
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.txt", "b.txt", "c.txt"]
 
 
+def test_a_name_as_long_as_it_may_be_has_its_file(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
+    path = Path(next(iter(texts)))
+    longest = path.rename(path.with_name("录" * 83 + "xx.wav"))  # 255 bytes, as many as .txt gives
+    assert transcribe(longest, "--output-dir", tmp_path / "out") == (0, "", "")
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["录" * 83 + "xx.txt"]
+
+
+def test_a_file_that_cannot_be_written_by_its_name_does_not_stop_the_others(
+    transcribe: Ds2, texts: dict[str, str], tmp_path: Path
+) -> None:
+    b, a, _ = texts
+    (tmp_path / "out" / "b.txt").mkdir(parents=True)
+    longest = Path(a).rename(Path(a).with_name("x" * 251 + ".wav"))
+    outcome = transcribe(b, longest, *list(texts)[2:], "--output-dir", tmp_path / "out", "--format", "jsonl")
+    assert (outcome.code, (tmp_path / "out" / "c.jsonl").exists()) == (1, True)
+    assert re.fullmatch("ds2: Cannot write .*xxx.jsonl: File name too long.\n", outcome.err)
+    outcome = transcribe(b, *list(texts)[2:], "--output-dir", tmp_path / "out")
+    assert (outcome.code, (tmp_path / "out" / "c.txt").exists()) == (1, True)
+    assert "b.txt: Is a directory" in outcome.err
+
+
+def test_a_closed_standard_input(conv_model: ConvModel) -> None:
+    for command in ("transcribe", "stream"):
+        shell = f"{' '.join(DS2)} {command} - <&-"
+        done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "ds2: Standard input is closed: nothing can be heard from there.\n"
+
+
 def test_skip_existing(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
     b, a, _ = texts
     (tmp_path / "b.txt").write_text("kept")

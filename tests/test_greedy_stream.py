@@ -8,6 +8,7 @@ import pytest
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import Hypothesis
+from ds2_deploy.errors import InferenceError
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 
 ALPHABETS = [
@@ -132,3 +133,13 @@ def test_utterances_know_nothing_of_each_other() -> None:
     second.accept(emissions(np.array([4]), ENGLISH))
     assert (first.hypothesis().text, second.hypothesis().text) == ("ab", "b")
     assert decoder.start().hypothesis() == Hypothesis("", 0.0)
+
+
+@pytest.mark.parametrize("frame", [0, 3, 4])
+def test_what_is_not_a_number_is_not_taken_for_silence(frame: int) -> None:
+    log_probs = emissions(np.array([1, 0, 2, 0, 3]), ALPHABETS[0])
+    log_probs[frame, 2] = np.nan
+    stream = GreedyDecoder(ALPHABETS[0]).start()
+    stream.accept(log_probs[:frame])
+    with pytest.raises(InferenceError, match=f"frame {frame} are no probabilities: they are not numbers"):
+        stream.accept(log_probs[frame:])

@@ -98,12 +98,20 @@ def test_the_wav_header_that_arecord_writes_is_skipped(first: int) -> None:
     np.testing.assert_array_equal(np.concatenate(list(pieces)), samples)
 
 
+def test_an_extensible_header_says_what_it_is_behind() -> None:
+    samples, file = noise(3000), io.BytesIO()
+    soundfile.write(file, samples, 96000, format="WAVEX", subtype="PCM_16")
+    assert file.getvalue()[20:22] == b"\xfe\xff"
+    np.testing.assert_array_equal(np.concatenate(list(raw_pcm(pipe(file.getvalue()), 96000))), samples)
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (wav(noise(100), rate=8000), "at 8000 Hz, not 16000: add --rate 8000"),
         (wav(noise(100, channels=2)), "of 2 channels with 16 bits, not 16-bit mono"),
         (wav(noise(100), subtype="PCM_24"), "of 1 channels with 24 bits"),
+        (wav(noise(100), subtype="ULAW"), "with 8 bits in coding 7, not 16-bit mono"),
         (wav(noise(100))[:30], "begins like a WAV file and holds no samples"),
         (b"RIFF" + bytes(200_000), "begins like a WAV file and holds no samples"),
     ],

@@ -8,11 +8,12 @@ import numpy.typing as npt
 import pytest
 
 from ds2_deploy.decoding.beam import BeamDecoder
+from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.language_model import find_language_model
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import LanguageModelError
 from ds2_deploy.metrics import Errors
-from ds2_deploy.text.alphabet import ENGLISH
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from tests.conftest import Ds2
 from tests.test_beam import spoken
 from training.lm_tune import ALPHAS, Heard, Trial, plot, steadiest, tune
@@ -182,3 +183,30 @@ def test_the_bundled_models_have_language_models_with_settings() -> None:
         except LanguageModelError:
             pytest.fail(f"{name} has no language model")
         assert files.settings is not None
+
+
+@pytest.mark.parametrize("language", ["en", "en-phonemes"])
+def test_what_is_heard_counts_as_the_language_spells_it(language: str) -> None:
+    """A network with capitals among its labels; one of phonemes that no word has is taken as it is."""
+    alphabet = Alphabet.of("ab AB") if language == "en" else Alphabet.of(["AA", "QQ"])
+    text, said = ("ab ba", "aB Ba") if language == "en" else ("AA", "AA QQ")
+    path = [label for one in alphabet.encode(said) for label in (one, alphabet.blank)]
+    frames = np.full((len(path), len(alphabet)), -9.0, np.float32)
+    frames[np.arange(len(path)), path] = -0.01
+    errors = Heard(alphabet, language, [frames], [text]).errors(GreedyDecoder(alphabet))
+    assert errors.word_errors == (0 if language == "en" else 1)
+
+
+def test_texts_without_a_spelling_are_left_out_before_anything_is_heard(
+    ds2: Ds2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    language_model(tmp_path / "lm")
+    texts = ["hello", "a name that CMUdict lacks", "miss"]
+    told = "".join(f'{{"audio_filepath": "a.wav", "duration": 1, "text": "{text}"}}\n' for text in texts)
+    (tmp_path / "valid.jsonl").write_text(told)
+    monkeypatch.setattr("ds2_deploy.text.languages.spelling", lambda text, _: None if " " in text else text)
+    code, _, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", "--lm", tmp_path / "lm")
+    first, second = err.splitlines()
+    assert (code, first) == (1, "ds2: 1 of 3 recordings left out: their texts have words without a spelling.")
+    assert "There is no file" in second

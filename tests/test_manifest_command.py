@@ -13,12 +13,15 @@ import pytest
 import soundfile
 
 from ds2_deploy.commands.manifest import manifest
+from ds2_deploy.errors import OutputError
 from tests.conftest import Ds2, noise
+from tests.test_files import largest_file
 from tests.test_imports import loaded_by
 from training.corpora.build import split_off
 from training.corpora.check import Limits, Utterance
 from training.corpora.entry import Reason
 from training.corpora.formats import FORMATS
+from training.corpora.parts import write_flac
 from training.manifest import read_manifest
 
 RATE = 16000
@@ -618,3 +621,39 @@ def test_librispeech_is_what_its_manifest_says(make: Make, ds2_data: Path, tmp_p
         name: (pytest.approx(duration, abs=1e-3), text, speaker)
         for name, (duration, text, speaker) in by_file(truth).items()
     }
+
+
+def test_nobodys_name_is_null_or_not_there(make: Make, tmp_path: Path) -> None:
+    for name in ("a", "b", "c", "d"):
+        write_audio(tmp_path / f"{name}.wav")
+    speakers: list[dict[str, Any]] = [{"speaker": None}, {}, {"speaker": 0}, {"speaker": "s"}]
+    lines = [line(f"{name}.wav", 1.0, "text") | speaker for name, speaker in zip("abcd", speakers, strict=True)]
+    source = write_text(tmp_path / "old.jsonl", "".join(json.dumps(one) + "\n" for one in lines))
+    assert [utterance.speaker for utterance in read_manifest(source)] == ["", "", "0", "s"]
+    assert [one.get("speaker") for one in make(source)[1]] == [None, None, "0", "s"]
+
+
+@pytest.mark.parametrize("fault", ["channels", "numbers"])
+def test_parts_that_cannot_be_written(make: Make, tmp_path: Path, fault: str) -> None:
+    samples = noise(32000, channels=9 if fault == "channels" else 1)
+    if fault == "numbers":
+        samples[20000] = np.nan
+    soundfile.write(tmp_path / "long.wav", samples, RATE, subtype="FLOAT")
+    write_audio(tmp_path / "fine.wav", 32000)
+    lines = [line(name, 0.5, "a part") | {"offset": 1.0} for name in ("long.wav", "fine.wav")]
+    source = write_text(tmp_path / "old.jsonl", "".join(json.dumps(one) + "\n" for one in lines))
+    code, kept, report = make(source, "--audio-dir", tmp_path / "parts")
+    assert (code, len(kept)) == (1, 1)
+    words = "9 channels, and a FLAC file holds 8" if fault == "channels" else "NaN or infinite in 000001-long"
+    assert words in report["dropped"][0]["detail"]
+
+
+@pytest.mark.parametrize("room", range(0, 66000, 6000))
+def test_a_flac_file_is_whole_wherever_the_disk_is_full(tmp_path: Path, room: int) -> None:
+    """Also in its last block, of which libsndfile does not tell."""
+    samples = noise(32000)
+    write_flac(tmp_path / "whole.flac", samples, RATE)
+    size = (tmp_path / "whole.flac").stat().st_size
+    with pytest.raises(OutputError, match="Cannot write"), largest_file(size - room - 1):
+        write_flac(tmp_path / "part.flac", samples, RATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["whole.flac"]

@@ -68,3 +68,17 @@ def test_recordings_longer_than_an_engine_are_left_out(capsys: pytest.CaptureFix
 def test_without_a_decoder_there_are_no_words() -> None:
     report = compare(REFERENCE, [(REFERENCE, "fp32")], RECORDINGS, 1)
     assert (report.reference_words, report.differences[0].different_words, report.differences[0].wer) == (None,) * 3
+
+
+def test_what_is_not_a_number_is_far_off_and_says_nothing() -> None:
+    broken = Says("broken", REFERENCE.texts)
+    run = broken.run
+
+    def poisoned(audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
+        emissions = run(audio, lengths)
+        emissions.log_probs[:, 1:] = np.nan
+        return emissions
+
+    broken.run = poisoned  # type: ignore[method-assign]
+    report = compare(REFERENCE, [(broken, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH))
+    assert (report.passed, report.differences[0].max_abs, report.differences[0].different_words) == (False, np.inf, 6)

@@ -11,6 +11,7 @@ import webvtt
 from ds2_deploy.decoding.protocol import TimedWord
 from ds2_deploy.output.subtitles import LINE_CHARACTERS, LINES, LONGEST_S, cues, lines
 from ds2_deploy.output.writers import Transcript, writer_class
+from ds2_deploy.text.alphabet import Alphabet
 
 WORDS = (
     TimedWord("hello", 0.5, 0.9, 0.9),
@@ -76,8 +77,8 @@ def test_lines_are_nearly_equal_and_hold_everything() -> None:
 
 
 def test_chinese_has_no_spaces() -> None:
-    words = [TimedWord(c, i / 2, i / 2 + 0.3, 1.0) for i, c in enumerate("你好吗")]
-    assert [cue.text for cue in cues(words)] == ["你好吗"]
+    words = [TimedWord(c, i / 2, i / 2 + 0.3, 1.0) for i, c in enumerate("卡拉ok厅12𠮷")]
+    assert [cue.text for cue in cues(words, Alphabet.of("卡拉ok厅12𠮷").joint)] == ["卡拉ok厅12𠮷"]
 
 
 def test_tsv_has_whispers_columns() -> None:
@@ -96,9 +97,3 @@ def test_ctm_has_a_line_a_word() -> None:
 @pytest.mark.parametrize("format_name", ["srt", "vtt", "tsv", "ctm"])
 def test_no_word_is_an_empty_file_of_its_format(format_name: str) -> None:
     assert written(format_name, ()) == {"vtt": "WEBVTT\n\n", "tsv": "start\tend\ttext\n"}.get(format_name, "")
-
-
-def test_characters_of_chinese_and_japanese_stand_together() -> None:
-    words = [TimedWord(character, 0.2 * i, 0.2 * i + 0.1, 1.0) for i, character in enumerate("三人々〇ひア")]
-    assert [cue.text for cue in cues(words)] == ["三人々〇ひア"]
-    assert [cue.text for cue in cues([*words[:2], TimedWord("ok", 0.4, 0.5, 1.0)])] == ["三人 ok"]

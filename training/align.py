@@ -38,7 +38,10 @@ STATES = 8000
 """Of the path, looked at around the most probable: 4000 letters, minutes of text."""
 MIN_SCORE = -1.5
 """Worst mean of a passage's logarithms per frame that is still taken for its text; benchmarks/align.py chose it."""
-SENTENCE_END = re.compile(r"[.!?;:]+[^\w\s]*\s+")
+SENTENCE_END = re.compile(r"[.!?;:]+[^\w\s]*\s+|[。！？；：]+[^\w\s]*")
+"""Chinese has no space after it."""
+APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
+"""Within a word; around words they are quotation marks."""
 
 
 class Sound(NamedTuple):
@@ -66,8 +69,14 @@ def passages_of(text: str, language: str, alphabet: Alphabet) -> tuple[list[str]
     """Sentences and lines in the model's spelling, without punctuation; apart, those that it cannot spell."""
     good: list[str] = []
     strange: list[str] = []
+    writable = set(alphabet.labels) - {alphabet.labels[alphabet.blank], "'"}
+    has_apostrophe = "'" in alphabet.labels or bool(alphabet.separator)  # CMUdict's words have it
     for sentence in (s for line in text.splitlines() for s in SENTENCE_END.split(line)):
-        kept = "".join(c if c in alphabet.labels or unicodedata.category(c)[0] not in "PS" else " " for c in sentence)
+        apostrophes = {match.start() for match in APOSTROPHE.finditer(sentence)} if has_apostrophe else set()
+        kept = "".join(
+            "'" if i in apostrophes else c if c in writable or unicodedata.category(c)[0] not in "PS" else " "
+            for i, c in enumerate(sentence)
+        )
         spelled = try_spelling(kept, language, alphabet)
         if spelled is None:
             strange.append(sentence)

@@ -29,7 +29,7 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.runtime.protocol import Backend, run_alone
 from ds2_deploy.text.alphabet import Alphabet
-from ds2_deploy.text.languages import language_named
+from ds2_deploy.text.languages import language_named, normalize, respelled
 from training.manifest import Utterance
 
 ALPHAS, BETAS = (0.0, 3.0), (-2.0, 4.0)
@@ -55,7 +55,7 @@ class Heard(NamedTuple):
 
     def errors(self, decoder: Decoder) -> Errors:
         return Errors.total(
-            Errors.between(text, decoder.decode(frames).text)
+            Errors.between(text, respelled(decoder.decode(frames).text, self.language))
             for frames, text in zip(self.frames, self.texts, strict=True)
         )
 
@@ -97,13 +97,13 @@ class Tuned(NamedTuple):
 
 
 def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]) -> Heard:
-    """Run the network over all recordings, one at a time."""
-    normalize = language_named(metadata.language).normalize
+    """Run the network over all recordings, one at a time; PronunciationError, first, for a text without a spelling."""
+    texts = [normalize(utterance.text, metadata.language) for utterance in utterances]
     frames = []
     for utterance in utterances:
         audio = load_audio(utterance.path, metadata.feature.sample_rate)
         frames.append(run_alone(backend, audio, metadata.min_samples).copy())
-    return Heard(metadata.alphabet, metadata.language, frames, [normalize(u.text) for u in utterances])
+    return Heard(metadata.alphabet, metadata.language, frames, texts)
 
 
 def check(alphabet: Alphabet, lm: Path) -> None:
@@ -160,7 +160,7 @@ class _Worker:
 
     @classmethod
     def begin(cls, heard: Heard, lm: Path) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is for the process that asked
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # an interrupt ends it at once and silently
         cls.heard, cls.decoder = heard, BeamDecoder(heard.alphabet, BeamConfig(lm=lm))
 
     @classmethod

@@ -40,9 +40,13 @@ class Line(msgspec.Struct):
 
     def utterance(self, manifest: Path) -> Utterance:
         self.check_whole(manifest)
-        return Utterance(
-            (manifest.parent / self.audio_filepath).absolute(), self.duration, self.text, str(self.speaker)
-        )
+        path = (manifest.parent / self.audio_filepath).absolute()
+        return Utterance(path, self.duration, self.text, speaker_name(self.speaker))
+
+
+def speaker_name(speaker: Any) -> str:
+    """Of a string or a number; null is nobody, as where the field is missing."""
+    return "" if speaker is None else str(speaker)
 
 
 _DECODER = msgspec.json.Decoder(Line)

@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.pool import text_or_nothing
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from training.corpus import Corpus
@@ -58,7 +59,7 @@ def validate(
         counts[4] += float(ctc_losses(heard, lengths, moved, blank).sum())
         rows = zip(heard.cpu().numpy(), lengths.tolist(), batch.indices.tolist(), strict=True)
         for row, length, index in rows:
-            reference, text = utterances[index].text, decoder.decode(row[:length]).text
+            reference, text = utterances[index].text, text_or_nothing(decoder, row[:length])
             counts[:4] += Errors.between(reference, text)
             counts[5:] += (int((row[:length].argmax(-1) == blank).sum()), length, len(text))
             if index < SAMPLES:

@@ -47,12 +47,19 @@ def _expand(path: str, recursive: bool) -> list[Recording]:
     if not path:  # an unset variable of the shell, which Path takes for the folder one is in
         raise AudioNotFoundError("An empty name names no recording.")
     if path == STANDARD_INPUT:
-        return [Recording(sys.stdin.buffer, path, Path("stdin"))]
+        return [Recording(standard_input(), path, Path("stdin"))]
     if is_folder(path):
         return _in_folder(Path(path), recursive)
     if is_glob(path):
         return _matching(path)
     return [Recording(path, path, Path(Path(path).name))]  # whether it is there shows when it is read
+
+
+def standard_input() -> BinaryIO:
+    """AudioError where the shell has closed it."""
+    if sys.stdin is None:
+        raise AudioError("Standard input is closed: nothing can be heard from there.")
+    return sys.stdin.buffer
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Recording]:

@@ -17,6 +17,8 @@ READ_BYTES = 65536
 """At most; a pipe gives what it has."""
 HEADER_BYTES = 1 << 24
 """Of a WAV file's header, whose tags may hold a picture."""
+PCM, EXTENSIBLE = 1, 0xFFFE
+"""Codings in the header of a WAV file; the latter has the true one behind."""
 PIECE_S = 0.02
 OTHERS = {
     b"fLaC": "a FLAC file",
@@ -67,10 +69,13 @@ def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> bytes:
             layout = at + 8
         at += 8 + length + length % 2
     kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", data.ljust(layout + 16), max(layout, 0))
-    if layout < 0 or (kind, channels, bits) != (1, 1, 16):
+    if kind == EXTENSIBLE:  # as ffmpeg writes it from 48 kHz on
+        (kind,) = struct.unpack_from("<H", data.ljust(layout + 26), layout + 24)
+    coding = "" if kind == PCM else f" in coding {kind}"
+    if layout < 0 or (kind, channels, bits) != (PCM, 1, 16):
         raise AudioError(
-            f"Standard input is a WAV file of {channels} channels with {bits} bits, not 16-bit mono: record it as "
-            "arecord -f S16_LE -c 1 does, or use ds2 transcribe -."
+            f"Standard input is a WAV file of {channels} channels with {bits} bits{coding}, not 16-bit mono: record it "
+            "as arecord -f S16_LE -c 1 does, or use ds2 transcribe -."
         )
     if rate != sample_rate:
         raise AudioError(f"Standard input is a WAV file at {rate} Hz, not {sample_rate}: add --rate {rate}.")

@@ -16,7 +16,7 @@ from ds2_deploy.bench.stats import Latency
 from ds2_deploy.bench.worker import Inputs, Remote, Timed, Utterance
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
-from ds2_deploy.text.languages import language_named
+from ds2_deploy.text.languages import language_named, respelled
 
 Tell = Callable[[str], None]
 Frames = npt.NDArray[np.float32]
@@ -172,11 +172,12 @@ def _utterance_row(bench: Bench, remote: Remote, passes: list[Any], reference: l
 
 def _wer(bench: Bench, heard: list[str]) -> float | None:
     """In the language's own metric; None where nobody wrote down what is said."""
-    pairs = [(text, hypothesis) for text, hypothesis in zip(bench.sound.texts, heard, strict=True) if text]
+    language = bench.metadata.language
+    pairs = [(text, respelled(said, language)) for text, said in zip(bench.sound.texts, heard, strict=True) if text]
     if not pairs:
         return None
-    total = Errors.total(Errors.between(text, hypothesis) for text, hypothesis in pairs)
-    return total.cer if language_named(bench.metadata.language).metric == "CER" else total.wer
+    total = Errors.total(Errors.between(text, said) for text, said in pairs)
+    return total.cer if language_named(language).metric == "CER" else total.wer
 
 
 def _rates(bench: Bench, alone_ms: float | None) -> list[tuple[float | None, float]]:

@@ -20,7 +20,9 @@ def align(
     ] = None,
     backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing manifest.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an existing manifest and its recordings.")
+    ] = False,
 ) -> None:
     """Cut a recording at the sentences and lines of its text.
 
@@ -30,7 +32,7 @@ def align(
     from ds2_deploy.audio.load import load_audio
     from ds2_deploy.commands.common import print_failure
     from ds2_deploy.errors import AlignmentError, OutputError
-    from ds2_deploy.files import read_text
+    from ds2_deploy.files import is_folder, read_text
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.runtime import cpu_cores, open_backend
     from training.align import MIN_SCORE, hear, passages_of
@@ -40,6 +42,8 @@ def align(
         raise typer.BadParameter(f"--out is {out}: a manifest's name ends in .jsonl.")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or add --overwrite.")
+    if is_folder(cuts := out.with_suffix("")) and any(cuts.iterdir()) and not overwrite:
+        raise OutputError(f"{cuts}, for the recordings, is not empty: choose another name or add --overwrite.")
     folder = open_model(model)
     metadata = folder.metadata
     passages, strange = passages_of(read_text(text, AlignmentError), metadata.language, metadata.alphabet)
@@ -67,18 +71,17 @@ def align(
 
 def _write(name: str, samples: "Samples", rate: int, passages: "list[Passage]", out: Path) -> None:
     """The recordings first, then the manifest: who sees the manifest finds them all."""
-    import soundfile
-
     from training.corpora.build import write_manifest
     from training.corpora.check import Utterance
+    from training.corpora.parts import write_flac
 
     folder = out.with_suffix("")
-    folder.mkdir(parents=True, exist_ok=True)
+    out.unlink(missing_ok=True)  # it would name other recordings, if these are not finished
     utterances = []
     for number, passage in enumerate(passages, 1):
         path = folder / f"{name}-{number:05}.flac"
         cut = samples[round(passage.start_s * rate) : round(passage.end_s * rate)]
-        soundfile.write(path, cut, rate)
+        write_flac(path, cut, rate)
         duration_s, score = round(len(cut) / rate, 3), round(passage.score, 3)
         utterances.append(Utterance(str(path.absolute()), duration_s, passage.text, "", score))
     write_manifest(out, utterances)

@@ -23,9 +23,9 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show what a model or checkpoint is."""
-    import json
-
     import msgspec
+
+    from ds2_deploy.output.writers import to_json
 
     path, metadata, files, parameters = _describe(model)
     if not as_json:
@@ -42,7 +42,7 @@ def info(
         "streaming_obstacles": metadata.streaming_obstacles,
         "metadata": msgspec.to_builtins(metadata),
     }
-    print(json.dumps(facts, ensure_ascii=False, indent=2))
+    print(to_json(facts, indent=2))
 
 
 def _describe(model: str) -> "tuple[Path, ModelMetadata, dict[str, int], int | None]":

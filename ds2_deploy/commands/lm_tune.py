@@ -27,11 +27,13 @@ def lm_tune(
     The beam search takes them from there (decoder.json). lm-tune.png shows the error rate over alpha and beta, where
     matplotlib is installed.
     """
+    from ds2_deploy.commands.common import print_failure
     from ds2_deploy.decoding import LM_FOLDER
     from ds2_deploy.errors import LanguageModelError
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.output.progress import progress_bar
     from ds2_deploy.runtime import cpu_cores, open_backend
+    from ds2_deploy.text.languages import spelling
     from training.lm_tune import check, hear, tune
     from training.manifest import read_manifest
 
@@ -40,7 +42,10 @@ def lm_tune(
     lm = lm or folder.path / LM_FOLDER
     if not lm.is_dir():
         raise LanguageModelError(f"{lm} is not the folder of a language model: make one with ds2 lm-build.")
-    utterances = read_manifest(manifest)
+    language, every = folder.metadata.language, read_manifest(manifest)
+    utterances = [utterance for utterance in every if spelling(utterance.text, language) is not None]
+    if left_out := len(every) - len(utterances):
+        print_failure(f"{left_out} of {len(every)} recordings left out: their texts have words without a spelling.")
     check(folder.metadata.alphabet, lm)
     loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
     heard = hear(loaded, folder.metadata, utterances)
@@ -51,8 +56,8 @@ def lm_tune(
                 pass
 
         tuned = tune(heard, lm, trials, workers or cpu_cores(), show)
+    _print(tuned)  # first: hours of work are not lost where nothing can be written
     _write(tuned, lm)
-    _print(tuned)
 
 
 def _check_name(manifest: Path) -> None:

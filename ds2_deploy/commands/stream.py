@@ -71,6 +71,7 @@ def stream(
 
     FILE is played at its own speed. On a terminal the line in progress grows, its unfinished word dimmed.
     """
+    from ds2_deploy.audio.find import standard_input
     from ds2_deploy.audio.live import played, raw_pcm
     from ds2_deploy.decoding import make_decoder
     from ds2_deploy.model_folder import open_model
@@ -79,7 +80,7 @@ def stream(
     from ds2_deploy.streaming.stepping import OwnThread
     from ds2_deploy.streaming.stream import Stream
 
-    if source == "-" and sys.stdin.isatty():
+    if source == "-" and standard_input().isatty():
         raise typer.BadParameter("There is no audio on stdin: arecord -f S16_LE -r 16000 -c 1 | ds2 stream -")
     if source != "-" and rate is not None:
         raise typer.BadParameter("--rate is for stdin: a file knows its own.")
@@ -97,7 +98,7 @@ def stream(
     if source == "-" and sys.stderr.isatty():
         print("Listening; Ctrl-C ends.", file=sys.stderr)
     rate = (rate or 16000) if source == "-" else folder.metadata.feature.sample_rate
-    pieces = raw_pcm(sys.stdin.buffer, rate) if source == "-" else played(source, rate)
+    pieces = raw_pcm(standard_input(), rate) if source == "-" else played(source, rate)
     _caption(live, pieces, rate, caption_writer(format_name, sys.stdout))
 
 

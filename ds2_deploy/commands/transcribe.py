@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -135,18 +135,18 @@ def transcribe(
             "threads": threads,
         }
         if stream:
-            transcribe_all = _streamed(model=model or "streaming", **options)
+            opened = _streamed(model=model or "streaming", **options)
         else:
             options["cut_long"] = not refuse_long
             if heard_channel == "each" and not refuse_long:
                 max_segment_seconds = max_segment_seconds or CALL_SEGMENT_S
             limits = {"batch_seconds": batch_seconds, "max_segment_s": max_segment_seconds}
             options |= {name: value for name, value in limits.items() if value is not None}
-            transcribe_all = _batched(recordings, model=model or "default", **options)
+            opened = _batched(recordings, model=model or "default", **options)
         single = len(paths) == len(recordings) == 1 and not is_folder(paths[0])
         output = FolderWriter(files, writer) if output_dir else writer(sys.stdout, single=single)
         with closing(output):
-            failures += _write_all(recordings, heard_channel, transcribe_all, output)
+            failures += _write_all(recordings, heard_channel, opened, output)
     if failures:
         raise typer.Exit(1)
 
@@ -162,17 +162,23 @@ def _channel(text: str | None) -> "int | Literal['each'] | None":
     return int(text)
 
 
-TranscribeAll = Callable[["Iterable[AudioSource]"], "Iterator[Result]"]
+class Opened(NamedTuple):
+    """A model that is ready to transcribe."""
+
+    transcribe: Callable[["Iterable[AudioSource]"], "Iterator[Result]"]
+    joint: str
+    """What its alphabet has between words."""
 
 
-def _batched(recordings: "list[Recording]", **options: Any) -> TranscribeAll:
+def _batched(recordings: "list[Recording]", **options: Any) -> Opened:
     from ds2_deploy.audio.segments import MAX_SEGMENT_S
     from ds2_deploy.recognizer import Recognizer
 
     alone = len(recordings) == 1  # then all threads serve its one batch
     workers = 1 if alone and not _is_long(recordings[0], options.get("max_segment_s", MAX_SEGMENT_S)) else None
     with usage_errors():  # a hot word that the model cannot spell
-        return Recognizer.open(workers=workers, **options).transcribe
+        recognizer = Recognizer.open(workers=workers, **options)
+    return Opened(recognizer.transcribe, recognizer.metadata.alphabet.joint)
 
 
 def _is_long(recording: "Recording", limit_s: float) -> bool:
@@ -187,7 +193,7 @@ def _is_long(recording: "Recording", limit_s: float) -> bool:
         return False
 
 
-def _streamed(**options: Any) -> TranscribeAll:
+def _streamed(**options: Any) -> Opened:
     from ds2_deploy.streaming.dispatcher import Dispatcher
     from ds2_deploy.streaming.files import transcribe_streams
 
@@ -198,7 +204,7 @@ def _streamed(**options: Any) -> TranscribeAll:
         with dispatcher:
             yield from transcribe_streams(dispatcher, sources)
 
-    return transcribe_all
+    return Opened(transcribe_all, dispatcher.metadata.alphabet.joint)
 
 
 def _sources(recording: "Recording", channel: "int | Literal['each'] | None") -> "list[AudioSource]":
@@ -220,10 +226,12 @@ def _sources(recording: "Recording", channel: "int | Literal['each'] | None") ->
 def _write_all(
     recordings: "list[Recording]",
     channel: "int | Literal['each'] | None",
-    transcribe_all: TranscribeAll,
+    opened: Opened,
     output: "FolderWriter | TextWriter",
 ) -> int:
     """Write every transcript in order; the number of recordings that failed."""
+    from ds2_deploy.errors import OutputError
+    from ds2_deploy.files import name_is_at_fault
     from ds2_deploy.output.progress import progress_bar
     from ds2_deploy.output.turns import turns
     from ds2_deploy.output.writers import Transcript
@@ -237,7 +245,7 @@ def _write_all(
             yield from found
 
     failures = 0
-    results = transcribe_all(sources())
+    results = opened.transcribe(sources())
     with progress_bar(len(recordings)) as step:
         for recording in recordings:
             with step():
@@ -247,14 +255,22 @@ def _write_all(
                 if failed:
                     print_failure(failed.error)
                     failures += 1
-                elif channel == "each":
-                    spoken = turns(result.words for result in heard)
-                    output.write(Transcript(recording.name, "", first.duration_s, turns=spoken))
+                    continue
+                if channel == "each":
+                    spoken = turns((result.words for result in heard), opened.joint)
+                    transcript = Transcript(recording.name, "", first.duration_s, turns=spoken, joint=opened.joint)
                 else:
                     assert first.hypothesis is not None
-                    text = first.hypothesis.text
+                    text, readings = first.hypothesis.text, first.hypothesis.readings
                     told = (text, first.duration_s, first.passages, first.words, channel or 0)
-                    output.write(Transcript(recording.name, *told, readings=first.hypothesis.readings))
+                    transcript = Transcript(recording.name, *told, readings=readings, joint=opened.joint)
+                try:
+                    output.write(transcript)
+                except OutputError as error:
+                    if not name_is_at_fault(error):
+                        raise
+                    print_failure(error)
+                    failures += 1
     if next(results, None) is not None:
         raise AssertionError("there are more results than recordings")
     return failures

@@ -7,7 +7,13 @@ import numpy.typing as npt
 
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.decoding.words import Letter, words_of
+from ds2_deploy.errors import InferenceError
 from ds2_deploy.text.alphabet import Alphabet
+
+
+def no_probabilities(frame: int, what: str) -> InferenceError:
+    """A network's numbers of that frame are no probabilities: what they are instead."""
+    return InferenceError(f"The probabilities of frame {frame} are no probabilities: they are {what}.")
 
 
 class GreedyDecoder:
@@ -51,10 +57,12 @@ class GreedyStream:
         self._score = 0.0
 
     def accept(self, log_probs: npt.NDArray[np.float32]) -> None:
-        """`log_probs` (t, V), the next frames of the utterance; t may be 0."""
+        """`log_probs` (t, V), the next frames of the utterance; t may be 0. InferenceError where they hold a NaN."""
         if not len(log_probs):
             return
         best, most = log_probs.argmax(axis=-1), log_probs.max(axis=-1)  # (t,), (t,)
+        if (strange := np.isnan(most)).any():
+            raise no_probabilities(self.frames + int(strange.argmax()), "not numbers")
         self._score += float(most.sum())
         letters = self._decoder.is_letter[best].nonzero()[0]
         if len(letters):

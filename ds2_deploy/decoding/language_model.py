@@ -119,7 +119,7 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
     letters = {label for i, label in enumerate(alphabet.labels) if i != alphabet.blank}
     best: dict[str, str] = {}
     for case in CASES:
-        ours = {case(word): word for word in words if _can_write(case(word), letters, alphabet.separator)}
+        ours = {case(word): word for word in words if _can_write(case(word), letters, alphabet)}
         ours |= {word: word for word in words if word in ours}  # of several spellings, the very one
         if len(ours) > len(best):
             best = ours
@@ -132,8 +132,8 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
     return best
 
 
-def _can_write(word: str, letters: set[str], separator: str) -> bool:
-    return word in letters if separator else letters.issuperset(word)
+def _can_write(word: str, letters: set[str], alphabet: Alphabet) -> bool:
+    return word in letters if alphabet.label_is_word else letters.issuperset(word)
 
 
 class NGramScorer:

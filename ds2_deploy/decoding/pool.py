@@ -40,6 +40,12 @@ def decode_row(decoder: Decoder, log_probs: npt.NDArray[np.float32]) -> Outcome:
         return InferenceError(f"the decoder failed: {type(error).__name__}: {error}")
 
 
+def text_or_nothing(decoder: Decoder, log_probs: npt.NDArray[np.float32]) -> str:
+    """For those who measure: an utterance (T, V) without probabilities is one of which nothing was understood."""
+    outcome = decode_row(decoder, log_probs)
+    return "" if isinstance(outcome, DS2Error) else outcome.text
+
+
 class DecodingPool:
     """Decodes batches with copies of a decoder in `processes` of their own, as soon as there is enough to do.
 

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.decoding.alignment import aligned
-from ds2_deploy.decoding.greedy import GreedyDecoder
+from ds2_deploy.decoding.greedy import GreedyDecoder, no_probabilities
 from ds2_deploy.decoding.language_model import (
     MAX_ALPHA,
     MAX_BETA,
@@ -25,7 +25,7 @@ from ds2_deploy.decoding.language_model import (
 )
 from ds2_deploy.decoding.protocol import Hypothesis, Reading, Word
 from ds2_deploy.decoding.words import words_of
-from ds2_deploy.errors import ConfigError, InferenceError
+from ds2_deploy.errors import ConfigError
 from ds2_deploy.extras import require
 from ds2_deploy.text.alphabet import Alphabet
 
@@ -249,4 +249,4 @@ def _check_probabilities(log_probs: npt.NDArray[np.float32], first: int) -> None
     if not np.abs(totals - 1).max() <= TOLERANCE:  # also where there is a NaN
         frame = int((~(np.abs(totals - 1) <= TOLERANCE)).argmax())
         what = "not numbers" if math.isnan(totals[frame]) else f"sum to {totals[frame]:.3g}, not to one"
-        raise InferenceError(f"The probabilities of frame {first + frame} are no probabilities: they are {what}.")
+        raise no_probabilities(first + frame, what)

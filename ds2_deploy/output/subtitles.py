@@ -28,21 +28,21 @@ class Cue(NamedTuple):
     text: str
 
 
-def cues(words: Iterable[TimedWord]) -> Iterator[Cue]:
-    """Subtitles in order, none overlapping the next; together they hold every word once."""
-    groups = list(_groups(words))
+def cues(words: Iterable[TimedWord], joint: str = " ") -> Iterator[Cue]:
+    """Subtitles in order, none overlapping the next; together they hold every word once, with `joint` between them."""
+    groups = list(_groups(words, joint))
     for group, following in zip_longest(groups, groups[1:]):
         start_s = group[0].start_s
         end_s = min(max(group[-1].end_s + LINGER_S, start_s + SHORTEST_S), start_s + LONGEST_S)
         if following:
             end_s = min(end_s, max(following[0].start_s - GAP_S, group[-1].end_s))
-        yield Cue(start_s, end_s, joined(group))
+        yield Cue(start_s, end_s, joined(group, joint))
 
 
-def _groups(words: Iterable[TimedWord]) -> Iterator[list[TimedWord]]:
+def _groups(words: Iterable[TimedWord], joint: str) -> Iterator[list[TimedWord]]:
     group: list[TimedWord] = []
     for word in words:
-        if group and not _fits(group, word):
+        if group and not _fits(group, word, joint):
             yield group
             group = []
         group.append(word)
@@ -50,25 +50,17 @@ def _groups(words: Iterable[TimedWord]) -> Iterator[list[TimedWord]]:
         yield group
 
 
-def _fits(group: list[TimedWord], word: TimedWord) -> bool:
+def _fits(group: list[TimedWord], word: TimedWord, joint: str) -> bool:
     """Whether the subtitle can go on with this word."""
     pause_s = word.start_s - group[-1].end_s
-    shown = lines(joined([*group, word]))
+    shown = lines(joined([*group, word], joint))
     short = len(shown) <= LINES and all(len(line) <= LINE_CHARACTERS for line in shown)
     return pause_s < PAUSE_S and word.end_s - group[0].start_s <= LONGEST_S and short
 
 
-def joined(words: Sequence[TimedWord]) -> str:
-    """With spaces between words, and none between the characters of a language that has none."""
-    return "".join(
-        word.word if i == 0 or (_is_wide(word.word) and _is_wide(words[i - 1].word)) else f" {word.word}"
-        for i, word in enumerate(words)
-    )
-
-
-def _is_wide(word: str) -> bool:
-    """A character of Chinese or Japanese, such as 々 and 〇, or one of their marks."""
-    return len(word) == 1 and "\u3001" <= word <= "\u9fff"
+def joined(words: Sequence[TimedWord], joint: str) -> str:
+    """A text of them; `joint` is the alphabet's."""
+    return joint.join(word.word for word in words)
 
 
 def lines(text: str) -> list[str]:

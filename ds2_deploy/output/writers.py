@@ -26,6 +26,8 @@ class Transcript(NamedTuple):
     """Where each channel was heard apart: who spoke when. `text` and `words` are empty then."""
     readings: tuple[Reading, ...] = ()
     """Where several were asked for, of a recording that was heard in one piece."""
+    joint: str = " "
+    """What stands between words, as the alphabet has it."""
 
     @property
     def channels(self) -> dict[int, list[TimedWord]]:
@@ -39,7 +41,7 @@ class Transcript(NamedTuple):
 
     def cues(self) -> list[tuple[int | None, Cue]]:
         """Subtitles in order, each with its channel where there are several."""
-        found = [(channel, cue) for channel, words in self.channels.items() for cue in cues(words)]
+        found = [(channel, cue) for channel, words in self.channels.items() for cue in cues(words, self.joint)]
         found.sort(key=lambda item: item[1].start_s)
         return [(None if self.turns is None else channel, cue) for channel, cue in found]
 
@@ -124,8 +126,13 @@ def _json(transcript: Transcript) -> str:
         fields["words"] = [rounded(word) for word in transcript.words]
     if transcript.readings:
         fields["readings"] = [rounded(reading) for reading in transcript.readings]
-    text = json.dumps(fields, ensure_ascii=False)
-    return re.sub("[\ud800-\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)  # names that are not UTF-8
+    return to_json(fields)
+
+
+def to_json(fields: dict[str, Any], indent: int | None = None) -> str:
+    """In the letters of the languages; bytes of names that are not UTF-8 as escapes, which read back as the same."""
+    text = json.dumps(fields, ensure_ascii=False, indent=indent)
+    return re.sub("[\ud800-\udfff]", lambda byte: f"\\u{ord(byte[0]):04x}", text)
 
 
 def rounded(fields: NamedTuple) -> dict[str, Any]:

@@ -80,6 +80,15 @@ def spelling(text: str, language: str) -> str | None:
         return None
 
 
+def respelled(text: str, language: str) -> str:
+    """What a model wrote, as the language spells it: its labels may be capitals, or accents apart from their letters.
+
+    As it is where it cannot be spelled.
+    """
+    found = spelling(text, language)
+    return text if found is None else found
+
+
 def normalize(text: str, language: str) -> str:
     """`text` in the spelling that models of `language` are trained on."""
     return language_named(language).normalize(text)

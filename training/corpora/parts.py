@@ -4,12 +4,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import soundfile
 
 from ds2_deploy.audio.load import audio_duration_s
-from ds2_deploy.errors import AudioError, ConfigError
+from ds2_deploy.errors import AudioError, ConfigError, OutputError
 from ds2_deploy.files import atomic_path
 from training.corpora.entry import Part
+
+FLAC_CHANNELS = 8
 
 
 def write_part(source: str, part: Part, folder: Path | None) -> Path:
@@ -31,7 +34,27 @@ def write_part(source: str, part: Part, folder: Path | None) -> Path:
         raise AudioError(f"Cannot decode {source} up to {part.name}: it is damaged or cut off.") from error
     if part.channel is not None:
         samples = samples[:, part.channel]
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{source} holds samples that are NaN or infinite in {part.name}: record or convert again.")
+    if samples.shape[-1] > FLAC_CHANNELS and samples.ndim > 1:
+        raise AudioError(f"{source} has {samples.shape[-1]} channels, and a FLAC file holds {FLAC_CHANNELS}.")
+    write_flac(path, samples, rate)
+    return path
+
+
+def write_flac(path: Path, samples: npt.NDArray[np.float32], rate: int) -> None:
+    """(S,) or (S, C) in [-1, 1], what is beyond cut off, as 16-bit FLAC: whole, or OutputError and none.
+
+    Of 16-bit recordings it is what they were. libsndfile does not say where a disk was full at the very end.
+    """
     integers = np.rint(samples * 2**15).clip(-(2**15), 2**15 - 1).astype(np.int16)
     with atomic_path(path) as temporary:
-        soundfile.write(temporary, integers, rate, format="FLAC", subtype="PCM_16")
-    return path
+        try:
+            soundfile.write(temporary, integers, rate, format="FLAC", subtype="PCM_16")
+            with soundfile.SoundFile(temporary) as file:
+                file.seek(max(len(integers) - 1, 0))
+                written = file.frames == len(integers) and len(file.read(1)) == min(len(integers), 1)
+        except soundfile.SoundFileError as error:
+            raise OutputError(f"Cannot write {path}: {error}") from error
+        if not written:
+            raise OutputError(f"Cannot write {path}: it came out shorter than it is, as on a full disk.")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason, audio_files, lines_of, readable
+from training.manifest import speaker_name
 
 TRANSCRIPT_SUFFIXES = (".txt", ".lab")
 TABLES = ("transcripts.txt", "transcripts.tsv", "transcripts.csv", "metadata.csv", "metadata.tsv")
@@ -117,7 +118,7 @@ def read_manifest_again(source: Path) -> Items:
 
 
 def _entry_of(fields: dict[str, Any], folder: Path, number: int) -> Entry:
-    path, text, speaker = folder / fields["audio_filepath"], fields["text"], str(fields.get("speaker", ""))
+    path, text, speaker = folder / fields["audio_filepath"], fields["text"], speaker_name(fields.get("speaker"))
     part = None
     if fields.get("offset") is not None:
         part = Part(f"{number:06d}-{path.stem}", float(fields["offset"]), float(fields["duration"]))
