@@ -238,6 +238,8 @@ def main(
 ) -> None:
     recognizers = {name: Recognizer.open(model, decoder=name) for name in decoder or ["greedy"]}
     metadata = open_model(model).metadata
+    if metadata.feature.sample_rate != RATE:
+        raise typer.BadParameter(f"{model} hears {metadata.feature.sample_rate} Hz; the conditions are made at {RATE}.")
     speakers = [utterance.path for utterance in read_manifest(babble_of)] if babble_of else []
     rows, everything = [], []
     for item in manifest:

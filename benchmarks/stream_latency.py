@@ -79,6 +79,17 @@ class ClockedDecoder(GreedyDecoder):
         return Clocked(self)
 
 
+class Meter(NamedTuple):
+    """A reading; differences of two are what happened in between."""
+
+    steps: int
+    rows: int
+    model_s: float
+    step_s: float
+    wall_s: float
+    cpu_s: float
+
+
 class Metered:
     """A stream backend that adds up the time its thread spends in the model."""
 
@@ -87,11 +98,14 @@ class Metered:
         self.name, self.device, self.chunk_samples = backend.name, backend.device, backend.chunk_samples
         self.initial_state = backend.initial_state
         self._lock = threading.Lock()
-        self.reset()
-
-    def reset(self) -> None:
         self.steps = self.rows = 0
         self.model_s = self.step_s = 0.0
+
+    def read(self) -> Meter:
+        """What has been added up so far, and the clocks."""
+        with self._lock:
+            sums = (self.steps, self.rows, self.model_s, self.step_s)
+        return Meter(*sums, time.perf_counter(), time.process_time())
 
     def meter_steps(self, *arguments: Any) -> None:
         """In the place of the dispatcher's `step_streams`: the model and all that the host does around it."""
@@ -200,16 +214,18 @@ def measure(
         backend, folder.metadata, decoder, workers=cpu_cores(), max_batch=max_batch, max_streams=10 * max(STREAMS)
     ) as dispatcher:
         dispatching.step_streams = backend.meter_steps
-        backend.reset()
-        begin, cpu = time.perf_counter(), time.process_time()
+        readings: list[Meter] = []
+        for after in (warmup, warmup + seconds):
+            threading.Timer(after, lambda: readings.append(backend.read())).start()
         calls = play(dispatcher, audio, streams, seconds + warmup)
-        wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
+    begin, end = readings
+    within = Meter(*(after - before for before, after in zip(begin, end, strict=True)))
     chunk_s = backend.chunk_samples / rate
     latencies = [
-        1000 * (decoded - (call.start + (number + 1) * chunk_s))
+        1000 * (decoded - due)
         for call in calls
-        if call.start > begin + warmup
         for number, decoded in enumerate(call.decoded.times[: len(call.samples) // backend.chunk_samples])
+        if begin.wall_s < (due := call.start + (number + 1) * chunk_s) <= end.wall_s  # neither coming nor going
     ]
     return {
         "chunk_ms": round(1000 * chunk_s),
@@ -217,9 +233,9 @@ def measure(
         "chunks": len(latencies),
         "latency_ms": {f"p{p}": round(float(np.percentile(latencies, p)), 2) for p in PERCENTILES}
         | {"max": round(max(latencies), 2)},
-        "mean_batch": round(backend.rows / backend.steps, 2),
-        "cpu_share": round(cpu / wall / cpu_cores(), 3),
-        "host_share": round(1 - backend.model_s / backend.step_s, 3),
+        "mean_batch": round(within.rows / within.steps, 2),
+        "cpu_share": round(within.cpu_s / within.wall_s / cpu_cores(), 3),
+        "host_share": round(1 - within.model_s / within.step_s, 3),
     }
 
 

@@ -31,6 +31,8 @@ from training.run_folder import LAST
 from training.trainer import DIVERGED
 
 RESULTS = Path(__file__).parent / "results"
+CPU = "cpu.json"
+"""In a training's folder: processor seconds of each try."""
 
 
 class Variant(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,15 +113,19 @@ class Runner:
         if (run.folder / DONE).exists():
             return
         run.folder.mkdir(parents=True, exist_ok=True)
+        spent = cpu_spent(run.folder)
+        (run.folder / CPU).write_text(json.dumps([*spent, None]))  # until the training has ended, nobody knows
         started = time.perf_counter()
         with (run.folder / "stderr.txt").open("ab") as stderr:
             begin = stderr.tell()
             process = subprocess.Popen(self.command(run), stderr=stderr, env=self.environment())
             _, status, usage = os.wait4(process.pid, 0)  # with the processor time of its workers
         process.returncode = os.waitstatus_to_exitcode(status)
+        spent.append(usage.ru_utime + usage.ru_stime)
+        (run.folder / CPU).write_text(json.dumps(spent))
         facts = {
             "exit_code": process.returncode,
-            "cpu_s": usage.ru_utime + usage.ru_stime,
+            "cpu_s": None if None in spent else sum(filter(None, spent)),
             "wall_s": time.perf_counter() - started,
         }
         said = (run.folder / "stderr.txt").read_bytes()[begin:].decode(errors="replace").strip()
@@ -159,6 +165,13 @@ class Runner:
         with atomic_path(part) as temporary:  # others may be reading it
             temporary.write_text("".join(entries), encoding="utf-8")
         return part
+
+
+def cpu_spent(folder: Path) -> list[float | None]:
+    """Processor seconds of each earlier try of a training; None of one of which nobody knows."""
+    if (folder / CPU).exists():
+        return list(json.loads((folder / CPU).read_text()))
+    return [None] if (folder / LAST).exists() else []
 
 
 def as_toml(recipe: dict[str, Any]) -> str:

@@ -59,7 +59,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     epoch_s: float | None
     """Median over epochs and seeds of an epoch's training, on a machine that other work may have shared."""
     epoch_cpu_s: float | None
-    """Processor seconds of the whole training, validation included, per epoch."""
+    """Processor seconds of the whole training, validation included, per epoch; None where those of a try were lost."""
     curves: list[list[dict[str, float]]]
     """Of each seed, what was logged of each epoch."""
 
@@ -96,6 +96,7 @@ def row(runs: Sequence["Run"]) -> Row:
     """One variant's trainings, a seed each."""
     logs = [read_log(run.folder) for run in runs]
     facts = [json.loads((run.folder / DONE).read_text()) for run in runs]
+    cpu_times = [fact["cpu_s"] for fact in facts]  # None where a try was lost
     good = [log for log, fact in zip(logs, facts, strict=True) if not diverged(log, fact["exit_code"])]
 
     def spread(name: str) -> Spread | None:
@@ -119,7 +120,7 @@ def row(runs: Sequence["Run"]) -> Row:
         train_loss=spread("loss"),
         speaks=Spread.of([epoch for log in good if (epoch := first_words(log)) is not None]),
         epoch_s=_median([entry["seconds"] for log in logs for entry in log]),
-        epoch_cpu_s=_median([fact["cpu_s"] / len(log) for log, fact in zip(logs, facts, strict=True) if log]),
+        epoch_cpu_s=_median([cpu_s / len(log) for log, cpu_s in zip(logs, cpu_times, strict=True) if log and cpu_s]),
         curves=[[{name: round(entry[name], 5) for name in CURVES} for entry in log] for log in logs],
     )
 

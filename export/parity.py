@@ -64,6 +64,17 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
         within = self.max_abs <= self.max_abs_allowed and self.equal_argmax >= self.equal_argmax_required
         return self.equal_lengths and self.frames > 0 and within
 
+    def told(self) -> str:
+        """What is wrong with it, in words."""
+        if not self.equal_lengths:
+            return "gives other numbers of frames"
+        if not self.frames:
+            return "was compared on no frame"
+        return (
+            f"differs by up to {self.max_abs:.2g} nats (allowed {self.max_abs_allowed:g}) with {self.equal_argmax:.2%} "
+            f"equal labels (required {self.equal_argmax_required:.1%})"
+        )
+
 
 class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     """parity.json: what was compared, on which shapes, with which tolerances, and the result."""
@@ -84,12 +95,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def failures(self) -> str:
         """Which backends are too far off, and by how much."""
-        return ", ".join(
-            f"{d.backend} {d.precision} differs by up to {d.max_abs:.2g} nats (allowed {d.max_abs_allowed:g}) with "
-            f"{d.equal_argmax:.2%} equal labels (required {d.equal_argmax_required:.1%})"
-            for d in self.differences
-            if not d.passed
-        )
+        return ", ".join(f"{d.backend} {d.precision} {d.told()}" for d in self.differences if not d.passed)
 
 
 def probe_recordings(metadata: ModelMetadata, *, seed: int = 0) -> list[Recording]:

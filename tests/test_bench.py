@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pytest
 import soundfile
 from safetensors.numpy import load_file, save_file
@@ -119,6 +120,62 @@ def test_recordings_of_any_length_are_compared_with_themselves() -> None:
     ratio, low, high = paired_interval(before, after)
     assert 1.12 < low < ratio < high < 1.18
     assert ratio_interval(before, after)[1] < 1.1  # runs mixed up say much less
+
+
+def test_turns_that_were_slow_as_a_whole_are_no_slower_model() -> None:
+    """Of one recording as of many: what was the machine's is in the interval."""
+    rng = np.random.default_rng(2)
+
+    def turns(lengths: npt.NDArray[np.float64]) -> list[list[float]]:
+        machine = rng.lognormal(0, 0.05, (5, 1))
+        return (lengths * machine * rng.lognormal(0, 0.02, (5, len(lengths)))).tolist()
+
+    for count in (1, 40):
+        found = [paired_interval(turns(lengths), turns(lengths)) for lengths in rng.lognormal(3, 0.6, (60, count))]
+        assert sum(low <= 1 <= high for _, low, high in found) >= 54
+        assert sum(ratio > 1 < low for ratio, low, _ in found) <= 4
+
+
+def test_recordings_heard_again_are_not_more_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stats, "RESAMPLES", 200)
+    rng, within = np.random.default_rng(3), 0
+    for _ in range(60):
+        lengths = rng.lognormal(0, 0.6, 40)  # of median 1, and so all together
+        latency = Latency.of((lengths * rng.lognormal(0, 0.02, (5, 40))).tolist(), same_work=True)
+        assert (latency.p90 is None, latency.p95) == (False, None)  # 200 runs, but of 40 recordings
+        within += latency.p50_low <= 1 <= latency.p50_high
+    assert within >= 54
+
+
+def test_requests_that_wait_for_each_other_are_not_independent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that takes 20 ms, or 12 more for each further request, at four fifths of its rate."""
+    monkeypatch.setattr(stats, "RESAMPLES", 200)
+    rng = np.random.default_rng(4)
+
+    def periods_ms(seconds: float) -> list[list[float]]:
+        arrivals = np.sort(rng.uniform(0, seconds, rng.poisson(40 * seconds)))
+        found: list[list[float]] = []
+        now, served = 0.0, 0
+        while served < len(arrivals):
+            if arrivals[served] > now:
+                now = arrivals[served]
+                found.append([])
+            count = min(int(np.searchsorted(arrivals, now, side="right")) - served, 16)
+            now += 0.020 + 0.012 * (count - 1)
+            found[-1] += (1000 * (now - arrivals[served : served + count])).tolist()
+            served += count
+        return found
+
+    truth = np.percentile(np.concatenate(periods_ms(2000)), [50, 99])
+    largest, within = [], 0
+    for _ in range(60):
+        periods = periods_ms(15)
+        latency = Latency.of(periods, independent=len(periods))
+        assert latency.p99 is None  # although some 600 requests came
+        largest.append(latency.max)
+        within += latency.p50_low <= truth[0] <= latency.p50_high
+    assert within >= 53
+    assert np.mean(np.array(largest) >= truth[1]) < 0.95  # which is why
 
 
 def test_a_sound_report_contradicts_itself_nowhere() -> None:
@@ -556,3 +613,10 @@ def imread(path: Path) -> Any:
 
 def test_every_column_has_a_name_of_its_own() -> None:
     assert len({name for name, _ in COLUMNS}) == len(COLUMNS)
+
+
+def test_parts_of_recordings_are_no_recordings(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(32000), 16000)
+    (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a.wav", "offset": 1.0, "duration": 0.5, "text": "a"}\n')
+    outcome = ds2("bench", conv_model.path, "--audio", tmp_path / "m.jsonl")
+    assert (outcome.code, "names a part of a.wav, from 1 s on" in outcome.err) == (1, True)

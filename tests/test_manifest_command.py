@@ -340,6 +340,15 @@ def test_one_table_for_all(make: Make, tmp_path: Path, name: str, table: str) ->
     assert (code, report["format"], report["dropped"]) == (0, "folder", [])
 
 
+def test_a_header_says_which_column_is_the_text(make: Make, tmp_path: Path) -> None:
+    write_audio(tmp_path / "in" / "a.wav")
+    write_text(tmp_path / "in" / "metadata.csv", "file_name,Transcription,speaker_id,split\na.wav,one two,p225,train\n")
+    code, lines, _ = make(tmp_path / "in")
+    assert (code, lines) == (0, [line("in/a.wav", 1.0, "one two", "p225")])
+    write_text(tmp_path / "in" / "metadata.csv", "id|text|normalized_text|length\na|1 2|one two|7\n")
+    assert make(tmp_path / "in")[1] == [line("in/a.wav", 1.0, "one two")]
+
+
 def test_faults_of_a_table(make: Make, tmp_path: Path) -> None:
     for name in ("a.wav", "x/b.wav", "y/b.wav", "unnamed.wav"):
         write_audio(tmp_path / name)

@@ -82,3 +82,9 @@ def test_what_is_not_a_number_is_far_off_and_says_nothing() -> None:
     broken.run = poisoned  # type: ignore[method-assign]
     report = compare(REFERENCE, [(broken, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH))
     assert (report.passed, report.differences[0].max_abs, report.differences[0].different_words) == (False, np.inf, 6)
+
+
+def test_other_numbers_of_frames_are_called_that() -> None:
+    short = Says("short", {1: "ye", 2: "one two tree", 3: "go on"})
+    report = compare(REFERENCE, [(short, "fp32"), (REFERENCE, "fp32")], RECORDINGS, 1)
+    assert (report.passed, report.failures()) == (False, "short fp32 gives other numbers of frames")

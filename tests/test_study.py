@@ -119,6 +119,22 @@ def test_what_was_killed_or_had_no_disk_is_not_done(corpus, tmp_path, monkeypatc
     assert (run.folder / study_report.DONE).exists() == is_done
 
 
+def test_processor_time_is_that_of_all_tries(corpus, tmp_path, monkeypatch):
+    path = write_study(tmp_path, corpus)
+    wanted = study.read_study(path)
+    run = study.planned(wanted, path, tmp_path / "work")[0]
+    runner = study.Runner(wanted, tmp_path / "work", threads=1)
+    busy = "import sys, time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass\nsys.exit({})"
+    for code in (130, 130, 0):
+        monkeypatch.setattr(study.Runner, "command", lambda *_, code=code: [sys.executable, "-c", busy.format(code)])
+        runner.run(run)
+    assert json.loads((run.folder / study_report.DONE).read_text())["cpu_s"] >= 0.9
+    (run.folder / study_report.DONE).unlink()
+    (run.folder / study.CPU).write_text("[3.0, null]")  # as a study leaves it that was killed itself
+    runner.run(run)
+    assert json.loads((run.folder / study_report.DONE).read_text())["cpu_s"] is None
+
+
 def test_a_study_with_a_training_missing_is_not_saved(corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(study.Runner, "command", lambda *_: [sys.executable, "-c", "import sys; sys.exit(1)"])
     monkeypatch.setattr(study, "RESULTS", tmp_path / "results")

@@ -89,10 +89,16 @@ def test_a_run_killed_inside_an_epoch_repeats_the_uninterrupted_one(corpus, tmp_
     first_epoch, second = ended.stderr.split("WER")
     assert first_epoch.count("of 5 batches, saved") == 5
     assert second.count("epoch   2/3  loss") == second.count("of 5 batches, saved") == 2
-    position = load_checkpoint(tmp_path / "parts/last.pt").training["position"]
+    checkpoint = load_checkpoint(tmp_path / "parts/last.pt")
+    position = checkpoint.training["position"]
     assert (position["epoch"], position["batch"]) == (1, 2)
+    assert 0 < position["waited_s"] < position["seconds"]
+    position |= {"seconds": 200.0, "waited_s": 100.0}
+    checkpoint.save(tmp_path / "parts/last.pt")
     train(settings, [corpus], [corpus], tmp_path / "parts", resume=True)
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+    entry = read_log(tmp_path / "parts")[1]
+    assert 100 < entry["data_wait"] * entry["seconds"] < entry["seconds"] - 100  # the parts before and after together
     one, other = weights(tmp_path / "whole/last.pt"), weights(tmp_path / "parts/last.pt")
     assert all(torch.equal(one[name], other[name]) for name in one)
 

@@ -19,7 +19,7 @@ from ds2_deploy.errors import AlphabetError, ManifestError, PronunciationError
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
-from training.manifest import Line, Utterance, lines, parse
+from training.manifest import Line, Utterance, check_whole, lines, parse
 
 LOOKED_FOR = 10_000
 """Recordings of a corpus that are looked for before the training starts, evenly spread: a network drive needs
@@ -152,7 +152,7 @@ def _spelled(manifest: Path, language: str, found: _Findings) -> Iterator[tuple[
     spell = language_named(language).normalize
     for offset, line in lines(manifest):
         found.lines += 1
-        line.check_whole(manifest)
+        check_whole(manifest, line.audio_filepath, line.offset)
         try:
             text = spell(line.text)
         except PronunciationError as error:

@@ -30,18 +30,19 @@ class Line(msgspec.Struct):
     offset: float | None = 0.0
     """NeMo's: where the utterance begins in its recording. A manifest of ours knows whole recordings alone."""
 
-    def check_whole(self, manifest: Path) -> None:
-        """ManifestError where it is a part of its recording; one from the beginning is not known for one."""
-        if self.offset:
-            raise ManifestError(
-                f"{manifest} names a part of {self.audio_filepath}, from {self.offset:g} s on: cut the parts with ds2 "
-                "manifest and --audio-dir."
-            )
-
     def utterance(self, manifest: Path) -> Utterance:
-        self.check_whole(manifest)
+        check_whole(manifest, self.audio_filepath, self.offset)
         path = (manifest.parent / self.audio_filepath).absolute()
         return Utterance(path, self.duration, self.text, speaker_name(self.speaker))
+
+
+def check_whole(manifest: Path, audio: str, offset_s: float | None) -> None:
+    """ManifestError where a line names a part of its recording; one from the beginning is not known for one."""
+    if offset_s:
+        raise ManifestError(
+            f"{manifest} names a part of {audio}, from {offset_s:g} s on: cut the parts with ds2 manifest and "
+            "--audio-dir."
+        )
 
 
 def speaker_name(speaker: Any) -> str:

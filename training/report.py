@@ -83,12 +83,12 @@ class Reporter:
             device = "GPU" if processes.device.type == "cuda" else "processor"
             self.say(f"This {device} has no instructions for bf16: --set precision=fp32 may be faster.")
 
-    def batches(self, loader: DataLoader[Any], epoch: int, epochs: int, done: int) -> Iterator[Batch]:
-        """The batches of an epoch, `done` of which were learnt before, under a progress bar."""
+    def batches(self, loader: DataLoader[Any], epoch: int, epochs: int, done: int, waited_s: float) -> Iterator[Batch]:
+        """The batches of an epoch under a progress bar; `done` were learnt before, of which the wait was `waited_s`."""
         self.task = self.progress.add_task(
             f"epoch {epoch}/{epochs}", total=len(loader.sampler), completed=done, loss=""  # type: ignore[arg-type]
         )  # fmt: skip
-        self.waited_s = 0.0
+        self.waited_s = waited_s
         source = checked(loader)
         while True:
             started = time.perf_counter()

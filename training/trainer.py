@@ -63,6 +63,8 @@ class Position:
     loss_count: int = 0
     seconds: float = 0.0
     """Spent on those batches."""
+    waited_s: float = 0.0
+    """Of these, waiting for a batch."""
     skipped_steps: int = 0
     """Steps left out because a gradient was not finite; the first few of an fp16 training, which find its scale."""
     best: list[tuple[float, int]] = field(default_factory=list)
@@ -163,11 +165,11 @@ class Training:
             if position.best and not position.batch:
                 self.folder.find_best(position.epoch, position.best[0][1])
         while position.epoch < recipe.epochs and not self.stale():
-            started, epochs_before = time.perf_counter(), position.epoch
             self.learn_epoch()
+            started = time.perf_counter()
             result = validate(self.model, self.valid_batches, self.valid_set, self.processes, recipe.precision)
-            epoch_s = time.perf_counter() - started
-            self.epoch_done(result, epoch_s * (recipe.epochs - epochs_before - 1))
+            epoch_s = position.seconds + time.perf_counter() - started
+            self.epoch_done(result, epoch_s * (recipe.epochs - position.epoch - 1))
         if self.stale():
             self.reporter.say(f"Stopped: no better {recipe.selection.by} in {position.stale} epochs.")
         if len(position.best) > 1:
@@ -187,7 +189,7 @@ class Training:
         losses = self.losses_so_far()
         started, saved = time.perf_counter() - position.seconds, time.perf_counter()
         steps, skipped = 0, 0
-        batches = self.reporter.batches(self.train_batches, epoch, recipe.epochs, position.batch)
+        batches = self.reporter.batches(self.train_batches, epoch, recipe.epochs, position.batch, position.waited_s)
         while group := list(itertools.islice(batches, recipe.accumulate)):
             # Everything random in a step follows from (seed, epoch, batch, process): a resumed training repeats it.
             torch.manual_seed(_seed(recipe.seed, epoch, position.batch, rank))
@@ -238,7 +240,7 @@ class Training:
     def note_losses(self, losses: Tensor, seconds: float) -> None:
         total = self.processes.sum(losses.clone()).tolist()
         self.position.loss_sum, self.position.loss_count = total[0], int(total[1])
-        self.position.seconds = seconds
+        self.position.seconds, self.position.waited_s = seconds, self.reporter.waited_s
 
     def time_to_save(self, saved: float) -> bool:
         """Whether the main process's clock says so: all must agree, since losses are summed over them."""
@@ -293,9 +295,8 @@ class Training:
                 "optimizer.learning_rate, or go on from an earlier checkpoint with --init-from."
             )
         position.spoke = position.spoke or result.errors.cer < SPOKEN
-        position.epoch, position.batch, position.loss_sum, position.loss_count, position.seconds = (
-            facts["epoch"], 0, 0.0, 0, 0.0
-        )  # fmt: skip
+        position.epoch, position.batch = facts["epoch"], 0
+        position.loss_sum, position.loss_count, position.seconds, position.waited_s = 0.0, 0, 0.0, 0.0
         if self.processes.main:
             kept = [epoch for _, epoch in position.best] if recipe.selection.keep > 1 else []
             self.folder.save(self.checkpoint(result.errors.wer), best=facts["best"], kept=kept)
@@ -314,7 +315,7 @@ class Training:
             "output_length": result.output_length,
             "learning_rate": rate,
             "audio_hours_per_hour": self.train_set.hours / (position.seconds / 3600),
-            "data_wait": self.reporter.waited_s / position.seconds,
+            "data_wait": position.waited_s / position.seconds,
             "seconds": position.seconds,
             "skipped_steps": position.skipped_steps,
             "samples": result.samples,

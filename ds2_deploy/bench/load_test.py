@@ -43,6 +43,8 @@ class Served(NamedTuple):
     texts: list[str]
     batches: list[int]
     """Sizes."""
+    begins: list[int]
+    """Of busy periods: the requests that found a server without work."""
     padding: float
     in_system: float
     """Average over time, counted about every SAMPLING_S."""
@@ -67,6 +69,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
     latencies, waits, models, texts = (np.full(count, np.nan) for _ in range(4))
     texts_told: list[str] = []
     batches: list[int] = []
+    begins = [0]
     padded = real = 0
     counter = _Counter(arrivals, done)
     start = counter.begin()
@@ -77,6 +80,8 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
             break
         waiting = int(np.searchsorted(arrivals, now, side="right")) - served
         if not waiting:
+            if served != begins[-1]:
+                begins.append(served)
             time.sleep(max(arrivals[served] - now, 0.0))
             continue
         rows = slice(served, served + min(waiting, test.most))
@@ -103,6 +108,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
         text_ms=(1000 * texts[:served]).tolist(),
         texts=texts_told,
         batches=batches,
+        begins=[first for first in begins if first < served],
         padding=padded / max(padded + real, 1),
         in_system=in_system,
         wall_s=wall_s,

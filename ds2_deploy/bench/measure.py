@@ -2,6 +2,7 @@
 meanwhile hits all alike."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import msgspec
@@ -156,7 +157,7 @@ def _utterance_row(bench: Bench, remote: Remote, passes: list[Any], reference: l
         padding=0.0,
         warm_up=len(bench.sound.paths),
         runs=len(told),
-        latency=Latency.of(rounds_ms),
+        latency=Latency.of(rounds_ms, same_work=True),
         runs_ms=_rounded(rounds_ms),
         stages={part: float(np.mean([getattr(u, f"{part}_ms") for u in told])) for part in ("audio", "model", "text")},
         utterances_per_s=len(told) / wall_s,
@@ -207,6 +208,7 @@ def _load(bench: Bench, share: float | None, rate: float) -> list[Row]:
 
 def _load_row(bench: Bench, remote: Remote, rate: float, numbers: list[int], s: Served) -> Row:
     done = len(s.latencies_ms)
+    periods_ms = [s.latencies_ms[first:last] for first, last in pairwise([*s.begins, done])]
     seconds = [len(bench.sound.samples[n]) / bench.rate for n in numbers]
     stages = {"wait": s.waits_ms, "model": s.model_ms, "text": s.text_ms}
     return Row(
@@ -218,8 +220,8 @@ def _load_row(bench: Bench, remote: Remote, rate: float, numbers: list[int], s: 
         padding=s.padding,
         warm_up=2,
         runs=done,
-        latency=Latency.of([s.latencies_ms]),
-        runs_ms=_rounded([s.latencies_ms]),
+        latency=Latency.of(periods_ms, independent=len(periods_ms)),
+        runs_ms=_rounded(periods_ms),
         stages={name: float(np.mean(values)) for name, values in stages.items()},
         utterances_per_s=done / s.wall_s,
         rtfx=sum(seconds[:done]) / s.wall_s,

@@ -14,6 +14,7 @@ from ds2_deploy.bench.report import Workload
 from ds2_deploy.bench.worker import Inputs
 from ds2_deploy.errors import BenchError, ManifestError
 from ds2_deploy.text.languages import spelling
+from training.manifest import check_whole
 
 BATCHES, SECONDS = (1, 8, 32), (2.0, 5.0, 15.0)
 STREAMS = (1, 4, 16, 64)
@@ -87,6 +88,8 @@ class _Entry(msgspec.Struct):
 
     audio_filepath: str
     text: str | None = None
+    offset: float | None = 0.0
+    """NeMo's: where the utterance begins in its recording."""
 
 
 def _of_manifest(source: Path) -> tuple[list[Path], list[str | None]]:
@@ -97,6 +100,8 @@ def _of_manifest(source: Path) -> tuple[list[Path], list[str | None]]:
         raise ManifestError(f"{source} cannot be read as a manifest: {error}.") from error
     if not entries:
         raise ManifestError(f"{source} names no recording.")
+    for entry in entries:
+        check_whole(source, entry.audio_filepath, entry.offset)
     return [source.parent / entry.audio_filepath for entry in entries], [entry.text for entry in entries]
 
 

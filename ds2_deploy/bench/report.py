@@ -63,7 +63,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     latency: Latency
     """Of a run: a batch, an utterance from file to text, a step, a request from its arrival to its text."""
     runs_ms: list[list[float]]
-    """By round."""
+    """By turn; of a load test by busy period, from one moment without work to the next."""
     stages: dict[str, float]
     """Mean milliseconds of each part of a run: `audio`, `model`, `text`; on a GPU, of separate runs, `h2d`, `compute`,
     `d2h` and, within computing, `enqueue`, while the host was busy launching; `wait`."""

@@ -12,7 +12,8 @@ CONFIDENCE = 0.95
 RESAMPLES = 1000
 SEED = 2026
 Rounds = Sequence[Sequence[float]]
-"""Milliseconds of each run, in the turns in which they were measured; none of them empty."""
+"""Milliseconds of each run, by what they share: the turns in which they were measured, or the busy periods of a server
+(from one moment without work to the next). None of them is empty."""
 
 
 def runs_needed(percentile: float) -> int:
@@ -37,18 +38,26 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Ends of the 95% bootstrap interval of the median."""
     p50_high: float
     p90: float | None
-    """None where there are too few runs for it; see `runs_needed`."""
+    """None where there are too few independent runs for it; see `runs_needed`."""
     p95: float | None
     p98: float | None
     p99: float | None
     max: float
 
     @classmethod
-    def of(cls, rounds_ms: Rounds) -> "Latency":
+    def of(cls, rounds_ms: Rounds, *, same_work: bool = False, independent: int | None = None) -> "Latency":
+        """`independent`: runs that owe nothing to each other, where not all are that.
+
+        `same_work`: each round holds the same pieces of work in the same order, which are then what is independent.
+        """
         values = np.concatenate([np.asarray(part, np.float64) for part in rounds_ms])
-        low, high = np.percentile(_medians(rounds_ms, SEED), [2.5, 97.5])
+        if same_work:
+            medians, independent = _medians_of_same_work(rounds_ms), len(rounds_ms[0])
+        else:
+            medians, independent = _medians(rounds_ms, SEED), independent or len(values)
+        low, high = np.percentile(medians, [2.5, 97.5])
         high_percentiles = {
-            f"p{p}": float(np.percentile(values, p)) if len(values) >= runs_needed(p) else None for p in PERCENTILES[1:]
+            f"p{p}": float(np.percentile(values, p)) if independent >= runs_needed(p) else None for p in PERCENTILES[1:]
         }
         return cls(
             mean=float(values.mean()),
@@ -70,12 +79,17 @@ def ratio_interval(before: Rounds, after: Rounds) -> tuple[float, float, float]:
 
 
 def paired_interval(before: Rounds, after: Rounds) -> tuple[float, float, float]:
-    """The same where each round holds the same pieces of work in the same order: the median of their ratios."""
-    first, second = (np.median(np.asarray(rounds, np.float64), axis=0) for rounds in (before, after))
-    ratios = second / first
-    drawn = np.random.default_rng(SEED).integers(0, len(ratios), (RESAMPLES, len(ratios)))
-    low, high = np.percentile(np.median(ratios[drawn], axis=1), [2.5, 97.5])
-    return float(np.median(ratios)), float(low), float(high)
+    """The same where each round holds the same pieces of work in the same order: the median of their ratios.
+
+    Rounds are drawn before pieces of work, as in `_medians`: those of one report may all have been slow ones.
+    """
+    first, second = (np.asarray(rounds, np.float64) for rounds in (before, after))  # (rounds, pieces)
+    rng = np.random.default_rng(SEED)
+    turns = [rng.integers(0, len(times), (RESAMPLES, len(times))) for times in (first, second)]
+    ratios = np.median(second[turns[1]], axis=1) / np.median(first[turns[0]], axis=1)  # (RESAMPLES, pieces)
+    medians = np.median(np.take_along_axis(ratios, rng.integers(0, ratios.shape[1], ratios.shape), axis=1), axis=1)
+    low, high = np.percentile(medians, [2.5, 97.5])
+    return float(np.median(np.median(second, axis=0) / np.median(first, axis=0))), float(low), float(high)
 
 
 def _medians(rounds: Rounds, seed: int) -> npt.NDArray[np.float64]:
@@ -90,4 +104,15 @@ def _medians(rounds: Rounds, seed: int) -> npt.NDArray[np.float64]:
     for i in range(RESAMPLES):
         drawn = [parts[j] for j in rng.integers(0, len(parts), len(parts))]
         medians[i] = np.median(np.concatenate([part[rng.integers(0, len(part), len(part))] for part in drawn]))
+    return medians
+
+
+def _medians_of_same_work(rounds: Rounds) -> npt.NDArray[np.float64]:
+    """(RESAMPLES,) of as many rounds and as many pieces of work, the same in all of them, drawn with replacement."""
+    rng = np.random.default_rng(SEED)
+    times = np.asarray(rounds, np.float64)  # (rounds, pieces)
+    medians = np.empty(RESAMPLES)
+    for i in range(RESAMPLES):
+        turns, pieces = (rng.integers(0, size, size) for size in times.shape)
+        medians[i] = np.median(times[np.ix_(turns, pieces)])
     return medians

@@ -13,6 +13,8 @@ TITLES = {
     "load": "Load: requests that arrive at random",
     "stream": "Streams, chunk by chunk",
 }
+INDEPENDENT = {"utterance": "recordings", "batch": "runs", "load": "busy periods", "stream": "runs"}
+"""What it takes so many of for a percentile."""
 
 
 def number(value: float | None) -> str:
@@ -27,7 +29,7 @@ def number(value: float | None) -> str:
 def percentile(row: Row, p: int) -> str:
     """Or what it would take."""
     value = getattr(row.latency, f"p{p}")
-    return f"≥ {runs_needed(p)} runs" if value is None else number(value)
+    return f"≥ {runs_needed(p)} {INDEPENDENT[row.workload]}" if value is None else number(value)
 
 
 def percent(value: float | None) -> str:

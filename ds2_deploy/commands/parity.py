@@ -134,7 +134,7 @@ def print_report(report: "ParityReport", language: str = "en") -> None:
             f"{d.backend} {d.precision}", f"{d.frames}", f"{d.max_abs:.1e}", f"{d.max_abs_allowed:.0e}",
             f"{d.mean_abs:.1e}", f"{d.equal_argmax:.3%}", f"{d.equal_argmax_required:.1%}",
             *((f"{d.different_words}", _percent(d.cer if metric == "CER" else d.wer)) if decoded else ()),
-            "ok" if d.passed else "TOO FAR",
+            "ok" if d.passed else "TOO FAR" if d.equal_lengths else "OTHER LENGTHS",
         )
         for d in report.differences
     ]  # fmt: skip

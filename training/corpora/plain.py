@@ -15,6 +15,9 @@ TRANSCRIPT_SUFFIXES = (".txt", ".lab")
 TABLES = ("transcripts.txt", "transcripts.tsv", "transcripts.csv", "metadata.csv", "metadata.tsv")
 HEADERS = {"audio", "file", "file_name", "filename", "id", "name", "path", "wav_filename"}
 """What the first column of a table is called, where its first line is a header."""
+TEXT_COLUMNS = ("normalized_text", "normalised_text", "text", "transcript", "transcription", "sentence")
+SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
+"""Names in a header, the best first; without one, the last column is the text."""
 
 
 def is_folder(source: Path) -> bool:
@@ -54,7 +57,8 @@ def _with_text_of(path: Path, transcript: Path) -> Entry | Dropped:
 
 
 def _from_table(table: Path) -> Items:
-    """Lines "NAME<tab>TEXT", or with | or commas: the first field names a recording, the last one is its text.
+    """Lines "NAME<tab>TEXT", or with | or commas: the first field names a recording, the last one is its text, or what
+    a header calls so; a speaker's name is read where a header tells it.
 
     A name is a path from the table's folder, or what a recording below it is called, with or without its suffix; so
     LJSpeech's `LJ001-0001|raw text|normalised text` is understood, and so are tables with a header.
@@ -75,8 +79,13 @@ def _from_table(table: Path) -> Items:
 
 
 def _listed(table: Path, by_name: dict[str, list[Path]]) -> Items:
-    columns = 0
+    columns, text, speaker = 0, -1, None
     for number, fields in _rows(table):
+        if number == 1 and fields[0].strip().lower() in HEADERS:
+            names = [name.strip().lower() for name in fields]
+            text = next((names.index(name) for name in TEXT_COLUMNS if name in names), -1)
+            speaker = next((names.index(name) for name in SPEAKER_COLUMNS if name in names), None)
+            continue
         where, columns = f"{table}, line {number}", columns or len(fields)
         path = table.parent / fields[0]
         is_path = os.path.isfile(path)  # noqa: PTH113  # pathlib's raises where a sentence is too long for a name
@@ -88,11 +97,11 @@ def _listed(table: Path, by_name: dict[str, list[Path]]) -> Items:
         elif not found:
             yield Dropped(where, Reason.NO_AUDIO, f"no recording {fields[0]} in {table.parent}")
         else:
-            yield Entry(str(found[0]), fields[-1])
+            yield Entry(str(found[0]), fields[text], "" if speaker is None else fields[speaker].strip())
 
 
 def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line numbers and fields, without the header; only commas come with quoting."""
+    """Line numbers and fields; only commas come with quoting."""
     _, first = next(lines_of(table), (0, ""))
     delimiter = next((mark for mark in "\t|" if mark in first), ",")
     with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
@@ -100,7 +109,7 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
             file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
         )
         for fields in reader:
-            if fields and not (reader.line_num == 1 and fields[0].lower() in HEADERS):
+            if fields:
                 yield reader.line_num, fields
 
 
