@@ -46,6 +46,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
 
     backend: str
     precision: Precision
+    device: str = ""
+    """Empty in reports from before it was written down."""
     frames: int
     max_abs: float
     mean_abs: float
@@ -234,6 +236,7 @@ class _Gap:
     def difference(self, *, decoded: bool) -> Difference:
         return Difference(
             backend=self.backend.name,
+            device=self.backend.device,
             precision=self.precision,
             frames=self.frames,
             max_abs=self.max_abs,

@@ -32,7 +32,10 @@ from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
 from export.recurrence import BothDirections, HoistedRNN, Recurrence
 
-OPSET = 22
+OPSET = 18
+"""Not newer: ONNX Runtime leaves an operator to the processor whose version its CUDA kernels do not name, and releases
+until 2026 name none for version 22, which recurrent nodes have from opset 22 on (microsoft/onnxruntime, issue 27729).
+"""
 Hidden = Tensor | tuple[Tensor, ...]
 """(1, B, H), or two of them for an LSTM."""
 

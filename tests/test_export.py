@@ -71,6 +71,32 @@ def test_onnx_batches_equal_pytorch_utterances_alone(exported, names):
         assert np.abs(alone.log_probs[0, :count] - together.log_probs[row, :count]).max(initial=0) < 1e-4
 
 
+CUDA_KERNELS = {
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), ((7, 13), (14, None))),
+    "Loop": ((1, 10), (11, 12), (13, 18), (19, None)),
+    "MatMul": ((1, 8), (9, 12), (13, None)),
+    "Pad": ((2, 10), (11, 12), (13, 17), (18, None)),
+    "Scan": ((8, 8), (9, 10), (11, 15), (16, 18), (19, None)),
+}
+"""First and last version of the operators that work, as ONNX Runtime listed them until spring 2026
+(docs/OperatorKernels.md there); a kernel without a last one serves its first alone (`VerifyVersion`)."""
+
+
+@pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names))
+def test_operators_have_the_versions_of_cuda_kernels(exported, names):
+    """Others run on the processor, however fast the GPU beside it is."""
+    _, folder, _ = exported(names)
+    for path in folder.glob("*.onnx"):
+        model = onnx.load(path)
+        versions = {i.domain: i.version for i in model.opset_import}
+        seen = {node.op_type for node in model.graph.node} & CUDA_KERNELS.keys()
+        assert seen & {"GRU", "LSTM", "RNN"}
+        for operator in seen:
+            version = onnx.defs.get_schema(operator, versions[""]).since_version
+            served = [low if high is None else high for low, high in CUDA_KERNELS[operator] if low <= version]
+            assert version <= served[-1], f"{operator} {version} in {path.name}"
+
+
 @pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names))
 def test_half_precision_is_close_and_its_front_end_is_not_half(exported, names):
     _, folder, report = exported(names)

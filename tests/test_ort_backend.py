@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from ds2_deploy.errors import (
 )
 from ds2_deploy.model_folder import ModelFolder, open_model
 from ds2_deploy.runtime import open_backend
-from ds2_deploy.runtime.ort_backend import OrtBackend
+from ds2_deploy.runtime.ort_backend import CUDA, OrtBackend, heavy_on_cpu
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.conftest import ConvModel, noise
 
@@ -155,3 +156,24 @@ def test_a_graph_of_another_model_is_refused(tmp_path):
     (tmp_path / "metadata.json").write_text(text.replace('"sample_rate": 16000', '"sample_rate": 8000'))
     with pytest.raises(ModelError, match="exported with another feature"):
         open_backend("onnxruntime", open_model(tmp_path), device="cpu")
+
+
+def test_heavy_operators_left_to_the_processor_are_named() -> None:
+    def part(provider: str, *operators: str) -> SimpleNamespace:
+        return SimpleNamespace(
+            ep_name=provider, get_nodes=lambda: [SimpleNamespace(op_type=name) for name in operators]
+        )
+
+    parts = [part(CUDA, "Conv", "GRU"), part("CPUExecutionProvider", "GRU", "Shape"), part(CUDA, "MatMul")]
+    session = SimpleNamespace(get_provider_graph_assignment_info=lambda: parts)
+    assert heavy_on_cpu(session) == ["GRU"]
+    assert heavy_on_cpu(SimpleNamespace()) == []  # a version that cannot tell
+
+
+def test_a_session_records_where_its_operators_run() -> None:
+    """Of the real one, whose names are read above: on a processor all of them are left to it."""
+    ort = pytest.importorskip("onnxruntime")
+    options = ort.SessionOptions()
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    session = ort.InferenceSession(open_model("default").path / "model.onnx", options, ["CPUExecutionProvider"])
+    assert {"GRU", "Conv", "MatMul"} <= set(heavy_on_cpu(session))

@@ -3,8 +3,10 @@
 import sys
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -253,3 +255,26 @@ class TestUnavailable:
     def test_no_engine(self, model: ModelFolder) -> None:
         with pytest.raises(BackendUnavailableError, match=r"has no TensorRT engine of model\.fp16\.onnx: build one"):
             open_backend("tensorrt", model, precision="fp16")
+
+
+def test_a_capture_that_a_layer_refuses_ends_and_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's enqueue returns false then, and the stream must leave its capture."""
+    from ds2_deploy.runtime import cuda_device
+
+    calls: list[str] = []
+
+    class Driver:
+        def __getattr__(self, name: str) -> Callable[..., int]:
+            def call(*_: object) -> int:
+                calls.append(name)
+                return 901 if name == "cuStreamEndCapture" else 0
+
+            return call
+
+    def refused() -> None:
+        raise InferenceError("The engine did not run.")
+
+    monkeypatch.setattr(cuda_device, "driver_library", Driver)
+    device = object.__new__(cuda_device.PycudaDevice)
+    assert device.capture(SimpleNamespace(handle=1), refused) is None
+    assert calls == ["cuStreamBeginCapture_v2", "cuStreamEndCapture"]

@@ -31,6 +31,7 @@ def parity(
             help="Compare this one; may be given often. Without it, every one that works here.",
         ),
     ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare every backend and precision with PyTorch in float32; exit code 3 if one is too far from it."""
@@ -42,18 +43,19 @@ def parity(
     folder = open_model(model)
     require("torch")
     require("safetensors")
-    from ds2_deploy.runtime import check_backend
+    from ds2_deploy.runtime import check_backend, cuda_ordinal
     from ds2_deploy.runtime.torch_backend import TorchBackend
     from export.parity import compare, probe_recordings
 
     with usage_errors():
-        candidates = _candidates(folder, [check_backend(name) for name in backend or []])
+        cuda_ordinal(device)
+        candidates = _candidates(folder, [check_backend(name) for name in backend or []], device)
     if not candidates:
         raise ModelError(f"{model} holds no graph to compare: write one with ds2 export.")
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
     recordings = that_all_take(recordings, candidates, folder.metadata.feature.sample_rate)
     decoder = make_decoder("greedy", folder.metadata.alphabet) if manifest else None
-    report = compare(TorchBackend(folder), candidates, recordings, folder.metadata.min_samples, decoder)
+    report = compare(TorchBackend(folder, device=device), candidates, recordings, folder.metadata.min_samples, decoder)
     if as_json:
         typer.echo(report.to_json())
     else:
@@ -62,8 +64,8 @@ def parity(
         raise ParityError(f"{model}: {report.failures()}.")
 
 
-def _candidates(folder: "ModelFolder", asked: Sequence[str]) -> "list[Candidate]":
-    """The asked backends in every precision, offline and as a stream, whose graph is in the folder.
+def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "list[Candidate]":
+    """The asked backends on `device` in every precision, offline and as a stream, whose graph is in the folder.
 
     With none asked, all but the reference that can run here; the log says which cannot, and why.
     """
@@ -79,10 +81,10 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str]) -> "list[Candidate]
             continue
         try:
             if stream:
-                steps = open_stream_backend(name, folder, precision=precision)
+                steps = open_stream_backend(name, folder, device=device, precision=precision)
                 candidates.append((Streamed(steps, folder.metadata), precision))
             else:
-                candidates.append((open_backend(name, folder, precision=precision), precision))
+                candidates.append((open_backend(name, folder, device=device, precision=precision), precision))
         except NOT_HERE as error:
             if asked:
                 raise
@@ -131,7 +133,7 @@ def print_report(report: "ParityReport", language: str = "en") -> None:
     decoded = report.reference_words is not None
     rows = [
         (
-            f"{d.backend} {d.precision}", f"{d.frames}", f"{d.max_abs:.1e}", f"{d.max_abs_allowed:.0e}",
+            f"{d.backend} {d.precision}{_on(d.device)}", f"{d.frames}", f"{d.max_abs:.1e}", f"{d.max_abs_allowed:.0e}",
             f"{d.mean_abs:.1e}", f"{d.equal_argmax:.3%}", f"{d.equal_argmax_required:.1%}",
             *((f"{d.different_words}", _percent(d.cer if metric == "CER" else d.wer)) if decoded else ()),
             "ok" if d.passed else "TOO FAR" if d.equal_lengths else "OTHER LENGTHS",
@@ -141,6 +143,11 @@ def print_report(report: "ParityReport", language: str = "en") -> None:
     print_columns([*header, *(("words apart", metric) if decoded else ()), ""], rows)
     if decoded:
         print(f"{report.reference} fp32 says {report.reference_words} words, {metric} {_percent(reference_rate)}.")
+
+
+def _on(device: str) -> str:
+    """Where a GPU was compared."""
+    return f" on {device}" if device.startswith("cuda") else ""
 
 
 def _percent(share: float | None) -> str:

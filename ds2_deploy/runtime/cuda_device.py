@@ -131,11 +131,14 @@ class PycudaDevice:
         thread_local = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may do what they want meanwhile
         if driver is None or driver.cuStreamBeginCapture_v2(handle, thread_local):
             return None
+        refused = False
         try:
             enqueue()
+        except InferenceError:  # TensorRT tells in this way that some layer, such as a loop, cannot be captured
+            refused = True
         finally:
             failed = driver.cuStreamEndCapture(handle, ctypes.byref(graph))
-        if failed or not graph or driver.cuGraphInstantiateWithFlags(ctypes.byref(launchable), graph, 0):
+        if refused or failed or not graph or driver.cuGraphInstantiateWithFlags(ctypes.byref(launchable), graph, 0):
             return None
 
         def launch() -> None:

@@ -5,6 +5,7 @@ Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples 
 
 import contextlib
 import io
+import logging
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -33,7 +34,10 @@ from ds2_deploy.runtime.protocol import (
 )
 
 CUDA = "CUDAExecutionProvider"
+HEAVY = {"GRU", "LSTM", "RNN", "Conv", "MatMul", "Gemm", "Scan", "Loop"}
 FATAL_ONLY = 4  # ONNX Runtime's log levels go from 0, verbose; its errors reach us as exceptions
+
+log = logging.getLogger(__name__)
 
 
 class OrtBackend:
@@ -139,7 +143,11 @@ def choose_device(ort: Any, device: str) -> str:
     ordinal = cuda_ordinal(device)
     if device == "cpu":
         return "cpu"
-    present, supported = gpus(), CUDA in ort.get_available_providers()
+    present = gpus()
+    if present:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which need not matter
+            ort.preload_dlls()  # CUDA and cuDNN from pip's nvidia packages; a CUDA that is a plugin registers here, too
+    supported = CUDA in ort.get_available_providers()
     if ordinal is None:
         return "cuda:0" if present and supported else "cpu"
     if ordinal >= len(present):
@@ -161,8 +169,10 @@ def _open_session(
     options = ort.SessionOptions()
     options.log_severity_level = FATAL_ONLY
     options.intra_op_num_threads = threads or 0  # 0: a thread per core
+    if device != "cpu":
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     try:
-        session = ort.InferenceSession(path, options, providers=_providers(ort, device))
+        session = ort.InferenceSession(path, options, providers=_providers(device))
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
         reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(f"ONNX Runtime cannot load {path}: {reason}; export the model again.") from error
@@ -171,11 +181,23 @@ def _open_session(
             f"ONNX Runtime could not start CUDA on {device}: its CUDA and cuDNN libraries are missing, which "
             "pip install 'ds2_deploy[gpu]' brings, or do not fit the driver; or choose the device cpu."
         )
+    if device != "cpu" and (left := heavy_on_cpu(session)):
+        log.warning(
+            "ONNX Runtime %s has no CUDA kernel for %s in %s and leaves it to the processor, which is slow: upgrade "
+            "it, or use another backend.", ort.__version__, ", ".join(left), path.name,
+        )  # fmt: skip
     found = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     if found != names:
         raise ModelError(f"{path} has inputs {found[0]} and outputs {found[1]}: it was not written by ds2 export.")
     _check_metadata(session, path, metadata)
     return session, device
+
+
+def heavy_on_cpu(session: Any) -> list[str]:
+    """Operators that do most of the work and that this session leaves to the processor; it must have recorded it."""
+    assignment: list[Any] = getattr(session, "get_provider_graph_assignment_info", list)()  # old versions lack it
+    on_cpu = {node.op_type for part in assignment if part.ep_name != CUDA for node in part.get_nodes()}
+    return sorted(on_cpu & HEAVY)
 
 
 def _check_metadata(session: Any, path: Path, metadata: ModelMetadata) -> None:
@@ -191,11 +213,9 @@ def _check_metadata(session: Any, path: Path, metadata: ModelMetadata) -> None:
             )
 
 
-def _providers(ort: Any, device: str) -> list[Any]:
+def _providers(device: str) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which need not matter
-        ort.preload_dlls()  # CUDA and cuDNN from pip's nvidia packages
     options = {
         "device_id": int(device.removeprefix("cuda:")),
         "use_tf32": 0,  # TF32 rounds the spectrogram by up to 0.8 on the log

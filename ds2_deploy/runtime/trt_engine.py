@@ -11,6 +11,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -135,13 +136,20 @@ class Lane:
         }
         self._reserve(context, {name: array.nbytes for name, array in feeds.items()})
         self._reserve(context, {name: output.nbytes for name, output in outputs.items()})
+        if stages is None:
+            self._fill(feeds)
+            self._compute(key, context, feeds, outputs)
+            self._stream.synchronize()
+            return self._taken(outputs)
+        return self._in_stages(context, feeds, outputs, stages)
+
+    def _fill(self, feeds: Mapping[str, Array]) -> None:
+        """Copy to page-locked memory."""
         for name, array in feeds.items():
             self._host(name, array.nbytes)[:] = np.ascontiguousarray(array).view(np.uint8).reshape(-1)
-        if stages is None:
-            self._compute(key, context, feeds, outputs)
-        else:
-            self._compute_in_stages(context, feeds, outputs, stages)
-        self._stream.synchronize()
+
+    def _taken(self, outputs: Mapping[str, Output]) -> dict[str, Array]:
+        """Copies from page-locked memory."""
         return {
             name: self._host(name, output.nbytes).view(output.dtype).reshape(output.shape).copy()
             for name, output in outputs.items()
@@ -190,16 +198,28 @@ class Lane:
 
         return [upload, execute, download]
 
-    def _compute_in_stages(
+    def _in_stages(
         self, context: Any, feeds: Mapping[str, Array], outputs: Mapping[str, Output], stages: dict[str, float]
-    ) -> None:
-        for name, part in zip(STAGES, self._parts(context, feeds, outputs), strict=True):
-            start = time.perf_counter()
-            part()
-            if name == STAGES[1]:
-                stages["enqueue"] = stages.get("enqueue", 0.0) + 1000 * (time.perf_counter() - start)
-            self._stream.synchronize()
-            stages[name] = stages.get(name, 0.0) + 1000 * (time.perf_counter() - start)
+    ) -> dict[str, Array]:
+        """The milliseconds of each part, waiting for each; copies within the host belong to those there and back."""
+        upload, execute, download = self._parts(context, feeds, outputs)
+        marks = [time.perf_counter()]
+        self._fill(feeds)
+        upload()
+        self._stream.synchronize()
+        marks.append(time.perf_counter())
+        execute()
+        launched = time.perf_counter()
+        self._stream.synchronize()
+        marks.append(time.perf_counter())
+        download()
+        self._stream.synchronize()
+        taken = self._taken(outputs)
+        marks.append(time.perf_counter())
+        parts = [*zip(STAGES, pairwise(marks), strict=True), ("enqueue", (marks[1], launched))]
+        for name, (start, end) in parts:
+            stages[name] = stages.get(name, 0.0) + 1000 * (end - start)
+        return taken
 
     def _reserve(self, context: Any, sizes: Mapping[str, int]) -> None:
         """Memory of at least these sizes under these names, half as much again where it grows; graphs end with it."""

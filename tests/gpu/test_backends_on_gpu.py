@@ -4,6 +4,7 @@ Each test skips with its reason where its backend cannot run.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 
 from ds2_deploy.errors import BackendUnavailableError, InferenceError, MissingPackageError
 from ds2_deploy.model_folder import ModelFolder, open_model
-from ds2_deploy.runtime import open_backend, open_stream_backend
+from ds2_deploy.runtime import NOT_HERE, open_backend, open_stream_backend
 from ds2_deploy.runtime.gpu import gpus
 from ds2_deploy.runtime.protocol import Backend, pad_batch
 from ds2_deploy.runtime.streamed import Streamed
@@ -47,9 +48,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelFolder]:
 
 
 def opened(name: str, model: ModelFolder) -> Backend:
+    """Skips where it cannot run here, such as an engine that this GPU is too old or too rare for."""
     try:
         return open_backend(name, model, device="cuda:0")
-    except (MissingPackageError, BackendUnavailableError) as error:
+    except NOT_HERE as error:
         pytest.skip(str(error))
 
 
@@ -72,14 +74,18 @@ def test_chunk_by_chunk(models: dict[str, ModelFolder], backend: str) -> None:
     model = models["streaming"]
     try:
         stream = open_stream_backend(backend, model, device="cuda:0")
-    except (MissingPackageError, BackendUnavailableError) as error:
+    except NOT_HERE as error:
         pytest.skip(str(error))
     assert_same(Streamed(stream, model.metadata), model)
 
 
 def test_all_backends_in_one_process_and_several_threads(models: dict[str, ModelFolder]) -> None:
     model = models["default"]
-    backends = [opened(name, model) for name in ("tensorrt", "torch", "onnxruntime")]
+    backends = []
+    for name in ("tensorrt", "torch", "onnxruntime"):
+        with suppress(*NOT_HERE):
+            backends.append(open_backend(name, model, device="cuda:0"))
+    assert len(backends) > 1
     with ThreadPoolExecutor(6) as pool:
         for _ in pool.map(lambda backend: assert_same(backend, model), backends * 4):
             pass
