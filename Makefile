@@ -42,10 +42,10 @@ lint: setup
 bench: setup
 	@set -e; for name in transcribe_speed stream_latency engine_matrix; do echo "== $$name"; $(PY) benchmarks/$$name.py; done
 
-# On a machine with a GPU: MODELS, DATA (of `gpu_check.py pack`), WHEELS (a folder of wheels, or none), OUT.
+# On a machine with a GPU: MODELS, DATA (of `gpu_check.py pack`), OUT.
 gpu-check:
-	$(PYTHON) benchmarks/gpu_check.py run $(or $(MODELS),default streaming) --out $(or $(OUT),runs/gpu-check) \
-		$(if $(DATA),--data $(DATA)) $(if $(WHEELS),--wheels $(WHEELS)) $(ARGS)
+	PYTHONPATH=$(CURDIR):$$PYTHONPATH $(PYTHON) benchmarks/gpu_check.py run $(or $(MODELS),default streaming) \
+		--out $(or $(OUT),runs/gpu-check) $(if $(DATA),--data $(DATA)) $(ARGS)
 
 # Hours on a CPU, from the corpora of DS2_DATA; the models come to lie in runs/models/NAME/model.
 models: setup

@@ -1,22 +1,23 @@
 """Everything that only a GPU can show, in one unattended run: engines, tests, parity, error rates, speed.
 
     python benchmarks/gpu_check.py pack --data $DS2_DATA --out subset       # on any machine: at most 30 MiB of audio
-    python benchmarks/gpu_check.py run MODEL... --data subset --out report [--wheels DIR] [--device cuda:0] [--dry-run]
+    python benchmarks/gpu_check.py untrained ds2-thesis --out nets/lstm     # a network of any size, with first weights
+    python benchmarks/gpu_check.py run MODEL... --data subset --out report [--batch B]... [--streams N]... [--dry-run]
 
 MODEL is a model folder (with FP16 graphs where `ds2 export` wrote them) or a bundled name. Every step goes on past
-what fails and says why; after --minutes no further step begins. --wheels installs from a folder, without a network.
---dry-run takes the CPU, to see that all of it works. Writes OUT/gpu-check.json and OUT/gpu-check.md.
+what fails and says why, and none lasts beyond --minutes. OUT/gpu-check.json and OUT/gpu-check.md are written after
+each step, so that a run that is cut short leaves what it had. --dry-run takes the CPU, to see that all of it works.
 """
 
 import json
 import shutil
-import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import soundfile
@@ -24,19 +25,20 @@ import typer
 from machine import machine
 
 from ds2_deploy.audio.load import load_audio
+from ds2_deploy.bench.stats import Latency
+from ds2_deploy.files import atomic_path
 from ds2_deploy.model_folder import PRECISIONS, ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import BACKENDS, open_backend, open_stream_backend
 from ds2_deploy.runtime.gpu import gpus
 from training.manifest import read_manifest
+from training.recipe import load_recipe
 
 ROOT = Path(__file__).parent.parent
 PACKED = {"an4/test.jsonl": 130, "digits/test.jsonl": 100, "librispeech-mini/valid.jsonl": 40}
 """Utterances taken from each manifest."""
 LARGEST_PACK = 30 << 20
-SHAPES = ((1, 3), (1, 10), (8, 3), (16, 10))
-"""Batch and seconds of the throughput table."""
-STREAMS = (1, 8, 32)
-RUNS = 30
+RUNS = 150
+"""At most; as many as a 98th percentile takes."""
 SHAPE_LIMIT_S = 4
 STEP_LIMIT_S = 240
 
@@ -68,11 +70,38 @@ def pack(
         raise typer.Exit(1)
 
 
+@app.command()
+def untrained(
+    recipe: Annotated[str, typer.Argument(help="A TOML file, or the name of a bundled recipe.")],
+    out: Annotated[Path, typer.Option(help="The model folder to write.")],
+    settings: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE")] = None,
+    recurrence: Annotated[Literal["node", "loop", "unrolled"], typer.Option(help="As of ds2 export.")] = "node",
+) -> None:
+    """Export a recipe's network with its first weights, which is as fast as when it has learnt."""
+    import torch
+    from train_precision import metadata_of
+
+    from ds2_deploy.model.checkpoint import Checkpoint
+    from ds2_deploy.model.deepspeech2 import DeepSpeech2
+    from ds2_deploy.model.initialize import initialize
+    from export.exporter import export_model
+
+    found = load_recipe(recipe, settings or [])
+    torch.manual_seed(found.seed)
+    model = DeepSpeech2(metadata_of(found))
+    initialize(model, found.initialization)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "first.pt"
+        Checkpoint(metadata=model.metadata, weights=model.state_dict()).save(path)
+        export_model(path, out, recurrence=recurrence, allow_mismatch=True)  # `run` compares
+    typer.echo(f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters in {out}")
+
+
 class Check:
     """The steps of one run and what became of them."""
 
-    def __init__(self, models: list[str], data: Path | None, device: str, minutes: float) -> None:
-        self.models, self.data, self.device = [open_model(name) for name in models], data, device
+    def __init__(self, models: list[str], data: Path | None, out: Path, device: str, minutes: float) -> None:
+        self.models, self.data, self.out, self.device = [open_model(name) for name in models], data, out, device
         self.end = time.monotonic() + 60 * minutes
         self.report: dict[str, Any] = {"device": device, "steps": {}}
 
@@ -88,14 +117,25 @@ class Check:
             result = {"ok": False, "reason": f"{type(error).__name__}: {str(error)[:300]}"}
         result["seconds"] = round(time.monotonic() - start, 1)
         self.report["steps"][name] = result
+        self.save()
         print(f"{name}: {'ok' if result['ok'] else result['reason']} ({result['seconds']} s)", flush=True)
 
-    def ds2(self, *arguments: str) -> str:
-        """A command's output; RuntimeError with its last line where it fails."""
-        call = [sys.executable, "-m", "ds2_deploy", *arguments]
-        done = subprocess.run(call, capture_output=True, text=True, timeout=STEP_LIMIT_S, check=False)
-        if done.returncode:
-            raise RuntimeError(f"exit code {done.returncode}: {(done.stderr or done.stdout).strip().splitlines()[-1]}")
+    def save(self) -> None:
+        for name, text in (
+            ("gpu-check.json", json.dumps(self.report, indent=1, default=float)),
+            ("gpu-check.md", markdown(self.report)),
+        ):
+            with atomic_path(self.out / name) as temporary:
+                temporary.write_text(text, encoding="utf-8")
+
+    def call(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
+        """The output of Python with these arguments; RuntimeError with its last line where it ends otherwise."""
+        left_s = max(min(STEP_LIMIT_S, self.end - time.monotonic()), 1)
+        call = [sys.executable, "-m", *arguments]
+        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=left_s, check=False)
+        if done.returncode not in codes:
+            said = (done.stderr.strip() or done.stdout.strip() or "nothing").splitlines()[-1]
+            raise RuntimeError(f"exit code {done.returncode}: {said}")
         return done.stdout
 
     def graphs(self) -> Iterator[tuple[ModelFolder, str, bool]]:
@@ -106,40 +146,46 @@ class Check:
                     if (model.path / graph_file(precision, stream=stream)).exists():
                         yield model, precision, stream
 
-    def build(self) -> None:
+    def build(self, batches: list[int], streams: list[int]) -> None:
         for model, precision, stream in self.graphs():
-            flags = [*(["--fp16"] if precision == "fp16" else []), *(["--stream"] if stream else [])]
-            name = f"build {model.path.name} {' '.join(flags)}".strip()
-            self.step(name, lambda f=flags, m=model: self.ds2("build-engine", str(m.path), "--rebuild", *f).strip())
+            sizes = sorted(streams if stream else batches)
+            flags = ["--batch", f"1:{sizes[len(sizes) // 2]}:{sizes[-1]}"]
+            flags += [*(["--fp16"] if precision == "fp16" else []), *(["--stream"] if stream else [])]
+            call = ("ds2_deploy", "build-engine", str(model.path), "--rebuild", *flags)
+            self.step(f"build {model.path.name} {' '.join(flags[2:])}".strip(), lambda c=call: self.call(*c).strip())
 
     def test(self) -> str:
-        call = [sys.executable, "-m", "pytest", "-o", "addopts=", "-q", "-m", "gpu", "tests/gpu"]
-        done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, timeout=STEP_LIMIT_S, check=False)
-        last: str = (done.stdout or done.stderr).strip().splitlines()[-1]
-        if done.returncode:
-            raise RuntimeError(last)
-        return last
+        """The summary, with the reasons of what was skipped."""
+        said = self.call("pytest", "-o", "addopts=", "-q", "-rs", "-m", "gpu", "tests/gpu").strip().splitlines()
+        return "; ".join(line for line in said if line.startswith("SKIPPED") or line == said[-1])
 
     def compare(self) -> None:
         manifests = sorted(self.data.rglob("*.jsonl")) if self.data else []
         for model in self.models:
-            call = ("parity", str(model.path), *map(str, manifests[:1]), "--json")
-            self.step(f"parity {model.path.name}", lambda c=call: json.loads(self.ds2(*c)))
+            call = (
+                "ds2_deploy",
+                "parity",
+                str(model.path),
+                *map(str, manifests[:1]),
+                "--device",
+                self.device,
+                "--json",
+            )
+            self.step(f"parity {model.path.name}", lambda c=call: json.loads(self.call(*c, codes=(0, 3))))
         for model in self.models:
             for manifest in manifests:
                 for backend in BACKENDS:
                     for precision in [p for m, p, stream in self.graphs() if m is model and not stream]:
                         if backend == "torch" and precision != "fp32":
                             continue
-                        call = ("--backend", backend, "--precision", precision, "--device", self.device, "--json")
+                        options = ("--backend", backend, "--precision", precision, "--device", self.device, "--json")
+                        call = ("ds2_deploy", "evaluate", str(model.path), str(manifest), *options)
                         self.step(
                             f"WER {model.path.name} {manifest.parent.name} {backend} {precision}",
-                            lambda m=model, f=manifest, c=call: json.loads(
-                                self.ds2("evaluate", str(m.path), str(f), *c)
-                            ),
+                            lambda c=call: json.loads(self.call(*c)),
                         )
 
-    def measure(self, *, streams: bool) -> None:
+    def measure(self, sizes: list[int], *, streams: bool, seconds: float) -> None:
         for model, precision, stream in self.graphs():
             if stream != streams:
                 continue
@@ -148,41 +194,49 @@ class Check:
                 self.step(
                     f"{kind} {model.path.name} {backend} {precision}",
                     lambda m=model, b=backend, p=precision, s=stream: list(
-                        self.steps_of(m, b, p) if s else self.runs_of(m, b, p)
+                        self.steps_of(m, b, p, sizes) if s else self.runs_of(m, b, p, sizes, seconds)
                     ),
                 )
 
-    def runs_of(self, model: ModelFolder, name: str, precision: Any) -> Iterator[Row]:
-        """Medians of whole batches, copies included."""
+    def runs_of(
+        self, model: ModelFolder, name: str, precision: Any, batches: list[int], seconds: float
+    ) -> Iterator[Row]:
+        """Whole batches, from samples to log-probabilities, copies included; what fails is a row that says why."""
         backend = open_backend(name, model, device=self.device, precision=precision)
-        rate = model.metadata.feature.sample_rate
-        for batch, seconds in SHAPES:
-            audio = np.random.default_rng(0).standard_normal((batch, seconds * rate)).astype(np.float32) * 0.1
-            times = timed(lambda a=audio: backend.run(a, np.full(len(a), a.shape[1], np.int64)), self.end)
-            median = statistics.median(times)
-            yield {"batch": batch, "seconds": seconds, "ms": 1000 * median, "rtfx": batch * seconds / median}
+        samples = round(seconds * model.metadata.feature.sample_rate)
+        for batch in batches:
+            audio = np.random.default_rng(0).standard_normal((batch, samples)).astype(np.float32) * 0.1
+            lengths = np.full(batch, samples, np.int64)
+            row = {"batch": batch, "seconds": seconds}
+            yield row | timed(lambda a=audio, n=lengths: backend.run(a, n), batch * seconds, self.end)
 
-    def steps_of(self, model: ModelFolder, name: str, precision: Any) -> Iterator[Row]:
-        """A chunk of each of several streams, from samples to log-probabilities."""
+    def steps_of(self, model: ModelFolder, name: str, precision: Any, streams: list[int]) -> Iterator[Row]:
+        """A chunk of each of several streams, from samples to log-probabilities, the state there and back."""
         backend = open_stream_backend(name, model, device=self.device, precision=precision)
-        for batch in STREAMS:
-            audio = np.zeros((batch, backend.chunk_samples), np.float32)
+        chunk_s = backend.chunk_samples / model.metadata.feature.sample_rate
+        for batch in streams:
+            audio = np.random.default_rng(0).standard_normal((batch, backend.chunk_samples)).astype(np.float32) * 0.1
             lengths, state = np.full(batch, backend.chunk_samples, np.int64), backend.initial_state(batch)
-            times = timed(lambda a=audio, n=lengths, s=state: backend.step(a, n, s), self.end)
-            yield {"streams": batch, "ms": 1000 * statistics.median(times), "p98_ms": 1000 * np.quantile(times, 0.98)}
+            row = {"streams": batch, "seconds": chunk_s}
+            yield row | timed(lambda a=audio, n=lengths, s=state: backend.step(a, n, s), batch * chunk_s, self.end)
 
 
-def timed(run: Callable[[], Any], end: float) -> list[float]:
-    """Seconds of RUNS calls after two that warm up; fewer where they are slow or the time is over."""
-    for _ in range(2):
-        run()
-    times: list[float] = []
+def timed(run: Callable[[], Any], audio_s: float, end: float) -> Row:
+    """Latency of RUNS calls after two that warm up, or of fewer where they are slow or the time is over."""
+    times_ms: list[float] = []
     end = min(end, time.monotonic() + SHAPE_LIMIT_S)
-    while len(times) < RUNS and (not times or time.monotonic() < end):
-        start = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - start)
-    return times
+    try:
+        for _ in range(2):
+            run()
+        while len(times_ms) < RUNS and (not times_ms or time.monotonic() < end):
+            start = time.perf_counter()
+            run()
+            times_ms.append(1000 * (time.perf_counter() - start))
+    except Exception as error:  # such as a GPU's memory that is full: smaller ones have been measured
+        return {"reason": f"{type(error).__name__}: {str(error)[:200]}"}
+    latency = Latency.of([times_ms])
+    found = {name: getattr(latency, name) for name in ("p50", "p50_low", "p50_high", "p98", "max")}
+    return found | {"runs": len(times_ms), "rtfx": 1000 * audio_s / latency.p50}
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -190,7 +244,7 @@ def markdown(report: dict[str, Any]) -> str:
     done = {name: step["result"] for name, step in report["steps"].items() if step["ok"]}
     lines = [f"# GPU check on {report['gpu']}", "", f"{report['machine']['python']}, device {report['device']}", ""]
     lines += ["| engine or test | |", "|---|---|"]
-    lines += [f"| {name} | {done[name]} |" for name in done if name.startswith(("build", "tests", "wheels"))]
+    lines += [f"| {name} | {done[name]} |" for name in done if name.startswith(("build", "tests"))]
     lines += ["", "| WER | words | |", "|---|---|---|"]
     for name in done:
         if name.startswith("WER"):
@@ -198,18 +252,23 @@ def markdown(report: dict[str, Any]) -> str:
     lines += ["", "| parity | backend | max abs | equal labels | words apart |", "|---|---|---|---|---|"]
     for name in done:
         for d in done[name]["differences"] if name.startswith("parity") else ():
-            backend = f"{d['backend']} {d['precision']}"
+            backend = f"{d['backend']} {d['precision']} on {d['device']}"
             equal = f"{d['equal_argmax']:.3%}"
             lines.append(f"| {name[7:]} | {backend} | {d['max_abs']:.1e} | {equal} | {d['different_words']} |")
-    lines += ["", "| throughput | batch × seconds | ms | times real time |", "|---|---|---|---|"]
-    for name in done:
-        for row in done[name] if name.startswith("throughput") else ():
-            size = f"{row['batch']} × {row['seconds']}"
-            lines.append(f"| {name[11:]} | {size} | {row['ms']:.2f} | {row['rtfx']:.0f} |")
-    lines += ["", "| latency of a chunk | streams | p50 ms | p98 ms |", "|---|---|---|---|"]
-    for name in done:
-        for row in done[name] if name.startswith("latency") else ():
-            lines.append(f"| {name[8:]} | {row['streams']} | {row['ms']:.2f} | {row['p98_ms']:.2f} |")
+    for kind, size in (("throughput", "batch"), ("latency", "streams")):
+        lines += [
+            "",
+            f"| {kind} | {size} × seconds | p50 ms | p98 ms | runs | times real time |",
+            "|---|---|---|---|---|---|",
+        ]
+        for name in done:
+            for row in done[name] if name.startswith(kind) else ():
+                cell = f"| {name.removeprefix(kind + ' ')} | {row[size]} × {row['seconds']:g} | "
+                if "reason" in row:
+                    lines.append(f"{cell}{row['reason']} | | | |")
+                else:
+                    p98 = "" if row["p98"] is None else f"{row['p98']:.2f}"
+                    lines.append(f"{cell}{row['p50']:.2f} | {p98} | {row['runs']} | {row['rtfx']:.0f} |")
     failed = [f"- {name}: {step['reason']}" for name, step in report["steps"].items() if not step["ok"]]
     return "\n".join([*lines, "", "## Not done", "", *(failed or ["Nothing: all steps ran."])]) + "\n"
 
@@ -219,9 +278,11 @@ def run(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...")],
     out: Annotated[Path, typer.Option(help="Folder for gpu-check.json and gpu-check.md.")],
     data: Annotated[Path | None, typer.Option(help="What `pack` wrote.")] = None,
-    wheels: Annotated[Path | None, typer.Option(help="A folder of wheels to install first.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Recordings at once; usually 1, 8, 16.")] = None,
+    seconds: Annotated[float, typer.Option(min=0.5, help="Of each of them.")] = 10.0,
+    streams: Annotated[list[int] | None, typer.Option(min=1, help="Streams at once; usually 1, 8, 32.")] = None,
     device: Annotated[str, typer.Option(metavar="cuda:N")] = "cuda:0",
-    minutes: Annotated[float, typer.Option(help="No step begins after that.")] = 8.0,
+    minutes: Annotated[float, typer.Option(help="No step lasts beyond that.")] = 8.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="On the CPU.")] = False,
 ) -> None:
     """Check everything there is on this machine."""
@@ -230,22 +291,14 @@ def run(
     for name in models:  # engines go into copies, so that a bundled model stays as it is
         copies.append(out / "models" / open_model(name).path.name)
         shutil.copytree(open_model(name).path, copies[-1], dirs_exist_ok=True)
-    check = Check(list(map(str, copies)), data, "cpu" if dry_run else device, minutes)
+    batches, together = batch or [1, 8, 16], streams or [1, 8, 32]
+    check = Check(list(map(str, copies)), data, out, "cpu" if dry_run else device, minutes)
     check.report |= {"machine": machine(), "gpu": ", ".join(map(str, gpus())) or "no GPU"}
-    if wheels:
-        install = [sys.executable, "-m", "pip", "install", "--no-index", "--find-links", str(wheels), "--no-deps"]
-        for wheel in sorted(wheels.glob("*.whl")):
-            call = [*install, str(wheel)]
-            check.step(
-                f"wheels {wheel.name}", lambda c=call: subprocess.run(c, check=True, timeout=STEP_LIMIT_S) and ""
-            )
-    check.build()
+    check.build(batches, together)
     check.step("tests", check.test)
-    check.measure(streams=True)
+    check.measure(together, streams=True, seconds=seconds)
     check.compare()
-    check.measure(streams=False)
-    (out / "gpu-check.json").write_text(json.dumps(check.report, indent=1, default=float))
-    (out / "gpu-check.md").write_text(markdown(check.report))
+    check.measure(batches, streams=False, seconds=seconds)
     print(f"Wrote {out / 'gpu-check.json'} and {out / 'gpu-check.md'}.")
 
 

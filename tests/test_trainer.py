@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 import torch
 
+import training.learner
 import training.trainer
 from ds2_deploy.errors import AudioError, ConfigError, ManifestError, ModelError, OutputError, TrainingError
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_weights
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.tones import RECIPE
 from training.data import Batch
+from training.precision import AUTOCAST, allow_tf32, is_scaled
 from training.recipe import load_recipe
 from training.run_folder import read_log
 from training.schedules import one_cycle
@@ -224,6 +226,33 @@ def test_a_training_goes_on_in_another_precision(corpus, tmp_path):
     train(recipe(tmp_path, "precision=bf16", epochs=1), [corpus], [corpus], tmp_path / "run")
     train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
     assert len(read_log(tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize("scaled_first", [False, True])
+def test_it_goes_on_also_where_one_of_them_scales_its_losses(corpus, tmp_path, monkeypatch, scaled_first):
+    """As bf16 does on a GPU."""
+    monkeypatch.setattr(training.learner, "is_scaled", lambda precision, _: precision == "bf16")
+    for epochs, half in enumerate((scaled_first, not scaled_first), 1):
+        settings = recipe(tmp_path, f"precision={'bf16' if half else 'fp32'}", epochs=epochs)
+        train(settings, [corpus], [corpus], tmp_path / "run", resume=epochs == 2)
+        state = load_checkpoint(tmp_path / "run/last.pt").training["learner"]["scaler"]
+        assert bool(state) == half
+
+
+def test_gradients_that_pass_through_fp16_are_scaled():
+    gpu, cpu = torch.device("cuda:0"), torch.device("cpu")
+    scaled = {
+        (precision, device.type) for precision in AUTOCAST for device in (gpu, cpu) if is_scaled(precision, device)
+    }
+    assert scaled == {("fp16", "cuda"), ("fp16", "cpu"), ("bf16", "cuda")}
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32"])
+def test_tf32_is_allowed_where_it_is_asked_for_alone(corpus, tmp_path, capsys, precision):
+    train(recipe(tmp_path, f"precision={precision}", epochs=1), [corpus], [corpus], tmp_path / "run", device="cpu")
+    assert torch.backends.cuda.matmul.allow_tf32 == torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+    assert ("processor has no TF32 and computes in fp32" in capsys.readouterr().err) == (precision == "tf32")
+    allow_tf32(False)
 
 
 def test_a_training_from_before_a_setting_existed_is_resumed(corpus, tmp_path):

@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from training.data import Batch
 from training.distributed import Processes
+from training.precision import is_scaled
 from training.recipe import OptimizerConfig, Recipe
 from training.schedules import Schedule
 from training.step import TrainingStep
@@ -53,7 +54,7 @@ class Learner:
                 self.losses = DistributedDataParallel(step, broadcast_buffers=False)
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.schedule = Schedule(recipe.schedule, self.optimizer, epoch_steps, recipe.epochs)
-        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=recipe.precision == "fp16")
+        self.scaler = torch.amp.GradScaler(processes.device.type, enabled=is_scaled(recipe.precision, processes.device))
 
     def learn(
         self, batches: Sequence[Batch], utterances: int, windows: tuple[int, int] | None = None
@@ -98,4 +99,5 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # else it begins anew, as in a first epoch: nothing was scaled before
+            self.scaler.load_state_dict(state["scaler"])

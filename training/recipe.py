@@ -229,8 +229,9 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Batches whose gradients are added up before the optimizer takes a step."""
     sorta_grad: bool = True
     """First epoch in order of length (section 3.3 of the paper)."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the network under automatic mixed precision; front end and loss stay in float32."""
+    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    """Of the network under automatic mixed precision; front end and loss stay in float32. tf32 rounds the factors of
+    products, on GPUs alone."""
     initialization: Literal["orthogonal", "xavier", "pytorch"] = "orthogonal"
     """Of every weight, the recurrent ones included: see ds2_deploy/model/initialize.py."""
     dropout_from: float | None = None

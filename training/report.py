@@ -15,7 +15,7 @@ from ds2_deploy.extras import require
 from ds2_deploy.text.languages import language_named
 from training.data import Batch, checked
 from training.distributed import Processes
-from training.precision import bf16_is_fast
+from training.precision import bf16_is_fast, has_tf32
 from training.recipe import Recipe
 from training.run_folder import RunFolder
 
@@ -79,9 +79,11 @@ class Reporter:
                 f"Teacher: {recipe.teacher.model}, with a share of {recipe.teacher.share:g} in the loss; answers come "
                 f"{recipe.teacher.later_frames} frames after its own"
             )
+        device = "GPU" if processes.device.type == "cuda" else "processor"
         if recipe.precision == "bf16" and not bf16_is_fast(processes.device):
-            device = "GPU" if processes.device.type == "cuda" else "processor"
             self.say(f"This {device} has no instructions for bf16: --set precision=fp32 may be faster.")
+        if recipe.precision == "tf32" and not has_tf32(processes.device):
+            self.say(f"This {device} has no TF32 and computes in fp32.")
 
     def batches(self, loader: DataLoader[Any], epoch: int, epochs: int, done: int, waited_s: float) -> Iterator[Batch]:
         """The batches of an epoch under a progress bar; `done` were learnt before, of which the wait was `waited_s`."""

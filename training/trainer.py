@@ -28,6 +28,7 @@ from training.data import Batch, Speech, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
 from training.labels import characters_of, known_alphabet
 from training.learner import Learner
+from training.precision import allow_tf32
 from training.recipe import Recipe
 from training.report import Reporter
 from training.run_folder import RunFolder
@@ -97,7 +98,7 @@ def train(
         raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
     if not resume:
         folder.check_free()
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    allow_tf32(recipe.precision == "tf32")
     with joined_processes(device) as processes, Reporter(folder, processes.main, tensorboard) as reporter:
         Training(recipe, train_manifests, valid_manifests, folder, resume, init_from, processes, reporter).run()
 
