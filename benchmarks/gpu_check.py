@@ -239,6 +239,13 @@ def timed(run: Callable[[], Any], audio_s: float, end: float) -> Row:
     return found | {"runs": len(times_ms), "rtfx": 1000 * audio_s / latency.p50}
 
 
+def agrees(difference: Row) -> bool:
+    """Whether a backend of a parity report passed."""
+    largest, same = difference["max_abs"], difference["equal_argmax"] >= difference["equal_argmax_required"]
+    within = largest is not None and largest <= difference["max_abs_allowed"]
+    return bool(within and same and difference["equal_lengths"] and difference["frames"])
+
+
 def markdown(report: dict[str, Any]) -> str:
     """Tables of what was measured, and a list of what was not, with reasons."""
     done = {name: step["result"] for name, step in report["steps"].items() if step["ok"]}
@@ -249,12 +256,13 @@ def markdown(report: dict[str, Any]) -> str:
     for name in done:
         if name.startswith("WER"):
             lines.append(f"| {name[4:]} | {done[name]['words']} | {done[name]['wer']:.2%} |")
-    lines += ["", "| parity | backend | max abs | equal labels | words apart |", "|---|---|---|---|---|"]
+    lines += ["", "| parity | backend | max abs | equal labels | words apart | |", "|---|---|---|---|---|---|"]
     for name in done:
         for d in done[name]["differences"] if name.startswith("parity") else ():
             backend = f"{d['backend']} {d['precision']} on {d['device']}"
-            equal = f"{d['equal_argmax']:.3%}"
-            lines.append(f"| {name[7:]} | {backend} | {d['max_abs']:.1e} | {equal} | {d['different_words']} |")
+            equal, passed = f"{d['equal_argmax']:.3%}", "ok" if agrees(d) else "too far"
+            largest = "∞" if d["max_abs"] is None else f"{d['max_abs']:.1e}"  # JSON has no infinity
+            lines.append(f"| {name[7:]} | {backend} | {largest} | {equal} | {d['different_words']} | {passed} |")
     for kind, size in (("throughput", "batch"), ("latency", "streams")):
         lines += [
             "",
@@ -286,6 +294,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="On the CPU.")] = False,
 ) -> None:
     """Check everything there is on this machine."""
+    out, data = out.resolve(), data and data.resolve()
     out.mkdir(parents=True, exist_ok=True)
     copies = []
     for name in models:  # engines go into copies, so that a bundled model stays as it is

@@ -91,6 +91,12 @@ def atomic_folder(path: Path, *, marker: str = "metadata.json") -> Iterator[Path
             shutil.rmtree(temporary, ignore_errors=True)
 
 
+def remove(path: Path) -> None:
+    """The file, if it is there; OutputError where it cannot be removed."""
+    with _reported(path):
+        path.unlink(missing_ok=True)
+
+
 def _hidden(path: Path) -> str:
     """The beginning of a temporary name: not longer than the name itself may be, in bytes."""
     return f".{path.name[:32]}."

@@ -18,6 +18,7 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import Backend, Emissions, pad_batch
+from ds2_deploy.text.languages import respelled
 
 MAX_ABS: dict[Precision, float] = {"fp32": 5e-3, "fp16": 0.1}
 """Largest difference of a log-probability, in nats. Two correct float32 spectrograms differ by up to 8e-4 near the
@@ -146,10 +147,12 @@ def compare(
     recordings: Sequence[Recording],
     min_samples: int,
     decoder: Decoder | None = None,
+    language: str = "en",
 ) -> ParityReport:
     """Run `recordings` through the reference and every (backend, precision); the report tells whether all agree.
 
-    With a `decoder` it tells their words and error rates as well, which decide nothing: they follow from the frames.
+    With a `decoder` it tells their words and error rates as well, as `language` spells them, which decide nothing: they
+    follow from the frames.
     """
     gaps = [_Gap(backend, precision) for backend, precision in others]
     own = _Words()
@@ -158,7 +161,7 @@ def compare(
         audio, lengths = pad_batch([recording.samples for recording in batch], min_samples)
         shapes.append((audio.shape[0], audio.shape[1]))
         expected = reference.run(audio, lengths)
-        said = _texts(expected, decoder)
+        said = _texts(expected, decoder, language)
         for recording, text in zip(batch, said, strict=False):
             own.add(recording.text, text, text)
         for gap in gaps:
@@ -166,7 +169,7 @@ def compare(
             gap.equal_lengths &= bool(np.array_equal(got.lengths, expected.lengths))
             for row, other, length in zip(expected.log_probs, got.log_probs, expected.lengths, strict=True):
                 gap.add(row[:length], other[:length])
-            for recording, text, heard in zip(batch, said, _texts(got, decoder), strict=False):
+            for recording, text, heard in zip(batch, said, _texts(got, decoder, language), strict=False):
                 gap.words.add(recording.text, heard, text)
     differences = tuple(gap.difference(decoded=decoder is not None) for gap in gaps)
     return ParityReport(
@@ -181,10 +184,10 @@ def compare(
     )
 
 
-def _texts(emissions: Emissions, decoder: Decoder | None) -> list[str]:
-    """Each recording's transcript; none without a decoder."""
+def _texts(emissions: Emissions, decoder: Decoder | None, language: str) -> list[str]:
+    """Each recording's transcript as the language spells it; none without a decoder."""
     rows = zip(emissions.log_probs, emissions.lengths, strict=True)
-    return [text_or_nothing(decoder, row[:length]) for row, length in rows] if decoder else []
+    return [respelled(text_or_nothing(decoder, row[:length]), language) for row, length in rows] if decoder else []
 
 
 class _Words:

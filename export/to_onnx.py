@@ -33,9 +33,9 @@ from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_O
 from export.recurrence import BothDirections, HoistedRNN, Recurrence
 
 OPSET = 18
-"""Not newer: ONNX Runtime leaves an operator to the processor whose version its CUDA kernels do not name, and releases
-until 2026 name none for version 22, which recurrent nodes have from opset 22 on (microsoft/onnxruntime, issue 27729).
-"""
+"""Not newer: ONNX Runtime leaves an operator to the processor whose version its CUDA kernels do not name, and until
+spring 2026 they named none for version 22, which recurrent nodes have from opset 22 on (microsoft/onnxruntime, issue
+27729). Read in its sources, not measured."""
 Hidden = Tensor | tuple[Tensor, ...]
 """(1, B, H), or two of them for an LSTM."""
 

@@ -222,6 +222,8 @@ def test_a_report_names_its_weaknesses() -> None:
     assert "transfers" in weak([row(steady, stages={"h2d": 6.0, "compute": 2.0, "d2h": 2.0})])
     assert "launches" in weak([row(steady, stages={"compute": 2.0, "enqueue": 2.5})])
     assert "keep up" in weak([row(steady, workload="load", offered=5.0, lost=3)])
+    assert "few busy periods" in weak([row(steady, workload="load", offered=5.0)])
+    assert "few busy" not in weak([row(steady * 20, workload="load", offered=5.0)])
     assert "keep up" in weak([row(steady, workload="load", offered=5.0, in_system=9.0)])
     assert "warmed up" in weak([row(steady, settled=False)])
     assert "busy" in weak([], {"load_average": 1.5})
@@ -262,6 +264,21 @@ def test_under_load_batches_grow_and_nobody_is_forgotten() -> None:
     rate = len(served.latencies_ms) / served.wall_s
     assert served.in_system == pytest.approx(rate * np.mean(served.latencies_ms) / 1000, rel=0.15)
     assert len(served.texts) == len(served.latencies_ms)
+    ends = np.array(arrivals.arrivals_s) + np.array(served.latencies_ms) / 1000
+    idle = [i for i, at in enumerate(arrivals.arrivals_s) if i and at > ends[:i].max() + 1e-3]
+    assert served.begins[0] == 0
+    assert set(idle) <= set(served.begins)  # whoever came to a server long without work begins a busy period
+    assert all(arrivals.arrivals_s[i] > ends[:i].max() for i in served.begins[1:])
+
+
+def test_what_is_not_a_number_is_served_as_nothing() -> None:
+    class Broken(Clockwork):
+        def run(self, *arguments: Any) -> Emissions:
+            emissions = super().run(*arguments)
+            return emissions._replace(log_probs=np.full_like(emissions.log_probs, np.nan))
+
+    served = serve(Broken(), GreedyDecoder(ENGLISH), 1, [noise(100)], LoadTest([0.001] * 3, [0] * 3, 1))
+    assert served.texts == [""] * 3
 
 
 def test_a_server_that_is_too_slow_loses_requests(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from ds2_deploy.runtime.protocol import pad_batch
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from export.exporter import export_model
 from export.parity import batches_of, compare, probe_recordings
+from export.to_onnx import write_onnx
 from tests.tiny import FEATURES, MODELS, tiny_metadata, tiny_model
 
 # pairwise over cells, directions, convolutions, features and normalisation: an export takes seconds
@@ -73,6 +74,7 @@ def test_onnx_batches_equal_pytorch_utterances_alone(exported, names):
 
 CUDA_KERNELS = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), ((7, 13), (14, None))),
+    "Conv": ((1, 10), (11, None)),
     "Loop": ((1, 10), (11, 12), (13, 18), (19, None)),
     "MatMul": ((1, 8), (9, 12), (13, None)),
     "Pad": ((2, 10), (11, 12), (13, 17), (18, None)),
@@ -87,14 +89,31 @@ def test_operators_have_the_versions_of_cuda_kernels(exported, names):
     """Others run on the processor, however fast the GPU beside it is."""
     _, folder, _ = exported(names)
     for path in folder.glob("*.onnx"):
-        model = onnx.load(path)
-        versions = {i.domain: i.version for i in model.opset_import}
-        seen = {node.op_type for node in model.graph.node} & CUDA_KERNELS.keys()
-        assert seen & {"GRU", "LSTM", "RNN"}
-        for operator in seen:
-            version = onnx.defs.get_schema(operator, versions[""]).since_version
-            served = [low if high is None else high for low, high in CUDA_KERNELS[operator] if low <= version]
-            assert version <= served[-1], f"{operator} {version} in {path.name}"
+        assert operators_on_a_gpu(path) & {"GRU", "LSTM", "RNN"}
+
+
+def test_loops_have_them_too(tmp_path):
+    model = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"], FEATURES["log mel, global, centred, tail"]))
+    write_onnx(model, tmp_path / "loop.onnx", "fp32", "loop")
+    assert {"Scan", "Conv"} <= operators_on_a_gpu(tmp_path / "loop.onnx")
+
+
+def operators_on_a_gpu(path):
+    """Those of CUDA_KERNELS in a graph, each of which must have one."""
+    model = onnx.load(path)
+    versions = {i.domain: i.version for i in model.opset_import}
+    seen = operators_of(model.graph) & CUDA_KERNELS.keys()
+    for operator in seen:
+        version = onnx.defs.get_schema(operator, versions[""]).since_version
+        served = [low if high is None else high for low, high in CUDA_KERNELS[operator] if low <= version]
+        assert version <= served[-1], f"{operator} {version} in {path.name}"
+    return seen
+
+
+def operators_of(graph):
+    """With those inside of loops."""
+    bodies = (attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g"))
+    return {node.op_type for node in graph.node}.union(*map(operators_of, bodies))
 
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names))

@@ -345,6 +345,10 @@ def test_a_header_says_which_column_is_the_text(make: Make, tmp_path: Path) -> N
     write_text(tmp_path / "in" / "metadata.csv", "file_name,Transcription,speaker_id,split\na.wav,one two,p225,train\n")
     code, lines, _ = make(tmp_path / "in")
     assert (code, lines) == (0, [line("in/a.wav", 1.0, "one two", "p225")])
+    write_text(tmp_path / "in" / "metadata.csv", "file_name,label,speaker\na.wav,one two,p225\n")
+    assert make(tmp_path / "in")[1] == [line("in/a.wav", 1.0, "one two", "p225")]
+    write_text(tmp_path / "in" / "metadata.csv", "file_name,text,speaker\na.wav,one two\n")
+    assert dropped(make(tmp_path / "in")[2])[0] == ("metadata.csv, line 2", Reason.MALFORMED)
     write_text(tmp_path / "in" / "metadata.csv", "id|text|normalized_text|length\na|1 2|one two|7\n")
     assert make(tmp_path / "in")[1] == [line("in/a.wav", 1.0, "one two")]
 

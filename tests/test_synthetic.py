@@ -1,6 +1,7 @@
 """Synthetic speech and noise: texts that can be spelled, sounds that are what their names say."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from ds2_deploy.errors import ConfigError
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.text.alphabet import ENGLISH
+from ds2_deploy.text.phonemes import phonemes
 from tests.tiny import MODELS as NETWORKS
 from tests.tiny import tiny_metadata, tiny_model
 from training import models
@@ -21,7 +23,7 @@ from training.recipe import load_recipe
 from training.synthetic import voices
 from training.synthetic.noise import LEVEL, NOISES, RATE, coloured, write_noises
 from training.synthetic.speech import an4_texts, prepared, write_speech
-from training.synthetic.texts import Texts, in_words, ordinal, spoken
+from training.synthetic.texts import SPOKEN, Texts, in_words, ordinal, spoken
 
 
 @pytest.mark.parametrize(
@@ -56,6 +58,39 @@ def test_texts_can_be_labelled_and_follow_from_their_seed() -> None:
 
 def test_letters_are_said_by_name() -> None:
     assert spoken("enter a w z five") == "enter ay double you zee five"
+
+
+def said_by_espeak(text: str) -> str:
+    return subprocess.run(["espeak-ng", "-q", "-x", "-v", "en-us", text], capture_output=True, text=True).stdout.strip()
+
+
+def test_espeak_says_letters_as_it_reads_them_alone() -> None:
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is not installed")
+    for letter, name in SPOKEN.items():
+        if letter != "w":  # two words to it there, one here
+            assert said_by_espeak(voices.ESPEAK_SAYS.get(name, name)) == said_by_espeak(letter.upper()), letter
+    assert said_by_espeak(voices.ESPEAK_SAYS["rubout"]) == "r'Vb 'aUt"
+
+
+@pytest.mark.parametrize("engine", ["flite", "festival"])
+def test_letters_have_the_phonemes_of_their_names(engine: str) -> None:
+    """CMUdict's, after a "bee"."""
+    if not shutil.which(engine):
+        pytest.skip(f"{engine} is not installed")
+    for letter, name in SPOKEN.items():
+        if letter == "w":
+            continue
+        expected = "ey" if letter == "a" else phonemes(letter).lower()
+        said = "bee " + (voices.FESTIVAL_SAYS.get(name, name) if engine == "festival" else name)
+        if engine == "flite":
+            command = ["flite", "-voice", "rms", "-ps", "-t", said, "-o", "/dev/null"]
+        else:
+            names = '(mapcar (lambda (s) (format t "%s " (item.name s))) (utt.relation.items u \'Segment))'
+            utterance = f'(set! u (utt.synth (Utterance Text "{said}")))'
+            command = ["festival", "-b", f"(begin (voice_kal_diphone) {utterance} {names})"]
+        heard = subprocess.run(command, capture_output=True, text=True).stdout.split()
+        assert " ".join(heard) == f"pau b iy {expected} pau", letter
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0, 2.0])

@@ -40,6 +40,16 @@ def recipe(tmp_path, *overrides, epochs=1):
     return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
 
 
+@torch.no_grad()
+def test_a_teacher_hears_what_is_shorter_than_its_window(corpus):
+    """Which a learner with a tail can do without padding."""
+    assert LEARNER.min_samples < TEACHER.min_samples
+    batch = spoken(corpus, AugmentConfig())
+    short = batch._replace(audio=batch.audio[:, : LEARNER.min_samples], lengths=torch.tensor([1, 0]))
+    answers, frames = teaching().answers(short)
+    assert (len(answers), frames.tolist()) == (2, [TEACHER.output_frames(n) for n in (1, 0)])
+
+
 @pytest.mark.parametrize("later", [0, 2, 45, 99], ids="{} frames later".format)
 @torch.no_grad()
 def test_the_loss_is_of_the_transcript_and_of_what_the_teacher_hears(corpus, later):

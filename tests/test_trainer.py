@@ -98,6 +98,8 @@ def test_two_processes_give_the_losses_of_one(corpus, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert len(losses(tmp_path / "two")) == 5
+    told = [[said for said, _ in read_log(tmp_path / name)[0]["samples"]] for name in ("one", "two")]
+    assert told[0] == told[1]  # whichever process validated them
     assert np.allclose(losses(tmp_path / "one"), losses(tmp_path / "two"), rtol=1e-4)
 
 
@@ -278,6 +280,36 @@ def test_learning_nothing_is_an_error(corpus, tmp_path):
     with pytest.raises(TrainingError, match="no finite gradient"):
         train(recipe(tmp_path, "optimizer.learning_rate=1e30"), [corpus], [corpus], tmp_path / "run")
     assert not (tmp_path / "run/last.pt").exists() or load_checkpoint(tmp_path / "run/last.pt")
+    with pytest.raises(TrainingError, match="no finite gradient"):
+        train(recipe(tmp_path, "optimizer.learning_rate=1e30", "precision=fp16"), [corpus], [corpus], tmp_path / "half")
+
+
+def test_fp16_may_find_its_scale_over_several_epochs(corpus, tmp_path):
+    """Of one step each: the first ones are left out, and losses are finite."""
+    train(recipe(tmp_path, "precision=fp16", "batch_size=32", epochs=8), [corpus], [corpus], tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert log[0]["skipped_steps"] == 1
+    assert 1 <= log[-1]["skipped_steps"] < 8
+
+
+def test_steps_before_a_resume_count_as_learnt(corpus, tmp_path, monkeypatch):
+    """All that are left of the epoch then are left out."""
+    learn, calls = training.trainer.Learner.learn, []
+
+    def learn_four(self, *arguments):
+        calls.append(1)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        found, taken = learn(self, *arguments)
+        return found, taken and len(calls) < 5
+
+    monkeypatch.setattr(training.trainer, "CLOCK_STEPS", 1)
+    monkeypatch.setattr(training.trainer.Learner, "learn", learn_four)
+    settings = recipe(tmp_path, "checkpoint_minutes=1e-9", epochs=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings, [corpus], [corpus], tmp_path / "run")
+    train(settings, [corpus], [corpus], tmp_path / "run", resume=True)
+    assert read_log(tmp_path / "run")[0]["skipped_steps"] == 1
 
 
 def test_a_finished_training_is_not_overwritten(corpus, tmp_path):

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from ds2_deploy.audio.find import find_recordings
-from ds2_deploy.audio.load import load_audio
+from ds2_deploy.audio.load import UNKNOWN_FRAMES, load_audio
 from ds2_deploy.errors import AudioError, ConfigError
 from training.manifest import read_manifest
 from training.recipe import AugmentConfig
@@ -212,9 +212,13 @@ def stretch(path: Path, samples: int, rate: int, rng: np.random.Generator) -> Sa
     try:
         with soundfile.SoundFile(path) as file:
             wanted = math.ceil(samples * file.samplerate / rate)
-            file.seek(int(rng.integers(max(file.frames - wanted, 0) + 1)))
-            found: Samples = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
-            found = soxr.resample(found, file.samplerate, rate) if file.samplerate != rate else found
+            found: Samples
+            if file.frames >= UNKNOWN_FRAMES:  # of one written to a pipe: no place in it can be drawn
+                found = load_audio(path, rate)
+            else:
+                file.seek(int(rng.integers(max(file.frames - wanted, 0) + 1)))
+                found = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)
+                found = soxr.resample(found, file.samplerate, rate) if file.samplerate != rate else found
     except (OSError, soundfile.LibsndfileError) as error:
         raise AudioError(f"Cannot read the noise {path}: {error}.") from error
     if not np.isfinite(found).all():

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -31,6 +32,14 @@ class Processes:
         if self.count > 1:
             dist.all_reduce(values)
         return values
+
+    def gathered(self, own: Any) -> list[Any]:
+        """What every process has, by rank."""
+        if self.count == 1:
+            return [own]
+        found: list[Any] = [None] * self.count
+        dist.all_gather_object(found, own)
+        return found
 
     def broadcast(self, values: Tensor) -> None:
         """Overwrite every process's `values` with the main one's."""

@@ -83,6 +83,11 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return torch.cat(found), taken
 
+    @property
+    def seeks_scale(self) -> bool:
+        """Whether steps may have been left out because losses are still scaled by too much: it halves with each."""
+        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+
     def _averaging(self, wanted: bool) -> AbstractContextManager[Any]:
         """Gradients are averaged over processes once a step, with its last batch."""
         if isinstance(self.losses, DistributedDataParallel) and not wanted:

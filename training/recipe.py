@@ -38,7 +38,8 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     noise_probability: float = 0.0
     """Share of the utterances that get noise."""
     snr_db: tuple[float, float] = (5.0, 25.0)
-    """Lowest and highest ratio of the powers of speech and noise."""
+    """Lowest and highest ratio of the powers of a recording and noise. Silence around it and pauses count, which the
+    recipes' values allow for: the words themselves are some 3 dB further above the noise, single digits 6."""
     reverb: str = "simulated"
     """Rooms: `simulated`, or a folder or a manifest of impulse responses."""
     reverb_probability: float = 0.0

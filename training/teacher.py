@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ds2_deploy.errors import ConfigError, ModelError
 from ds2_deploy.metadata import ModelMetadata
@@ -56,7 +56,9 @@ class Teacher:
     @torch.no_grad()
     def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Log-probabilities (B, T, V) in float32 and the frames (B,) of each recording."""
-        return log_probs(self.model, batch.audio, batch.lengths, self.precision)
+        missing = self.model.metadata.min_samples - batch.audio.shape[1]  # its windows may be longer than the learner's
+        audio = nn.functional.pad(batch.audio, (0, max(missing, 0)))
+        return log_probs(self.model, audio, batch.lengths, self.precision)
 
     def taught(self, losses: Tensor, views: tuple[Tensor, ...], batch: Batch, lengths: Tensor) -> Tensor:
         """(B,) of the learner's CTC losses (B,) and the mean distance of its `views`, each (B, T, V), by the share.

@@ -47,8 +47,8 @@ CLOCK_STEPS = 10
 DIVERGED = "had no finite gradient"
 """By this the error of a training that can learn no more is told from others."""
 MAY_CHANGE = ("epochs", "workers", "checkpoint_minutes", "name")
-"""What a resumed training need not have of its recipe; nor the precision, unless one of them is fp16, whose losses are
-scaled."""
+"""What a resumed training need not have of its recipe; nor the precision, unless one of them is fp16, which needs its
+scale of losses."""
 
 
 @dataclass(kw_only=True)
@@ -66,8 +66,10 @@ class Position:
     """Spent on those batches."""
     waited_s: float = 0.0
     """Of these, waiting for a batch."""
+    taken_steps: int = 0
+    """Of this epoch, those whose gradient was finite."""
     skipped_steps: int = 0
-    """Steps left out because a gradient was not finite; the first few of an fp16 training, which find its scale."""
+    """Steps left out because a gradient was not finite; where losses are scaled the first few, which find the scale."""
     best: list[tuple[float, int]] = field(default_factory=list)
     """Validation result and number of the best epochs, the best first."""
     stale: int = 0
@@ -189,7 +191,7 @@ class Training:
         sizes = [len(batch) for batch in self.sampler.batches()]
         losses = self.losses_so_far()
         started, saved = time.perf_counter() - position.seconds, time.perf_counter()
-        steps, skipped = 0, 0
+        steps = 0
         batches = self.reporter.batches(self.train_batches, epoch, recipe.epochs, position.batch, position.waited_s)
         while group := list(itertools.islice(batches, recipe.accumulate)):
             # Everything random in a step follows from (seed, epoch, batch, process): a resumed training repeats it.
@@ -201,7 +203,8 @@ class Training:
             losses += torch.stack([step_losses[finite].double().sum(), finite.sum()])
             if not taken:
                 self.warn_of_losses(group, finite)
-            steps, skipped, position.batch = steps + 1, skipped + (not taken), end
+            steps, position.batch = steps + 1, end
+            position.taken_steps += taken
             position.skipped_steps += not taken
             self.reporter.step_done(len(group), step_losses)
             if epoch == 1:
@@ -212,7 +215,7 @@ class Training:
                 saved = time.perf_counter()
         self.note_losses(losses, time.perf_counter() - started)
         self.warn_of_durations()
-        if steps and skipped == steps:
+        if steps and not position.taken_steps and not (position.loss_count and self.learner.seeks_scale):
             raise TrainingError(
                 f"Epoch {epoch} {DIVERGED}, so nothing was learnt: lower optimizer.learning_rate, or "
                 "choose another precision; the last checkpoint is as it was."
@@ -249,7 +252,7 @@ class Training:
         return bool(self.processes.sum(torch.tensor(float(due and self.processes.main), device=self.processes.device)))
 
     def warn_of_losses(self, group: Sequence[Batch], finite: Tensor) -> None:
-        """Name the utterances whose loss is not finite; in fp16 a gradient may overflow without one."""
+        """Name the utterances whose loss is not finite; where losses are scaled a gradient may overflow without one."""
         indices = torch.cat([batch.indices for batch in group])[~finite.cpu()].tolist()
         if indices:
             paths = ", ".join(str(self.train_set[index].path) for index in indices[:3])
@@ -297,7 +300,8 @@ class Training:
             )
         position.spoke = position.spoke or result.errors.cer < SPOKEN
         position.epoch, position.batch = facts["epoch"], 0
-        position.loss_sum, position.loss_count, position.seconds, position.waited_s = 0.0, 0, 0.0, 0.0
+        position.loss_sum, position.loss_count, position.taken_steps = 0.0, 0, 0
+        position.seconds, position.waited_s = 0.0, 0.0
         if self.processes.main:
             kept = [epoch for _, epoch in position.best] if recipe.selection.keep > 1 else []
             self.folder.save(self.checkpoint(result.errors.wer), best=facts["best"], kept=kept)

@@ -11,6 +11,7 @@ from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.pool import text_or_nothing
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
+from ds2_deploy.text.languages import respelled
 from training.corpus import Corpus
 from training.data import checked
 from training.distributed import Processes
@@ -50,7 +51,7 @@ def validate(
     """This process's share of the validation set, summed with the others'."""
     model.eval()
     decoder = GreedyDecoder(model.metadata.alphabet)
-    blank = model.metadata.alphabet.blank
+    blank, language = model.metadata.alphabet.blank, model.metadata.language
     counts = np.zeros(8)
     samples: dict[int, tuple[str, str]] = {}
     for batch in checked(batches):
@@ -59,11 +60,13 @@ def validate(
         counts[4] += float(ctc_losses(heard, lengths, moved, blank).sum())
         rows = zip(heard.cpu().numpy(), lengths.tolist(), batch.indices.tolist(), strict=True)
         for row, length, index in rows:
-            reference, text = utterances[index].text, text_or_nothing(decoder, row[:length])
+            reference = utterances[index].text
+            text = respelled(text_or_nothing(decoder, row[:length]), language)
             counts[:4] += Errors.between(reference, text)
             counts[5:] += (int((row[:length].argmax(-1) == blank).sum()), length, len(text))
             if index < SAMPLES:
                 samples[index] = (reference, text)
+    samples = {index: sample for found in processes.gathered(samples) for index, sample in found.items()}
     total = processes.sum(torch.from_numpy(counts).to(processes.device)).tolist()
     return Validation(
         loss=total[4] / len(utterances),

@@ -21,6 +21,8 @@ NOISY = 0.25
 DRIFT = 0.1
 """Between the medians of a cell's first and last fifth."""
 FEW_RECORDINGS = 20
+FEW_PERIODS = 20
+"""Busy periods of a load test."""
 BUSY = 0.5
 """Load average before anything was measured."""
 IDLE = 0x1
@@ -89,8 +91,9 @@ def weaknesses(
     found += _about(rows, "are bound by transfers: copying takes longer than computing", _is_transfer_bound)
     found += _about(rows, "are bound by launches: the device waits for the host", _is_enqueue_bound)
     found += _about(rows, "could not keep up with the arrivals", _is_overloaded)
+    found += _about(rows, "had few busy periods, so requests that waited for each other", _has_few_periods)
     if 0 < recordings < FEW_RECORDINGS and any(row.workload == "utterance" for row in rows):
-        found.append(f"Percentiles of utterances are those of {recordings} recordings, heard again and again.")
+        found.append(f"Latencies of utterances are those of {recordings} recordings, heard again and again.")
     if not recordings:
         found.append("The sound was generated: lengths and texts are not those of your recordings; give --audio.")
     return found
@@ -112,6 +115,10 @@ def _all(row: Row) -> list[float]:
 def _is_overloaded(row: Row) -> bool:
     """More wait than go into the next two batches."""
     return row.lost > 0 or (row.in_system or 0.0) > 2 * row.batch
+
+
+def _has_few_periods(row: Row) -> bool:
+    return row.workload == "load" and len(row.runs_ms) < FEW_PERIODS
 
 
 def _is_noisy(row: Row) -> bool:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.audio.load import Samples
+from ds2_deploy.decoding.pool import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.runtime.protocol import Backend, pad_batch
 
@@ -90,7 +91,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
         log_probs, frames = backend.run(audio, lengths)
         heard = time.perf_counter() - start
         for row, length in zip(log_probs, frames, strict=True):
-            texts_told.append(decoder.decode(row[:length]).text)
+            texts_told.append(text_or_nothing(decoder, row[:length]))
         end = time.perf_counter() - start
         done[rows] = end
         latencies[rows], waits[rows] = end - arrivals[rows], began - arrivals[rows]

@@ -99,11 +99,15 @@ def _medians(rounds: Rounds, seed: int) -> npt.NDArray[np.float64]:
     1997, "Bootstrap Methods and their Application", section 3.8).
     """
     rng = np.random.default_rng(seed)
-    parts = [np.asarray(part, np.float64) for part in rounds]
+    values = np.concatenate([np.asarray(part, np.float64) for part in rounds])
+    lengths = np.array([len(part) for part in rounds])
+    firsts = np.cumsum(lengths) - lengths
     medians = np.empty(RESAMPLES)
     for i in range(RESAMPLES):
-        drawn = [parts[j] for j in rng.integers(0, len(parts), len(parts))]
-        medians[i] = np.median(np.concatenate([part[rng.integers(0, len(part), len(part))] for part in drawn]))
+        drawn = rng.integers(0, len(lengths), len(lengths))
+        sizes = np.repeat(lengths[drawn], lengths[drawn])  # of the round that each run is drawn from
+        places = np.repeat(firsts[drawn], lengths[drawn]) + (rng.random(len(sizes)) * sizes).astype(int)
+        medians[i] = np.median(values[places])
     return medians
 
 

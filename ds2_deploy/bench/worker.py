@@ -24,6 +24,7 @@ from ds2_deploy.bench.environment import process_device_mb
 from ds2_deploy.bench.load_test import LoadTest, Served, serve
 from ds2_deploy.bench.report import Loaded
 from ds2_deploy.decoding import make_decoder
+from ds2_deploy.decoding.pool import text_or_nothing
 from ds2_deploy.errors import BenchError, DS2Error
 from ds2_deploy.extras import installed_version
 from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, graph_file, open_model
@@ -282,7 +283,7 @@ class _Worker:
                 read = time.perf_counter()
                 log_probs = run_alone(self.backend, audio, self.folder.metadata.min_samples)
                 heard = time.perf_counter()
-                text = self.decoder.decode(log_probs).text
+                text = text_or_nothing(self.decoder, log_probs)
                 end = time.perf_counter()
                 times = (1000 * (read - start), 1000 * (heard - read), 1000 * (end - heard), 1000 * (end - start))
                 found.append(Utterance(*times, text, len(audio) / rate))
@@ -292,7 +293,7 @@ class _Worker:
     def load_test(self, recordings: list[Samples], test: LoadTest) -> tuple[Served, int, float, float | None]:
         """Requests that come whether or not the ones before are done; how many texts are not what is heard alone."""
         least = self.folder.metadata.min_samples
-        alone = [self.decoder.decode(run_alone(self.backend, samples, least)).text for samples in recordings]
+        alone = [text_or_nothing(self.decoder, run_alone(self.backend, samples, least)) for samples in recordings]
         with peaks(self.backend.device) as peak:
             served = serve(self.backend, self.decoder, least, recordings, test)
         wrong = sum(text != alone[number] for text, number in zip(served.texts, test.numbers, strict=False))

@@ -21,7 +21,7 @@ def align(
     backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing manifest and its recordings.")
+        bool, typer.Option("--overwrite", help="Replace an existing manifest, and recordings of these names.")
     ] = False,
 ) -> None:
     """Cut a recording at the sentences and lines of its text.
@@ -40,6 +40,8 @@ def align(
 
     if out.suffix != ".jsonl":
         raise typer.BadParameter(f"--out is {out}: a manifest's name ends in .jsonl.")
+    if is_folder(out):
+        raise OutputError(f"{out} is a folder: choose another name for the manifest.")
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or add --overwrite.")
     if is_folder(cuts := out.with_suffix("")) and any(cuts.iterdir()) and not overwrite:
@@ -71,12 +73,13 @@ def align(
 
 def _write(name: str, samples: "Samples", rate: int, passages: "list[Passage]", out: Path) -> None:
     """The recordings first, then the manifest: who sees the manifest finds them all."""
+    from ds2_deploy.files import remove
     from training.corpora.build import write_manifest
     from training.corpora.check import Utterance
     from training.corpora.parts import write_flac
 
     folder = out.with_suffix("")
-    out.unlink(missing_ok=True)  # it would name other recordings, if these are not finished
+    remove(out)  # it would name other recordings, if these are not finished
     utterances = []
     for number, passage in enumerate(passages, 1):
         path = folder / f"{name}-{number:05}.flac"

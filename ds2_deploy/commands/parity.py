@@ -55,7 +55,8 @@ def parity(
     recordings = _recordings(manifest, folder) if manifest else probe_recordings(folder.metadata)
     recordings = that_all_take(recordings, candidates, folder.metadata.feature.sample_rate)
     decoder = make_decoder("greedy", folder.metadata.alphabet) if manifest else None
-    report = compare(TorchBackend(folder, device=device), candidates, recordings, folder.metadata.min_samples, decoder)
+    reference, metadata = TorchBackend(folder, device=device), folder.metadata
+    report = compare(reference, candidates, recordings, metadata.min_samples, decoder, metadata.language)
     if as_json:
         typer.echo(report.to_json())
     else:

@@ -12,8 +12,8 @@ It runs in float32 whatever the network around it runs in: half precision would 
 """
 
 import math
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -328,5 +328,15 @@ def differences(features: Tensor, frames: Tensor) -> Tensor:
 
 
 def _full_precision(audio: Tensor) -> AbstractContextManager[None]:
-    """cuDNN convolutions round to TF32 by default, which moves a log spectrogram by up to 0.8."""
-    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False) if audio.is_cuda else nullcontext()
+    """cuDNN convolutions round to TF32 by default, which moves a log spectrogram by up to 0.8; products may, too."""
+    return _without_tf32() if audio.is_cuda else nullcontext()
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    products, torch.backends.cuda.matmul.allow_tf32 = torch.backends.cuda.matmul.allow_tf32, False
+    try:
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = products

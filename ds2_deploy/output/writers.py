@@ -107,7 +107,7 @@ class JsonWriter(TextWriter):
 def _json(transcript: Transcript) -> str:
     fields: dict[str, Any] = {
         "path": transcript.path,
-        "text": transcript.text or " ".join(turn.text for turn in transcript.turns or ()),
+        "text": transcript.text or transcript.joint.join(turn.text for turn in transcript.turns or ()),
         "duration_s": round(transcript.duration_s, 3),
     }
     if transcript.passages:

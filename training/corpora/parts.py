@@ -34,6 +34,8 @@ def write_part(source: str, part: Part, folder: Path | None) -> Path:
         raise AudioError(f"Cannot decode {source} up to {part.name}: it is damaged or cut off.") from error
     if part.channel is not None:
         samples = samples[:, part.channel]
+    if not len(samples):
+        raise AudioError(f"Cannot decode {source} up to {part.name}: nothing is left of it there.")
     if not np.isfinite(samples).all():
         raise AudioError(f"{source} holds samples that are NaN or infinite in {part.name}: record or convert again.")
     if samples.shape[-1] > FLAC_CHANNELS and samples.ndim > 1:

@@ -17,7 +17,7 @@ HEADERS = {"audio", "file", "file_name", "filename", "id", "name", "path", "wav_
 """What the first column of a table is called, where its first line is a header."""
 TEXT_COLUMNS = ("normalized_text", "normalised_text", "text", "transcript", "transcription", "sentence")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-"""Names in a header, the best first; without one, the last column is the text."""
+"""Names in a header, the best first; without one, the text is in the last column, or before a speaker in it."""
 
 
 def is_folder(source: Path) -> bool:
@@ -83,8 +83,10 @@ def _listed(table: Path, by_name: dict[str, list[Path]]) -> Items:
     for number, fields in _rows(table):
         if number == 1 and fields[0].strip().lower() in HEADERS:
             names = [name.strip().lower() for name in fields]
-            text = next((names.index(name) for name in TEXT_COLUMNS if name in names), -1)
             speaker = next((names.index(name) for name in SPEAKER_COLUMNS if name in names), None)
+            last = max(i for i in range(len(names)) if i != speaker)
+            text = next((names.index(name) for name in TEXT_COLUMNS if name in names), last)
+            columns = len(names)
             continue
         where, columns = f"{table}, line {number}", columns or len(fields)
         path = table.parent / fields[0]

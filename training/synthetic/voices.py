@@ -21,8 +21,10 @@ ESPEAK_VARIANTS = (
 FLITE_VOICES = {"rms": 100, "slt": 180, "awb": 130, "kal16": 100}
 """And the mean pitch of each, in Hz."""
 FESTIVAL_VOICES = ("kal_diphone", "ked_diphone", "cmu_us_slt_arctic_hts")
-ESPEAK_SAYS = {"zee": "[[z'i:]]", "eff": "[['Ef]]"}
-"""What it would say as "zed" in British voices, and spell."""
+ESPEAK_SAYS = {"zee": "[[z'i:]]", "eff": "[['Ef]]", "ay": "[['eI]]", "rubout": "rub out"}
+"""What it would say as "zed" in British voices, spell, say as "eye", and say as "roobout"."""
+FESTIVAL_SAYS = {"aitch": "aych"}
+"""Which it would say without its vowel."""
 SHARES = {"espeak": 0.4, "flite": 0.35, "festival": 0.25}
 
 
@@ -63,7 +65,7 @@ def _espeak(task: Task) -> list[str]:
     draw = random.Random(task.seed)
     voice = f"{draw.choice(ESPEAK_ACCENTS)}+{draw.choice(ESPEAK_VARIANTS)}"
     pitch, words_a_minute = draw.randint(25, 75), draw.randint(110, 190)
-    text = _paused(" ".join(ESPEAK_SAYS.get(word, word) for word in task.text.split()), draw)
+    text = _paused(_respelled(task.text, ESPEAK_SAYS), draw)
     return ["espeak-ng", "-v", voice, "-p", str(pitch), "-s", str(words_a_minute), "-w", str(task.path), text]
 
 
@@ -83,11 +85,15 @@ def _festival(task: Task) -> str:
     """Scheme that writes one recording."""
     draw = random.Random(task.seed)
     stretch = draw.uniform(0.85, 1.25)
-    text = _paused(task.text, draw).replace('"', "")
+    text = _paused(_respelled(task.text, FESTIVAL_SAYS), draw).replace('"', "")
     return (
         f"(voice_{draw.choice(FESTIVAL_VOICES)}) (Parameter.set 'Duration_Stretch {stretch:.2f}) "
         f'(utt.save.wave (utt.synth (Utterance Text "{text}")) "{task.path}" \'riff)'
     )
+
+
+def _respelled(text: str, says: dict[str, str]) -> str:
+    return " ".join(says.get(word, word) for word in text.split())
 
 
 def _paused(text: str, draw: random.Random) -> str:
