@@ -29,7 +29,7 @@ def bench(
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for bench.json, .csv, .md and .html; MODEL's own makes --backend auto heed it."),
+        typer.Option(help="Folder for bench.json, .csv, .md and .html; MODEL's own lets --backend auto go by it."),
     ] = None,
     audio: Annotated[
         Path | None, typer.Option(help="A manifest, folder or file to measure with; without it, generated sound.")
@@ -44,7 +44,7 @@ def bench(
     rate: Annotated[
         float | None, typer.Option(min=0.001, max=1e5, help="Arrivals per second of the load test.")
     ] = None,
-    cell_seconds: Annotated[float, typer.Option(min=0.05, help="Of runs of each backend at each batch.")] = 3.0,
+    cell_seconds: Annotated[float, typer.Option(min=0.05, help="So long each backend runs in each cell.")] = 3.0,
     load_seconds: Annotated[float, typer.Option(min=0.5, help="Of arrivals in the load test.")] = 15.0,
     rounds: Annotated[int, typer.Option(min=1, help="Turns in which the backends follow each other.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads; without it, one per core.")] = None,

@@ -31,7 +31,11 @@ Beta = Annotated[float | None, typer.Option("--beta", help="What each word adds 
 BeamWidth = Annotated[int | None, typer.Option("--beam-width", help="Readings kept from frame to frame.")]
 HotWords = Annotated[
     list[str] | None,
-    typer.Option("--hot-word", metavar="WORD[=WEIGHT]", help="A word to expect, and how much: 10; may be given often."),
+    typer.Option(
+        "--hot-word",
+        metavar="WORD[=WEIGHT]",
+        help="A word to expect, of weight 10; may be given often.",
+    ),
 ]
 
 

@@ -20,7 +20,7 @@ def lm_build(
     order: Annotated[int, typer.Option(help="Words that a word's probability depends on, itself included.")] = 3,
     prune: Annotated[
         list[int] | None,
-        typer.Option(help="Leave out n-grams that occur no more often; given again for each length from one on."),
+        typer.Option(help="Leave out n-grams that occur so often or less; given again for each length from one on."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the language model that is there, tuned weights and all.")

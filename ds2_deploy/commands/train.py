@@ -18,7 +18,8 @@ def train(
         list[Path], typer.Option("--train", metavar="M.jsonl", help="What to learn from; may be given several times.")
     ],
     valid_manifest: Annotated[
-        list[Path], typer.Option("--valid", metavar="M.jsonl", help="What to choose the best epoch by.")
+        list[Path],
+        typer.Option("--valid", metavar="M.jsonl", help="What to choose the best epoch by; may be several."),
     ],
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for best.pt, last.pt and log.jsonl.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,

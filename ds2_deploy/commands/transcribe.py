@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 
 CALL_SEGMENT_S = 10.0
-"""A channel of a call is silent while the other side speaks, which halves the errors where it is cut (calls.json)."""
+"""A channel of a call is silent while the other side speaks: cut at 10 to 30 s fewer words are wrong than uncut
+(calls.json)."""
 
 
 def transcribe(
