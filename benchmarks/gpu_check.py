@@ -10,6 +10,7 @@ each step, so that a run that is cut short leaves what it had. --dry-run takes t
 """
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import numpy as np
 import soundfile
 import typer
@@ -30,6 +32,7 @@ from ds2_deploy.files import atomic_path
 from ds2_deploy.model_folder import PRECISIONS, ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import BACKENDS, open_backend, open_stream_backend
 from ds2_deploy.runtime.gpu import gpus
+from export.parity import Difference
 from training.manifest import read_manifest
 from training.recipe import load_recipe
 
@@ -239,11 +242,10 @@ def timed(run: Callable[[], Any], audio_s: float, end: float) -> Row:
     return found | {"runs": len(times_ms), "rtfx": 1000 * audio_s / latency.p50}
 
 
-def agrees(difference: Row) -> bool:
-    """Whether a backend of a parity report passed."""
-    largest, same = difference["max_abs"], difference["equal_argmax"] >= difference["equal_argmax_required"]
-    within = largest is not None and largest <= difference["max_abs_allowed"]
-    return bool(within and same and difference["equal_lengths"] and difference["frames"])
+def difference_of(row: Row) -> Difference:
+    """Of a parity report's JSON, which has no infinity."""
+    infinite = {name: math.inf for name in ("max_abs", "mean_abs") if row[name] is None}
+    return msgspec.convert(row | infinite, Difference)
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -258,11 +260,9 @@ def markdown(report: dict[str, Any]) -> str:
             lines.append(f"| {name[4:]} | {done[name]['words']} | {done[name]['wer']:.2%} |")
     lines += ["", "| parity | backend | max abs | equal labels | words apart | |", "|---|---|---|---|---|---|"]
     for name in done:
-        for d in done[name]["differences"] if name.startswith("parity") else ():
-            backend = f"{d['backend']} {d['precision']} on {d['device']}"
-            equal, passed = f"{d['equal_argmax']:.3%}", "ok" if agrees(d) else "too far"
-            largest = "∞" if d["max_abs"] is None else f"{d['max_abs']:.1e}"  # JSON has no infinity
-            lines.append(f"| {name[7:]} | {backend} | {largest} | {equal} | {d['different_words']} | {passed} |")
+        for d in map(difference_of, done[name]["differences"]) if name.startswith("parity") else ():
+            cells = (name[7:], f"{d.backend} {d.precision} on {d.device}", f"{d.max_abs:.1e}", f"{d.equal_argmax:.3%}")
+            lines.append(f"| {' | '.join(cells)} | {d.different_words} | {'ok' if d.passed else d.told()} |")
     for kind, size in (("throughput", "batch"), ("latency", "streams")):
         lines += [
             "",

@@ -197,6 +197,12 @@ def test_chinese_sentences_end_without_a_space() -> None:
     assert passages_of(text, "zh", Alphabet.of("这那是你好吗")) == (["这是", "那是", "你好", "好吗", "好"], [])
 
 
+def test_a_folder_is_no_manifest(ds2: Ds2, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").mkdir()
+    code, _, err = ds2("align", "a.wav", "a.txt", "--out", tmp_path / "out.jsonl", "--overwrite")
+    assert (code, "out.jsonl is a folder" in err) == (1, True)
+
+
 def test_other_recordings_are_not_written_over(ds2: Ds2, tmp_path: Path) -> None:
     (tmp_path / "talk").mkdir()
     (tmp_path / "talk" / "talk-00001.flac").write_text("somebody's")

@@ -278,7 +278,7 @@ def test_what_is_not_a_number_is_served_as_nothing() -> None:
             return emissions._replace(log_probs=np.full_like(emissions.log_probs, np.nan))
 
     served = serve(Broken(), GreedyDecoder(ENGLISH), 1, [noise(100)], LoadTest([0.001] * 3, [0] * 3, 1))
-    assert served.texts == [""] * 3
+    assert (served.texts, served.finite) == ([""] * 3, False)
 
 
 def test_a_server_that_is_too_slow_loses_requests(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -340,7 +340,7 @@ def test_one_table_for_all(make: Make, tmp_path: Path, name: str, table: str) ->
     assert (code, report["format"], report["dropped"]) == (0, "folder", [])
 
 
-def test_a_header_says_which_column_is_the_text(make: Make, tmp_path: Path) -> None:
+def test_a_header_says_which_column_is_the_text(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     write_audio(tmp_path / "in" / "a.wav")
     write_text(tmp_path / "in" / "metadata.csv", "file_name,Transcription,speaker_id,split\na.wav,one two,p225,train\n")
     code, lines, _ = make(tmp_path / "in")
@@ -349,6 +349,9 @@ def test_a_header_says_which_column_is_the_text(make: Make, tmp_path: Path) -> N
     assert make(tmp_path / "in")[1] == [line("in/a.wav", 1.0, "one two", "p225")]
     write_text(tmp_path / "in" / "metadata.csv", "file_name,text,speaker\na.wav,one two\n")
     assert dropped(make(tmp_path / "in")[2])[0] == ("metadata.csv, line 2", Reason.MALFORMED)
+    write_text(tmp_path / "in" / "metadata.csv", "path,client_id\na.wav,p225\n")
+    outcome = ds2("manifest", tmp_path / "in", "--out", tmp_path / "none.jsonl")
+    assert (outcome.code, "has a header without a column of texts: path, client_id" in outcome.err) == (1, True)
     write_text(tmp_path / "in" / "metadata.csv", "id|text|normalized_text|length\na|1 2|one two|7\n")
     assert make(tmp_path / "in")[1] == [line("in/a.wav", 1.0, "one two")]
 

@@ -8,7 +8,7 @@ from ds2_deploy.commands.parity import that_all_take
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import InferenceError
 from ds2_deploy.runtime.protocol import Emissions
-from ds2_deploy.text.alphabet import ENGLISH
+from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from export.parity import Recording, compare
 
 
@@ -82,6 +82,14 @@ def test_what_is_not_a_number_is_far_off_and_says_nothing() -> None:
     broken.run = poisoned  # type: ignore[method-assign]
     report = compare(REFERENCE, [(broken, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH))
     assert (report.passed, report.differences[0].max_abs, report.differences[0].different_words) == (False, np.inf, 6)
+
+
+def test_words_are_compared_as_the_language_spells_them() -> None:
+    said = Says("shouts", {1: "yes", 2: "one two tree", 3: "go on"})
+    capitals = Alphabet(labels=tuple(label.upper() for label in ENGLISH.labels), blank=ENGLISH.blank)
+    report = compare(said, [(said, "fp32")], RECORDINGS, 1, GreedyDecoder(capitals), "en")
+    assert (report.reference_wer, report.differences[0].wer) == (1 / 6, 1 / 6)
+    assert compare(said, [], RECORDINGS, 1, GreedyDecoder(capitals), "zh").reference_wer == 5 / 6  # no spaces
 
 
 def test_other_numbers_of_frames_are_called_that() -> None:

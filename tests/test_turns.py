@@ -73,6 +73,15 @@ def test_a_long_turn_has_lines_of_the_same_length_with_its_mark() -> None:
     assert shown == ["[0] " + " ".join(["abcdefg"] * 5), " ".join(["abcdefg"] * 5)]
 
 
+def test_turns_of_a_language_without_spaces_are_joined_as_it_writes() -> None:
+    words = tuple(TimedWord(c, 0.1 * i, 0.1 * i + 0.1, 1.0) for i, c in enumerate("你好"))
+    out = io.StringIO()
+    spoken = turns([words, tuple(word._replace(start_s=5.0, end_s=5.1) for word in words[:1])], "")
+    writer_class("jsonl")(out, single=True).write(Transcript("call.wav", "", 6.0, turns=spoken, joint=""))
+    found = json.loads(out.getvalue())
+    assert (found["text"], found["turns"][0]["text"]) == ("你好你", "你好")
+
+
 def test_a_silent_call_has_no_turns() -> None:
     out = io.StringIO()
     writer_class("json")(out, single=True).write(Transcript("call.wav", "", 5.0, turns=()))

@@ -213,8 +213,9 @@ def stretch(path: Path, samples: int, rate: int, rng: np.random.Generator) -> Sa
         with soundfile.SoundFile(path) as file:
             wanted = math.ceil(samples * file.samplerate / rate)
             found: Samples
-            if file.frames >= UNKNOWN_FRAMES:  # of one written to a pipe: no place in it can be drawn
+            if file.frames >= UNKNOWN_FRAMES:  # of one written to a pipe: nobody can look for a place in it
                 found = load_audio(path, rate)
+                found = found[int(rng.integers(max(len(found) - samples, 0) + 1)) :]
             else:
                 file.seek(int(rng.integers(max(file.frames - wanted, 0) + 1)))
                 found = file.read(wanted, dtype="float32", always_2d=True).mean(axis=1)

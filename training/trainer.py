@@ -287,11 +287,12 @@ class Training:
         value = result.result(recipe.selection.by)
         value = value if math.isfinite(value) else math.inf  # NaN would be the best for ever
         rate = self.learner.schedule.rate
-        self.learner.schedule.epoch_done(value)
+        if learnt := position.taken_steps > 0:  # else nothing can have become better or worse
+            self.learner.schedule.epoch_done(value)
         facts = self.facts(result, rate)
         position.best = sorted([*position.best, (value, facts["epoch"])])[: recipe.selection.keep]
         facts["best"] = position.best[0][1] == facts["epoch"]
-        position.stale = 0 if facts["best"] else position.stale + 1
+        position.stale = 0 if facts["best"] else position.stale + learnt
         self.reporter.epoch_done(facts, epochs=recipe.epochs, left_s=left_s)
         if result.blank_rate > COLLAPSED and position.spoke:
             self.reporter.say(

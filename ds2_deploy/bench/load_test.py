@@ -52,6 +52,8 @@ class Served(NamedTuple):
     wall_s: float
     """From the start to the last text."""
     lost: int
+    finite: bool
+    """Whether all log-probabilities were numbers."""
 
 
 def poisson(rate: float, seconds: float, recordings: int, most: int, seed: int) -> LoadTest:
@@ -71,7 +73,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
     texts_told: list[str] = []
     batches: list[int] = []
     begins = [0]
-    padded = real = 0
+    padded, real, finite = 0, 0, True
     counter = _Counter(arrivals, done)
     start = counter.begin()
     served = 0
@@ -92,6 +94,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
         heard = time.perf_counter() - start
         for row, length in zip(log_probs, frames, strict=True):
             texts_told.append(text_or_nothing(decoder, row[:length]))
+            finite &= bool(np.isfinite(row[:length]).all())
         end = time.perf_counter() - start
         done[rows] = end
         latencies[rows], waits[rows] = end - arrivals[rows], began - arrivals[rows]
@@ -114,6 +117,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
         in_system=in_system,
         wall_s=wall_s,
         lost=count - served,
+        finite=finite,
     )
 
 

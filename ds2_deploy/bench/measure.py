@@ -167,6 +167,7 @@ def _utterance_row(bench: Bench, remote: Remote, passes: list[Any], reference: l
         device_mb=_most(device for *_, device in passes),
         wer=own,
         wer_difference=None if own is None or wer is None else own - wer,
+        max_abs=None if all(u.finite for u in told) else float("inf"),
         wrong_outputs=sum(u.text != passes[0][0][i].text for found, *_ in passes for i, u in enumerate(found)),
     )
 
@@ -228,6 +229,7 @@ def _load_row(bench: Bench, remote: Remote, rate: float, numbers: list[int], s: 
         wall_s=s.wall_s,
         in_system=s.in_system,
         lost=s.lost,
+        max_abs=None if s.finite else float("inf"),
         host_mb=0.0,
     )
 

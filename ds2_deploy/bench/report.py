@@ -80,7 +80,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Peak of the process."""
     device_mb: float | None = None
     max_abs: float | None = None
-    """Greatest difference of a log-probability from the reference's, in nats; None for the reference itself."""
+    """Greatest difference of a log-probability from the reference's, in nats, infinite where one is no number; None for
+    the reference itself, and for utterances and requests, whose texts are compared."""
     wer: float | None = None
     wer_difference: float | None = None
     """From the reference's, where the texts are known."""

@@ -83,6 +83,8 @@ class Utterance(NamedTuple):
     whole_ms: float
     text: str
     seconds: float
+    finite: bool
+    """Whether the log-probabilities were numbers."""
 
 
 class Remote:
@@ -286,7 +288,7 @@ class _Worker:
                 text = text_or_nothing(self.decoder, log_probs)
                 end = time.perf_counter()
                 times = (1000 * (read - start), 1000 * (heard - read), 1000 * (end - heard), 1000 * (end - start))
-                found.append(Utterance(*times, text, len(audio) / rate))
+                found.append(Utterance(*times, text, len(audio) / rate, bool(np.isfinite(log_probs).all())))
             wall_s = time.perf_counter() - begin
         return found, wall_s, *peak()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ds2_deploy.errors import ManifestError
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason, audio_files, lines_of, readable
 from training.manifest import speaker_name
 
@@ -17,7 +18,7 @@ HEADERS = {"audio", "file", "file_name", "filename", "id", "name", "path", "wav_
 """What the first column of a table is called, where its first line is a header."""
 TEXT_COLUMNS = ("normalized_text", "normalised_text", "text", "transcript", "transcription", "sentence")
 SPEAKER_COLUMNS = ("speaker", "speaker_id", "client_id")
-"""Names in a header, the best first; without one, the text is in the last column, or before a speaker in it."""
+"""Names in a header, the best first; where it has none of the former, the text is the last column but the speaker's."""
 
 
 def is_folder(source: Path) -> bool:
@@ -84,8 +85,10 @@ def _listed(table: Path, by_name: dict[str, list[Path]]) -> Items:
         if number == 1 and fields[0].strip().lower() in HEADERS:
             names = [name.strip().lower() for name in fields]
             speaker = next((names.index(name) for name in SPEAKER_COLUMNS if name in names), None)
-            last = max(i for i in range(len(names)) if i != speaker)
-            text = next((names.index(name) for name in TEXT_COLUMNS if name in names), last)
+            others = [i for i in range(1, len(names)) if i != speaker]
+            if not others:
+                raise ManifestError(f"{table} has a header without a column of texts: {', '.join(fields)}.")
+            text = next((names.index(name) for name in TEXT_COLUMNS if name in names), others[-1])
             columns = len(names)
             continue
         where, columns = f"{table}, line {number}", columns or len(fields)

@@ -4,6 +4,7 @@
 """
 
 import random
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -99,5 +100,5 @@ def _respelled(text: str, says: dict[str, str]) -> str:
 def _paused(text: str, draw: random.Random) -> str:
     """With commas here and there: people who spell make pauses."""
     share = draw.choice([0.0, 0.0, 0.1, 0.4, 1.0])
-    words = text.split()
+    words: list[str] = re.findall(r"double you|rub out|\S+", text)  # no pause within a name
     return " ".join(word + "," * (draw.random() < share) for word in words[:-1]) + " " + words[-1]
