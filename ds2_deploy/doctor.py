@@ -20,6 +20,7 @@ PACKAGES = (
         "soxr",
         "webrtcvad-wheels",
         "msgspec",
+        "rapidfuzz",
         "typer",
         "rich",
         "onnxruntime",

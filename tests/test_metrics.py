@@ -6,7 +6,12 @@ from functools import cache
 import numpy as np
 import pytest
 
-from ds2_deploy.metrics import Errors, bootstrap_interval, edit_distance
+from ds2_deploy.metrics import Errors, bootstrap_interval
+
+
+def edit_distance(reference: str, hypothesis: str) -> int:
+    """In letters."""
+    return Errors.between(reference, hypothesis).character_errors
 
 
 @cache
@@ -54,8 +59,8 @@ def test_edit_distance_of_known_pairs_both_ways(a: str, b: str, distance: int) -
     assert edit_distance(a, b) == edit_distance(b, a) == distance
 
 
-def test_edit_distance_counts_whole_words() -> None:
-    assert edit_distance(["enter", "six", "two", "four"], ["enter", "sixty", "two"]) == 2
+def test_words_are_counted_whole() -> None:
+    assert Errors.between("enter six two four", "enter sixty two").word_errors == 2
 
 
 @pytest.mark.parametrize(

@@ -65,8 +65,9 @@ class Heard(NamedTuple):
         return language_named(self.language).metric
 
     def cost(self, errors: Errors) -> float:
-        """What is to be made small: the language's own error rate."""
-        return errors.cer if self.metric == "CER" else errors.wer + CHARACTERS_WEIGH * errors.cer
+        """What is to be made small: the language's own error rate, of words with a little of that of characters."""
+        rate = errors.rate(self.metric)
+        return rate if self.metric == "CER" else rate + CHARACTERS_WEIGH * errors.cer
 
 
 class Trial(NamedTuple):
@@ -93,7 +94,7 @@ class Tuned(NamedTuple):
     metric: str
 
     def rate(self, errors: Errors) -> float:
-        return errors.cer if self.metric == "CER" else errors.wer
+        return errors.rate(self.metric)
 
 
 def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]) -> Heard:

@@ -179,7 +179,7 @@ def _wer(bench: Bench, heard: list[str]) -> float | None:
     if not pairs:
         return None
     total = Errors.total(Errors.between(text, said) for text, said in pairs)
-    return total.cer if language_named(language).metric == "CER" else total.wer
+    return total.rate(language_named(language).metric)
 
 
 def _rates(bench: Bench, alone_ms: float | None) -> list[tuple[float | None, float]]:
