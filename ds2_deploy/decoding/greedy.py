@@ -1,5 +1,6 @@
 """Best-path decoding: the most probable label of each frame, repeats merged, blanks removed."""
 
+import math
 from array import array
 
 import numpy as np
@@ -22,10 +23,7 @@ class GreedyDecoder:
     def __init__(self, alphabet: Alphabet) -> None:
         self.alphabet = alphabet
         self.separator, self.boundary, self.word_end = alphabet.separator, alphabet.boundary, alphabet.word_end
-        self.is_letter = np.ones(len(alphabet), dtype=bool)  # (V,)
-        self.is_letter[alphabet.blank] = False
-        if self.boundary is not None:
-            self.is_letter[self.boundary] = False
+        self.is_letter = [label not in (alphabet.blank, self.boundary) for label in range(len(alphabet))]
 
     def __str__(self) -> str:
         return "greedy"
@@ -60,40 +58,31 @@ class GreedyStream:
         """`log_probs` (t, V), the next frames of the utterance; t may be 0. InferenceError where they hold a NaN."""
         if not len(log_probs):
             return
-        best, most = log_probs.argmax(axis=-1), log_probs.max(axis=-1)  # (t,), (t,)
-        if (strange := np.isnan(most)).any():
-            raise no_probabilities(self.frames + int(strange.argmax()), "not numbers")
-        self._score += float(most.sum())
-        letters = self._decoder.is_letter[best].nonzero()[0]
-        if len(letters):
-            begin = self.frames + int(letters[0]) if self.spoken is None else self.spoken[0]
-            self.spoken = (begin, self.frames + int(letters[-1]) + 1)
-        before = np.empty_like(best)
-        before[0], before[1:] = self._last, best[:-1]
-        begins = (best != before).nonzero()[0]  # of each run of one label
-        going_on = int(begins[0]) if len(begins) else len(best)
-        if going_on and self._goes_on:
-            self._ends[-1] = self.frames + going_on
-            self._log_probs[-1] = max(self._log_probs[-1], float(most[:going_on].max()))
-        if len(begins):
-            ends = np.append(begins[1:], len(best))
-            self._write(best[begins], self.frames + begins, self.frames + ends, np.maximum.reduceat(most, begins))
-        self._last = int(best[-1])
-        self.frames += len(best)
+        best, most = log_probs.argmax(axis=-1).tolist(), log_probs.max(axis=-1).tolist()
+        if any(strange := list(map(math.isnan, most))):
+            raise no_probabilities(self.frames + strange.index(True), "not numbers")
+        self._score += sum(most)
+        for label, log_prob in zip(best, most, strict=True):  # a stream's few frames are too few for numpy
+            if label != self._last:
+                self._begin(label, log_prob)
+            elif self._goes_on:
+                self._ends[-1] = self.frames + 1
+                self._log_probs[-1] = max(self._log_probs[-1], log_prob)
+            if self._decoder.is_letter[label]:
+                self.spoken = (self.frames if self.spoken is None else self.spoken[0], self.frames + 1)
+            self.frames += 1
 
-    def _write(self, *runs: npt.NDArray[np.generic]) -> None:
-        """Label, start, end and log probability of runs, without blanks, and with one boundary between words however
-        many were heard."""
+    def _begin(self, label: int, log_prob: float) -> None:
+        """A run of one label: a letter, unless it is blank or one boundary more than parts two words."""
         alphabet, boundary = self._decoder.alphabet, self._decoder.boundary
-        for label, start, end, log_prob in zip(*(run.tolist() for run in runs), strict=True):
-            self._goes_on = label != alphabet.blank and not (label == boundary and self._between_words)
-            if not self._goes_on:
-                continue
+        self._last = label
+        self._goes_on = label != alphabet.blank and not (label == boundary and self._between_words)
+        if self._goes_on:
             self._between_words = label == boundary
             self._letters.append(alphabet.labels[label])
             self._labels.append(label)
-            self._starts.append(start)
-            self._ends.append(end)
+            self._starts.append(self.frames)
+            self._ends.append(self.frames + 1)
             self._log_probs.append(log_prob)
 
     def hypothesis(self) -> Hypothesis:
