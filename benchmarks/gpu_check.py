@@ -2,7 +2,8 @@
 
     python benchmarks/gpu_check.py pack --data $DS2_DATA --out subset       # on any machine: at most 30 MiB of audio
     python benchmarks/gpu_check.py untrained ds2-thesis --out nets/lstm     # a network of any size, with first weights
-    python benchmarks/gpu_check.py run MODEL... --data subset --out report [--batch B]... [--streams N]... [--dry-run]
+    python benchmarks/gpu_check.py run MODEL... --data subset --out report [--batch B]... [--streams N]...
+        [--train RECIPE]... [--dry-run]
 
 MODEL is a model folder (with FP16 graphs where `ds2 export` wrote them) or a bundled name. Every step goes on past
 what fails and says why, and none lasts beyond --minutes. OUT/gpu-check.json and OUT/gpu-check.md are written after
@@ -12,6 +13,7 @@ each step, so that a run that is cut short leaves what it had. --dry-run takes t
 import json
 import math
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -30,11 +32,13 @@ from ds2_deploy.audio.load import load_audio
 from ds2_deploy.bench.stats import Latency
 from ds2_deploy.files import atomic_path
 from ds2_deploy.model_folder import PRECISIONS, ModelFolder, graph_file, open_model
-from ds2_deploy.runtime import BACKENDS, open_backend, open_stream_backend
+from ds2_deploy.runtime import BACKENDS, cpu_cores, open_backend, open_stream_backend
 from ds2_deploy.runtime.gpu import gpus
 from export.parity import Difference
 from training.manifest import read_manifest
+from training.precision import AUTOCAST
 from training.recipe import load_recipe
+from training.run_folder import read_log
 
 ROOT = Path(__file__).parent.parent
 PACKED = {"an4/test.jsonl": 130, "digits/test.jsonl": 100, "librispeech-mini/valid.jsonl": 40}
@@ -43,6 +47,8 @@ LARGEST_PACK = 30 << 20
 RUNS = 150
 """At most; as many as a 98th percentile takes."""
 SHAPE_LIMIT_S = 4
+TIMES_HEARD = 32
+"""Recordings of a manifest in an epoch of a training: a batch and a step are measured, not the reading of a file."""
 STEP_LIMIT_S = 240
 
 app = typer.Typer(add_completion=False, help=__doc__)
@@ -141,6 +147,9 @@ class Check:
             raise RuntimeError(f"exit code {done.returncode}: {said}")
         return done.stdout
 
+    def manifests(self) -> list[Path]:
+        return sorted(self.data.rglob("*.jsonl")) if self.data else []
+
     def graphs(self) -> Iterator[tuple[ModelFolder, str, bool]]:
         """Every model's graphs: folder, precision, whether of a stream."""
         for model in self.models:
@@ -163,7 +172,7 @@ class Check:
         return "; ".join(line for line in said if line.startswith("SKIPPED") or line == said[-1])
 
     def compare(self) -> None:
-        manifests = sorted(self.data.rglob("*.jsonl")) if self.data else []
+        manifests = self.manifests()
         for model in self.models:
             call = (
                 "ds2_deploy",
@@ -200,6 +209,24 @@ class Check:
                         self.steps_of(m, b, p, sizes) if s else self.runs_of(m, b, p, sizes, seconds)
                     ),
                 )
+
+    def train(self, recipes: list[str], times: int) -> None:
+        for recipe in recipes:
+            for precision in AUTOCAST:
+                self.step(
+                    f"training {recipe} {precision}",
+                    lambda r=recipe, p=precision: self.epoch(r, p, max(self.manifests(), key=mean_s), times),
+                )
+
+    def epoch(self, recipe: str, precision: str, manifest: Path, times: int) -> Row:
+        """The second epoch of a training that hears each recording so many times in one."""
+        options = ["--device", self.device, "--valid", str(manifest), *["--train", str(manifest)] * times]
+        for setting in ("epochs=2", "sorta_grad=false", f"precision={precision}", f"workers={min(cpu_cores(), 8)}"):
+            options += ["--set", setting]
+        with tempfile.TemporaryDirectory() as folder:
+            self.call("ds2_deploy", "train", recipe, "--out", f"{folder}/run", *options)
+            *_, last = read_log(Path(folder) / "run")
+        return {name: last[name] for name in ("audio_hours_per_hour", "data_wait", "loss")}
 
     def runs_of(
         self, model: ModelFolder, name: str, precision: Any, batches: list[int], seconds: float
@@ -242,6 +269,11 @@ def timed(run: Callable[[], Any], audio_s: float, end: float) -> Row:
     return found | {"runs": len(times_ms), "rtfx": 1000 * audio_s / latency.p50}
 
 
+def mean_s(manifest: Path) -> float:
+    """Seconds of a recording, on average."""
+    return statistics.mean(utterance.duration_s for utterance in read_manifest(manifest))
+
+
 def difference_of(row: Row) -> Difference:
     """Of a parity report's JSON, which has no infinity."""
     infinite = {name: math.inf for name in ("max_abs", "mean_abs") if row[name] is None}
@@ -263,6 +295,11 @@ def markdown(report: dict[str, Any]) -> str:
         for d in map(difference_of, done[name]["differences"]) if name.startswith("parity") else ():
             cells = (name[7:], f"{d.backend} {d.precision} on {d.device}", f"{d.max_abs:.1e}", f"{d.equal_argmax:.3%}")
             lines.append(f"| {' | '.join(cells)} | {d.different_words} | {'ok' if d.passed else d.told()} |")
+    lines += ["", "| training | audio hours per hour | waiting for data |", "|---|---|---|"]
+    for name in done:
+        if name.startswith("training"):
+            speed = f"{done[name]['audio_hours_per_hour']:.0f} | {done[name]['data_wait']:.1%}"
+            lines.append(f"| {name.removeprefix('training ')} | {speed} |")
     for kind, size in (("throughput", "batch"), ("latency", "streams")):
         lines += [
             "",
@@ -289,11 +326,14 @@ def run(
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Recordings at once; usually 1, 8, 16.")] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each of them.")] = 10.0,
     streams: Annotated[list[int] | None, typer.Option(min=1, help="Streams at once; usually 1, 8, 32.")] = None,
+    train: Annotated[list[str] | None, typer.Option(metavar="RECIPE", help="Trainings to time an epoch of.")] = None,
     device: Annotated[str, typer.Option(metavar="cuda:N")] = "cuda:0",
     minutes: Annotated[float, typer.Option(help="No step lasts beyond that.")] = 8.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="On the CPU.")] = False,
 ) -> None:
     """Check everything there is on this machine."""
+    if train and not data:
+        raise typer.BadParameter("--train learns from what --data names: give both.")
     out, data = out.resolve(), data and data.resolve()
     out.mkdir(parents=True, exist_ok=True)
     copies = []
@@ -308,6 +348,7 @@ def run(
     check.measure(together, streams=True, seconds=seconds)
     check.compare()
     check.measure(batches, streams=False, seconds=seconds)
+    check.train(train or [], 1 if dry_run else TIMES_HEARD)
     print(f"Wrote {out / 'gpu-check.json'} and {out / 'gpu-check.md'}.")
 
 

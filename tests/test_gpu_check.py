@@ -35,11 +35,16 @@ def test_a_parity_report_is_a_row_with_a_verdict(changes: dict[str, object], ver
         "parity m": {"ok": True, "result": msgspec.json.decode(found.to_json())},
         "throughput m torch fp32": {"ok": True, "result": [{"batch": 8, "seconds": 10.0, "reason": "no memory"}]},
         "latency m torch fp32": {"ok": False, "reason": "no GPU"},
+        "training an4 bf16": {
+            "ok": True,
+            "result": {"audio_hours_per_hour": 484.4, "data_wait": 0.0123, "loss": 9.0},
+        },
     }
     text = gpu_check.markdown({"gpu": "H200", "machine": {"python": "3"}, "device": "cuda:0", "steps": steps})
     assert f"| m | onnxruntime fp16 on cuda:0 | {verdict}" in text
     assert "| m torch fp32 | 8 × 10 | no memory |" in text
     assert "- latency m torch fp32: no GPU" in text
+    assert "| an4 bf16 | 484 | 1.2% |" in text
 
 
 def test_a_shape_that_fails_says_why_and_the_others_go_on() -> None:
