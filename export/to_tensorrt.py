@@ -78,6 +78,7 @@ def build_engine(
         with atomic_path(path.with_suffix(".json")) as json_file, atomic_path(path) as engine_file:
             info.write(json_file)
             engine_file.write_bytes(plan)
+        path.with_suffix(".runtime-cache").unlink(missing_ok=True)  # what TensorRT-RTX compiled of the one before
     _logger.info("%s built %s in %.1f s: %.1f MB", tensorrt.title, path, build_s, plan.nbytes / 1e6)
     return path
 

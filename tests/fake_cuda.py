@@ -1,10 +1,12 @@
 """A GPU and a TensorRT runtime that are none: memory is NumPy's, streams are lists, engines are ONNX Runtime.
 
 Work put on a stream is done when somebody waits for it and not before, so that reading too early shows. Memory is
-what was asked for and no more, calls outside `active` fail, and what was not freed can be counted.
+what was asked for and no more, calls outside `active` fail, and what was not freed can be counted, as can streams that
+were dropped outside `active`, which pycuda would leak. Contexts of TensorRT-RTX see whether their settings still live.
 """
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,9 @@ class FakeStream:
         self.handle, self._device = handle, device
         self.work: list[Callable[[], None]] = []
         self.captured: list[Callable[[], None]] | None = None
+
+    def __del__(self) -> None:
+        self._device.leaked += not self._device.is_active()
 
     def put(self, work: Callable[[], None]) -> None:
         (self.work if self.captured is None else self.captured).append(work)
@@ -52,8 +57,8 @@ class FakeDevice:
         self.capacity, self.capturable = capacity, capturable
         self.memory: dict[int, Bytes] = {}
         self.last_address = 0
-        self.streams: dict[int, FakeStream] = {}
-        self.launches = 0
+        self.streams: weakref.WeakValueDictionary[int, FakeStream] = weakref.WeakValueDictionary()
+        self.made_streams = self.leaked = self.launches = self.graphs = 0
         self._current = threading.local()
 
     @contextmanager
@@ -64,12 +69,16 @@ class FakeDevice:
         finally:
             self._current.depth -= 1
 
+    def is_active(self) -> bool:
+        return getattr(self._current, "depth", 0) > 0
+
     def check(self) -> None:
-        assert getattr(self._current, "depth", 0) > 0, "CUDA was called without its context"
+        assert self.is_active(), "CUDA was called without its context"
 
     def create_stream(self) -> FakeStream:
         self.check()
-        stream = FakeStream(self, 1000 + len(self.streams))
+        self.made_streams += 1
+        stream = FakeStream(self, 1000 + self.made_streams)
         self.streams[stream.handle] = stream
         return stream
 
@@ -94,7 +103,7 @@ class FakeDevice:
     def _copy(self, to: Bytes, what: Bytes) -> None:
         to[: len(what)] = what
 
-    def capture(self, stream: FakeStream, enqueue: Callable[[], None]) -> Callable[[], None] | None:
+    def capture(self, stream: FakeStream, enqueue: Callable[[], None]) -> "FakeGraph | None":
         self.check()
         stream.captured = captured = []
         enqueue()
@@ -102,11 +111,21 @@ class FakeDevice:
         if not self.capturable:
             return None
 
-        def launch() -> None:
-            self.launches += 1
-            stream.work.extend(captured)
+        self.graphs += 1
+        return FakeGraph(self, stream, captured)
 
-        return launch
+
+class FakeGraph:
+    def __init__(self, device: FakeDevice, stream: FakeStream, captured: list[Callable[[], None]]) -> None:
+        self._device, self._stream, self._captured = device, stream, captured
+
+    def launch(self) -> None:
+        self._device.launches += 1
+        self._stream.work.extend(self._captured)
+
+    def free(self) -> None:
+        self._device.check()
+        self._device.graphs -= 1
 
 
 class Runtime:
@@ -129,13 +148,23 @@ class Engine:
         self.device = device
         self.session = onnxruntime.InferenceSession(fake_tensorrt.asked["parsed"])
 
-    def create_execution_context(self) -> "Context":
-        return Context(self)
+    def create_runtime_config(self) -> fake_tensorrt.IRuntimeConfig:
+        return fake_tensorrt.IRuntimeConfig()
+
+    def create_execution_context(
+        self, how: "fake_tensorrt.ExecutionContextAllocationStrategy | fake_tensorrt.IRuntimeConfig"
+    ) -> "Context":
+        config = how if isinstance(how, fake_tensorrt.IRuntimeConfig) else None
+        memory = config._memory if config else how
+        assert memory == fake_tensorrt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+        return Context(self, config)
 
 
 class Context:
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, config: "fake_tensorrt.IRuntimeConfig | None") -> None:
         self._engine, self._device = engine, engine.device
+        self._config = None if config is None else weakref.ref(config)
+        self._compiled = config is None
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
 
@@ -167,6 +196,14 @@ class Context:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         self._device.check()
+        if not self._compiled:
+            assert self._config is not None
+            config = self._config()
+            assert config is not None, "the settings of this context were freed"
+            cache = config._cache()
+            assert cache is not None, "the runtime cache of this context was freed"
+            cache._content += b"+"
+            self._compiled = True
         shapes, addresses = dict(self._shapes), dict(self._addresses)
         self._device.streams[stream_handle].put(lambda: self._run(shapes, addresses))
         return True

@@ -1,8 +1,10 @@
-"""What building calls of the package `tensorrt` 10, which cannot be installed where the tests run.
+"""What building and running call of the package `tensorrt` 10, which cannot be installed where the tests run; with
+what running calls of TensorRT-RTX besides.
 
 Whether these names exist is checked against the real `tensorrt_rtx`, which has the same API.
 """
 
+import weakref
 from enum import IntEnum
 from typing import Any, ClassVar
 
@@ -11,7 +13,9 @@ import numpy as np
 __version__ = "10.9.0"
 CLASSES = [
     "ILogger", "Builder", "INetworkDefinition", "OnnxParser", "IBuilderConfig", "IOptimizationProfile", "ITimingCache",
-    "IProgressMonitor", "HardwareCompatibilityLevel", "ProfilingVerbosity", "BuilderFlag",
+    "IProgressMonitor", "HardwareCompatibilityLevel", "ProfilingVerbosity", "BuilderFlag", "IRuntimeConfig",
+    "IRuntimeCache", "ExecutionContextAllocationStrategy", "DynamicShapesKernelSpecializationStrategy",
+    "CudaGraphStrategy",
 ]  # fmt: skip
 
 asked: dict[str, Any] = {}
@@ -42,6 +46,52 @@ class HardwareCompatibilityLevel(IntEnum):
 
 class ProfilingVerbosity(IntEnum):
     LAYER_NAMES_ONLY, NONE, DETAILED = range(3)
+
+
+class ExecutionContextAllocationStrategy(IntEnum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
+
+
+class DynamicShapesKernelSpecializationStrategy(IntEnum):
+    LAZY, EAGER, NONE = range(3)
+
+
+class CudaGraphStrategy(IntEnum):
+    DISABLED, WHOLE_GRAPH_CAPTURE = range(2)
+
+
+class IRuntimeCache:
+    """TensorRT-RTX's: one mark for each context that ran. It takes over what begins with its GPU's name."""
+
+    def __init__(self) -> None:
+        self._content = b"H200"
+
+    def deserialize(self, blob: bytes) -> bool:
+        if not blob.startswith(b"H200"):
+            return False
+        self._content = blob
+        return True
+
+    def serialize(self) -> memoryview:
+        return memoryview(self._content)
+
+
+class IRuntimeConfig:
+    """TensorRT-RTX's: it holds no reference to its cache, so whoever drops that reads freed memory."""
+
+    def __init__(self) -> None:
+        self.cuda_graph_strategy = CudaGraphStrategy.DISABLED
+        self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def create_runtime_cache(self) -> IRuntimeCache:
+        return IRuntimeCache()
+
+    def set_runtime_cache(self, cache: IRuntimeCache) -> bool:
+        self._cache = weakref.ref(cache)
+        return True
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self._memory = strategy
 
 
 class IProgressMonitor:

@@ -177,3 +177,18 @@ def test_a_session_records_where_its_operators_run() -> None:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = ort.InferenceSession(open_model("default").path / "model.onnx", options, ["CPUExecutionProvider"])
     assert {"GRU", "Conv", "MatMul"} <= set(heavy_on_cpu(session))
+
+
+def test_a_provider_that_does_not_start_says_so_and_prints_nothing(
+    conv_model: ConvModel, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ort = pytest.importorskip("onnxruntime")
+
+    def start(self: object, *_: object) -> None:
+        raise RuntimeError("CUDA_PATH is set but CUDA wasn't able to be loaded.\nPlease install it.")
+
+    monkeypatch.setattr("ds2_deploy.runtime.ort_backend.choose_device", lambda *_: "cuda:0")
+    monkeypatch.setattr(ort.InferenceSession, "_create_inference_session", start)
+    with pytest.raises(BackendUnavailableError, match=r"could not start CUDA on cuda:0: CUDA_PATH is set .* loaded\.$"):
+        OrtBackend(open_model(conv_model.path), device="cuda:0")
+    assert capsys.readouterr().out == ""

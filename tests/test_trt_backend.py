@@ -1,5 +1,6 @@
 """The TensorRT backend above the device seam: a fake GPU computes with ONNX Runtime, late and strictly."""
 
+import gc
 import sys
 import threading
 import time
@@ -84,9 +85,20 @@ def test_memory_is_used_again_and_given_back(model: ModelFolder, device: FakeDev
     for seconds in ((0.5,), (3.0, 2.0), (0.3, 0.2), (2.5, 1.0)):
         assert_same(backend, model, recordings(*seconds))
     assert len(device.memory) == 4  # an array per tensor, each as large as the largest so far
-    assert len(device.streams) == 1  # one caller, one lane
+    assert device.made_streams == 1  # one caller, one lane
     backend.close()
     assert not device.memory
+    with pytest.raises(InferenceError, match="was closed"):
+        backend.run(*pad_batch(recordings(0.5), 320))
+
+
+def test_what_is_forgotten_is_given_back_in_whichever_thread(model: ModelFolder, device: FakeDevice) -> None:
+    backends = [TensorRTBackend(model)]
+    assert_same(backends[0], model, recordings(0.5))
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(backends.clear).result(10)
+    gc.collect()
+    assert (device.memory, len(device.streams), device.leaked) == ({}, 0, 0)
 
 
 def test_stages_are_those_of_the_same_run(model: ModelFolder) -> None:
@@ -145,7 +157,7 @@ def test_threads_take_turns_on_two_lanes(model: ModelFolder, device: FakeDevice)
         for pair, found in zip(range(0, 12, 2), pool.map(run, [[n, n + 1] for n in range(0, 12, 2)]), strict=True):
             for number, log_probs in enumerate(found, pair):
                 np.testing.assert_allclose(log_probs, expected[number], atol=1e-3)
-    assert 1 <= len(device.streams) <= 2
+    assert 1 <= device.made_streams <= 2
     backend.close()
     assert not device.memory
 
@@ -223,11 +235,47 @@ class TestStream:
         assert (backend.chunk_samples, backend.initial_state(2).shape) == (1600, (2, 1600))
         self.sums(backend, [1, 3, 4, 1, 6, 10, 2, 3, 1, 6, 5])
         assert device.launches >= 5  # sizes 1, 2, 4 and 6 came again
+        assert device.graphs >= 4
+        backend.close()
+        assert (device.graphs, device.memory) == (0, {})
 
     def test_steps_where_nothing_can_be_captured(self, stream_model: ModelFolder, device: FakeDevice) -> None:
         device.capturable = False
         self.sums(TensorRTStreamBackend(stream_model), [1, 3, 4, 1, 6, 10])
         assert device.launches == 0
+
+
+class TestRtx:
+    """TensorRT-RTX compiles for the GPU when it runs, and keeps what it compiled."""
+
+    @pytest.fixture
+    def rtx_model(self, device: FakeDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModelFolder:
+        monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake_tensorrt)
+        write_model(tmp_path / "model")
+        self.build(tmp_path / "model")
+        return open_model(tmp_path / "model")
+
+    def build(self, model: Path) -> Path:
+        profiles = [parse_seconds("0:1:1"), parse_seconds("1:2:3")]
+        return build_engine(model, runtime="tensorrt-rtx", batch=parse_batch("1:2:4"), seconds=profiles, rebuild=True)
+
+    def test_what_was_compiled_stays_beside_the_engine(self, rtx_model: ModelFolder) -> None:
+        (engine,) = rtx_model.path.glob("engines/*.engine")
+        kept = engine.with_suffix(".runtime-cache")
+        backend = TensorRTBackend(rtx_model)
+        assert_same(backend, rtx_model, recordings(0.5))
+        assert kept.read_bytes() == b"H200+"
+        assert_same(backend, rtx_model, recordings(2.0))  # the other profile
+        backend.close()
+        assert kept.read_bytes() == b"H200++"
+        self.build(rtx_model.path)
+        assert not kept.exists()
+
+    def test_what_another_gpu_compiled_is_replaced(self, rtx_model: ModelFolder) -> None:
+        (engine,) = rtx_model.path.glob("engines/*.engine")
+        engine.with_suffix(".runtime-cache").write_bytes(b"of another GPU, and longer than what this one compiles")
+        assert_same(TensorRTBackend(rtx_model), rtx_model, recordings(0.5))
+        assert engine.with_suffix(".runtime-cache").read_bytes() == b"H200+"
 
 
 class TestUnavailable:
@@ -252,14 +300,27 @@ class TestUnavailable:
         with pytest.raises(MissingPackageError, match=r"needs the package 'pycuda', .*: pip install pycuda"):
             open_backend("tensorrt", model)
 
+    def test_a_library_that_does_not_start(self, model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(log: Any) -> None:
+            log.log(fake_tensorrt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+            raise TypeError("pybind11::init(): factory function returned nullptr")
+
+        monkeypatch.setattr(fake_tensorrt, "Runtime", broken)
+        with pytest.raises(EngineError, match=r"does not load .*: CUDA initialization failure with error: 35\.$"):
+            open_backend("tensorrt", model)
+        assert open_backend("auto", model).name == "onnxruntime"
+
     def test_no_engine(self, model: ModelFolder) -> None:
         with pytest.raises(BackendUnavailableError, match=r"has no TensorRT engine of model\.fp16\.onnx: build one"):
             open_backend("tensorrt", model, precision="fp16")
 
 
-def test_a_capture_that_a_layer_refuses_ends_and_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorRT's enqueue returns false then, and the stream must leave its capture."""
+@pytest.mark.parametrize("pycuda", [False, True])
+def test_a_capture_that_is_refused_ends_and_is_none(pycuda: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorRT's enqueue returns false then, or a copy of ours fails, and the stream must leave its capture."""
     from ds2_deploy.runtime import cuda_device
+
+    error = FakePycuda.Error if pycuda else InferenceError
 
     calls: list[str] = []
 
@@ -272,9 +333,52 @@ def test_a_capture_that_a_layer_refuses_ends_and_is_none(monkeypatch: pytest.Mon
             return call
 
     def refused() -> None:
-        raise InferenceError("The engine did not run.")
+        raise error("The engine did not run.")
 
     monkeypatch.setattr(cuda_device, "driver_library", Driver)
-    device = object.__new__(cuda_device.PycudaDevice)
+    monkeypatch.setattr(cuda_device, "pycuda_driver", FakePycuda)
+    device = cuda_device.PycudaDevice(0)
     assert device.capture(SimpleNamespace(handle=1), refused) is None
     assert calls == ["cuStreamBeginCapture_v2", "cuStreamEndCapture"]
+
+
+class FakePycuda:
+    """Its errors, and a context."""
+
+    class Error(Exception):
+        pass
+
+    class MemoryError(Error, MemoryError):  # type: ignore[misc]
+        pass
+
+    class Context:
+        pushed = 0
+
+        @classmethod
+        def pop(cls) -> None:
+            cls.pushed -= 1
+
+        def push(self) -> None:
+            type(self).pushed += 1
+
+    def init(self) -> None:
+        pass
+
+    def Device(self, ordinal: int) -> Any:  # noqa: N802
+        if ordinal:
+            raise self.Error("cuDevicePrimaryCtxRetain failed: exclusive-thread device already in use")
+        return SimpleNamespace(retain_primary_context=self.Context)
+
+
+def test_what_cuda_says_becomes_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ds2_deploy.runtime import cuda_device
+
+    monkeypatch.setattr(cuda_device, "pycuda_driver", FakePycuda)
+    device = cuda_device.PycudaDevice(0)
+    with pytest.raises(DeviceMemoryError, match=r"is full: cuMemHostAlloc failed: out of memory\.$"), device.active():
+        raise FakePycuda.MemoryError("cuMemHostAlloc failed: out of memory")
+    with pytest.raises(InferenceError, match=r"^The GPU failed: cuStreamSynchronize failed\.$"), device.active():
+        raise FakePycuda.Error("cuStreamSynchronize failed")
+    assert FakePycuda.Context.pushed == 0
+    with pytest.raises(BackendUnavailableError, match=r"Cannot use cuda:1: .* already in use\.$"):
+        cuda_device.PycudaDevice(1)

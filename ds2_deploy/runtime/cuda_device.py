@@ -43,11 +43,22 @@ class DeviceStream(Protocol):
         ...
 
 
+class Graph(Protocol):
+    """Work that was captured on a stream."""
+
+    def launch(self) -> None:
+        """Put it on that stream again."""
+        ...
+
+    def free(self) -> None: ...
+
+
 class Device(Protocol):
     """One GPU; every call but `active` must be made inside `active`."""
 
     def active(self) -> AbstractContextManager[None]:
-        """Makes the device current in this thread."""
+        """Makes the device current in this thread. What fails inside is an InferenceError, of memory a
+        DeviceMemoryError."""
         ...
 
     def create_stream(self) -> DeviceStream: ...
@@ -66,7 +77,7 @@ class Device(Protocol):
 
     def download(self, host: Bytes, memory: Memory, stream: DeviceStream) -> None: ...
 
-    def capture(self, stream: DeviceStream, enqueue: Callable[[], None]) -> Callable[[], None] | None:
+    def capture(self, stream: DeviceStream, enqueue: Callable[[], None]) -> Graph | None:
         """What `enqueue` puts on the stream, as one CUDA graph to launch there; None where it cannot be captured."""
         ...
 
@@ -88,17 +99,26 @@ class PycudaDevice:
     """`Device` on pycuda. CUDA graphs, which pycuda does not know, are asked of the driver."""
 
     def __init__(self, ordinal: int) -> None:
+        """BackendUnavailableError where the GPU is there and cannot be used: all of it is taken, by somebody else."""
         self._cuda = pycuda_driver()
-        self._cuda.init()
-        self._context = self._cuda.Device(ordinal).retain_primary_context()
+        try:
+            self._cuda.init()
+            self._context = self._cuda.Device(ordinal).retain_primary_context()
+        except self._cuda.Error as error:
+            raise BackendUnavailableError(f"Cannot use cuda:{ordinal}: {_reason(error)}.") from error
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        self._context.push()
         try:
-            yield
-        finally:
-            self._cuda.Context.pop()
+            self._context.push()
+            try:
+                yield
+            finally:
+                self._cuda.Context.pop()
+        except self._cuda.MemoryError as error:
+            raise DeviceMemoryError(f"The GPU, or its page-locked memory, is full: {_reason(error)}.") from error
+        except self._cuda.Error as error:
+            raise InferenceError(f"The GPU failed: {_reason(error)}.") from error
 
     def create_stream(self) -> DeviceStream:
         non_blocking = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream, on which torch works
@@ -125,7 +145,7 @@ class PycudaDevice:
     def download(self, host: Bytes, memory: Memory, stream: DeviceStream) -> None:
         self._cuda.memcpy_dtoh_async(host, memory.address, stream)
 
-    def capture(self, stream: DeviceStream, enqueue: Callable[[], None]) -> Callable[[], None] | None:
+    def capture(self, stream: DeviceStream, enqueue: Callable[[], None]) -> Graph | None:
         driver, handle = driver_library(), ctypes.c_void_p(stream.handle)
         graph, launchable = ctypes.c_void_p(), ctypes.c_void_p()
         thread_local = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL: other threads may do what they want meanwhile
@@ -134,18 +154,32 @@ class PycudaDevice:
         refused = False
         try:
             enqueue()
-        except InferenceError:  # TensorRT tells in this way that some layer, such as a loop, cannot be captured
+        except (InferenceError, self._cuda.Error):  # some layer, such as a loop, or a call of ours cannot be captured
             refused = True
         finally:
             failed = driver.cuStreamEndCapture(handle, ctypes.byref(graph))
-        if refused or failed or not graph or driver.cuGraphInstantiateWithFlags(ctypes.byref(launchable), graph, 0):
+        if not graph:
             return None
+        refused = refused or failed or driver.cuGraphInstantiateWithFlags(ctypes.byref(launchable), graph, 0)
+        driver.cuGraphDestroy(graph)  # what can be launched is a copy
+        return None if refused else _Graph(driver, launchable, handle)
 
-        def launch() -> None:
-            if code := driver.cuGraphLaunch(launchable, handle):
-                raise InferenceError(f"The CUDA graph did not start (driver error {code}).")
 
-        return launch
+class _Graph:
+    def __init__(self, driver: ctypes.CDLL, launchable: ctypes.c_void_p, stream: ctypes.c_void_p) -> None:
+        self._driver, self._launchable, self._stream = driver, launchable, stream
+
+    def launch(self) -> None:
+        if code := self._driver.cuGraphLaunch(self._launchable, self._stream):
+            raise InferenceError(f"The CUDA graph did not start (driver error {code}).")
+
+    def free(self) -> None:
+        self._driver.cuGraphExecDestroy(self._launchable)
+
+
+def _reason(error: Exception) -> str:
+    """The driver's own, in a line."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 class _Allocation:

@@ -171,10 +171,12 @@ def _open_session(
     options.intra_op_num_threads = threads or 0  # 0: a thread per core
     if device != "cpu":
         options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    try:
-        session = ort.InferenceSession(path, options, providers=_providers(device))
+    try:  # its fallback would print to stdout, and load the model once more
+        session = ort.InferenceSession(path, options, providers=_providers(device), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        reason = str(error).splitlines()[0].rstrip(".")
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        if device != "cpu" and isinstance(error, RuntimeError):  # of the provider; a graph's errors are its own
+            raise BackendUnavailableError(f"ONNX Runtime could not start CUDA on {device}: {reason}.") from error
         raise ModelError(f"ONNX Runtime cannot load {path}: {reason}; export the model again.") from error
     if device != "cpu" and session.get_providers()[0] != CUDA:  # it falls back to the CPU without an error
         raise BackendUnavailableError(
@@ -184,8 +186,11 @@ def _open_session(
     if device != "cpu" and (left := heavy_on_cpu(session)):
         log.warning(
             "ONNX Runtime %s has no CUDA kernel for %s in %s and leaves it to the processor, which is slow: upgrade "
-            "it, or use another backend.", ort.__version__, ", ".join(left), path.name,
-        )  # fmt: skip
+            "it, export the model with --recurrence loop, or use another backend.",
+            ort.__version__,
+            ", ".join(left),
+            path.name,
+        )
     found = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     if found != names:
         raise ModelError(f"{path} has inputs {found[0]} and outputs {found[1]}: it was not written by ds2 export.")

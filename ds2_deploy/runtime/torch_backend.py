@@ -63,16 +63,17 @@ class TorchBackend:
         """The same on a GPU, with the milliseconds of each part by CUDA events: copying there, computing, back."""
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(4)]  # type: ignore[no-untyped-call]
         samples = torch.from_numpy(at_least(audio, self.module.metadata.min_samples))
-        marks[0].record()
-        inputs = samples.to(self.device), torch.from_numpy(lengths).to(self.device)
-        marks[1].record()
-        start = time.perf_counter()
-        log_probs, frames = self.module(*inputs)
-        enqueue = 1000 * (time.perf_counter() - start)
-        marks[2].record()
-        emissions = Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
-        marks[3].record()
-        marks[3].synchronize()
+        with torch.cuda.device(self.device):  # on whose stream marks are set
+            marks[0].record()
+            inputs = samples.to(self.device), torch.from_numpy(lengths).to(self.device)
+            marks[1].record()
+            start = time.perf_counter()
+            log_probs, frames = self.module(*inputs)
+            enqueue = 1000 * (time.perf_counter() - start)
+            marks[2].record()
+            emissions = Emissions(log_probs.cpu().numpy(), frames.cpu().numpy())
+            marks[3].record()
+            marks[3].synchronize()
         parts = [before.elapsed_time(after) for before, after in pairwise(marks)]
         return emissions, dict(zip(STAGES, parts, strict=True)) | {"enqueue": enqueue}
 

@@ -53,6 +53,16 @@ class Target(NamedTuple):
     """Runtime and target as file names spell them: `tensorrt-sm90`, `tensorrt-rtx`."""
 
 
+class RunSettings(NamedTuple):
+    """TensorRT-RTX's way to run. Contexts made with it hold on to neither, so both must outlive them."""
+
+    config: Any
+    cache: Any
+    """What it compiled for this GPU."""
+    known: int
+    """Bytes of what an earlier process compiled and this one could take over."""
+
+
 class Progress(Protocol):
     """Hears of a build's phases, which lie inside each other, and may end it."""
 
@@ -193,34 +203,40 @@ class TensorRT:
         return Monitor()
 
     def load(self, plan: bytes, log: Any) -> tuple[Any, Any]:
-        """The engine and the runtime that must outlive it; no engine (None) where the library refuses the plan."""
-        runtime = self.api.Runtime(log)
+        """The engine and the runtime that must outlive it; no engine (None) where the library refuses the plan, or
+        does not start."""
+        try:
+            runtime = self.api.Runtime(log)
+        except TypeError:  # how pybind11 says that the native constructor returned nothing
+            return None, None
         runtime.engine_host_code_allowed = True  # which a version-compatible engine brings; its hash was checked
         return runtime.deserialize_cuda_engine(plan), runtime
 
-    def create_context(self, engine: Any, settings: Any) -> Any:
-        """An execution context; `settings` from `run_settings`."""
-        return engine.create_execution_context() if settings is None else engine.create_execution_context(settings)
+    def create_context(self, engine: Any, settings: RunSettings | None) -> Any:
+        """An execution context with the memory of the profile that it takes; `settings` from `run_settings`."""
+        memory = self.api.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # else that of the largest profile
+        if settings is None:
+            return engine.create_execution_context(memory)
+        settings.config.set_execution_context_allocation_strategy(memory)
+        return engine.create_execution_context(settings.config)
 
-    def run_settings(self, engine: Any, compiled: bytes, *, graphs: bool) -> Any:
-        """TensorRT-RTX's way to run: with what it `compiled` for this GPU before, in CUDA graphs of its own or not.
+    def run_settings(self, engine: Any, compiled: bytes, *, few_shapes: bool) -> RunSettings | None:
+        """TensorRT-RTX's way to run, with what it `compiled` for this GPU before; None for TensorRT, which compiles
+        nothing and leaves CUDA graphs to us.
 
-        None for TensorRT, which compiles nothing and leaves graphs to us.
+        A stream's few shapes get kernels of their own, at once, and CUDA graphs. Recordings are of nearly as many
+        lengths as there are batches: kernels for each would be compiled without end, and kept as long as the context.
         """
         if self.name == "tensorrt":
             return None
-        settings = engine.create_runtime_config()
-        cache = settings.create_runtime_cache()
-        if compiled:
-            cache.deserialize(compiled)
-        settings.set_runtime_cache(cache)
-        strategy = self.api.CudaGraphStrategy
-        settings.cuda_graph_strategy = strategy.WHOLE_GRAPH_CAPTURE if graphs else strategy.DISABLED
-        return settings
-
-    def compiled(self, settings: Any) -> bytes | None:
-        """What TensorRT-RTX compiled for this GPU so far, for `run_settings` of another process."""
-        return None if settings is None else bytes(settings.get_runtime_cache().serialize())
+        config = engine.create_runtime_config()
+        cache = config.create_runtime_cache()
+        known = len(compiled) if compiled and cache.deserialize(compiled) else 0
+        config.set_runtime_cache(cache)
+        kernels, graphs = self.api.DynamicShapesKernelSpecializationStrategy, self.api.CudaGraphStrategy
+        config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER if few_shapes else kernels.NONE
+        config.cuda_graph_strategy = graphs.WHOLE_GRAPH_CAPTURE if few_shapes else graphs.DISABLED
+        return RunSettings(config, cache, known)
 
     def inspect(self, plan: memoryview, log: Any) -> Any:
         """The layers of a built engine as the library describes them; None where there is no GPU to load it on."""

@@ -152,7 +152,11 @@ def _open(model: ModelFolder, device: str, precision: Precision, *, stream: bool
     if ordinal >= len(present):
         raise BackendUnavailableError(f"Cannot run TensorRT on cuda:{ordinal}: {missing_gpu(present)}.")
     engine = open_engine(model, present[ordinal], precision, stream=stream)
-    return RunningEngine(engine, PycudaDevice(ordinal), lanes=GPU_WORKERS, graphs=stream), f"cuda:{ordinal}"
+    try:
+        running = RunningEngine(engine, PycudaDevice(ordinal), lanes=GPU_WORKERS, few_shapes=stream)
+    except InferenceError as error:
+        raise BackendUnavailableError(f"Cannot run TensorRT on cuda:{ordinal}: {error}") from error
+    return running, f"cuda:{ordinal}"
 
 
 def _slices(rows: int, most: int) -> Iterator[slice]:

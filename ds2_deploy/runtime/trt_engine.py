@@ -9,6 +9,7 @@ changing a context's profile would wait for the GPU. Callers of several threads 
 
 import queue
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from itertools import pairwise
@@ -19,7 +20,7 @@ import numpy.typing as npt
 
 from ds2_deploy.errors import EngineError, InferenceError, OutputError
 from ds2_deploy.files import atomic_path
-from ds2_deploy.runtime.cuda_device import Bytes, Device, Memory
+from ds2_deploy.runtime.cuda_device import Bytes, Device, Graph, Memory
 from ds2_deploy.runtime.engine_file import Engine
 from ds2_deploy.runtime.protocol import STAGES
 
@@ -37,60 +38,34 @@ class Output(NamedTuple):
         return int(np.prod(self.shape)) * self.dtype.itemsize
 
 
-class RunningEngine:
-    """`engine` on `device`, for up to `lanes` callers at once; further ones wait for a lane.
+class LoadedEngine:
+    """The native engine and all that must outlive its contexts.
 
-    `graphs`: launch what a shape takes as one CUDA graph, where it can be captured: for few shapes that come again
-    and again, as a stream's do.
+    `few_shapes`: the same ones come again and again, as a stream's do: each has a context of its own and is launched
+    as one CUDA graph, where it can be captured.
     """
 
-    def __init__(self, engine: Engine, device: Device, *, lanes: int, graphs: bool = False) -> None:
-        self.info, self.path, self.device, self._tensorrt = engine.info, engine.path, device, engine.tensorrt
+    def __init__(self, engine: Engine, device: Device, *, few_shapes: bool) -> None:
+        self.info, self.device, self.few_shapes = engine.info, device, few_shapes
+        self._tensorrt = engine.tensorrt
         self._compiled_path = engine.path.with_suffix(".runtime-cache")
         self._log = engine.tensorrt.create_log()
         with device.active():
             self._native, self._runtime = engine.tensorrt.load(engine.plan, self._log)
             if self._native is None:
-                reason = (self._log.errors or ["the library gave no reason"])[0].splitlines()[0]
-                raise EngineError(f"{engine.tensorrt.title} does not load {engine.path}: {reason}.")
+                raise EngineError(f"{engine.tensorrt.title} does not load {engine.path}: {self.reason()}.")
             compiled = self._compiled_path.read_bytes() if self._compiled_path.exists() else b""
-            self._settings = engine.tensorrt.run_settings(self._native, compiled, graphs=graphs)
-            self._compiled, self._new_context = len(compiled), False
-        self.graphs = graphs and self._settings is None
+            self._settings = engine.tensorrt.run_settings(self._native, compiled, few_shapes=few_shapes)
+        self._kept = self._settings.known if self._settings else 0
+        self.new_context = False
+        """One was made since anybody looked; its first run may compile."""
+        self.closed = False
+        self.captures = few_shapes and self._settings is None
         """Whether lanes capture CUDA graphs: TensorRT-RTX does by itself."""
-        self._lanes: queue.LifoQueue[Lane | None] = queue.LifoQueue()  # the lane just used has all it needs
-        self._lane_count = lanes
-        for _ in range(lanes):
-            self._lanes.put(None)
-
-    def run(self, profile: int, feeds: Mapping[str, Array], stages: dict[str, float] | None = None) -> dict[str, Array]:
-        """Outputs by name; `feeds` must fit the profile. `stages`: wait for each of STAGES and add its milliseconds."""
-        lane = self._lanes.get()
-        try:
-            with self.device.active():
-                lane = lane or Lane(self)
-                outputs = lane.run(profile, feeds, stages)
-                if self._new_context:  # whose first run compiles; writing that out at each run would hold them up
-                    self._new_context = False
-                    self._keep_compiled()
-            return outputs
-        finally:
-            self._lanes.put(lane)
-
-    def close(self) -> None:
-        """Free everything on the GPU; waits for callers that are still at work."""
-        lanes = [self._lanes.get() for _ in range(self._lane_count)]
-        self._lane_count = 0
-        with self.device.active():
-            for lane in lanes:
-                if lane is not None:
-                    lane.close()
-            self._keep_compiled()
-            self._native = self._settings = self._runtime = None
 
     def create_context(self, profile: int, stream: int) -> Any:
         """An execution context that has taken the profile."""
-        context, self._new_context = self._tensorrt.create_context(self._native, self._settings), True
+        context, self.new_context = self._tensorrt.create_context(self._native, self._settings), True
         if context is None or not context.set_optimization_profile_async(profile, stream):
             raise InferenceError(f"The GPU has no memory left for profile {profile} of the engine: {self.reason()}.")
         return context
@@ -99,36 +74,96 @@ class RunningEngine:
         """The library's last complaint."""
         return self._log.errors[-1].splitlines()[0] if self._log.errors else "the library gave no reason"
 
-    def _keep_compiled(self) -> None:
+    def keep_compiled(self) -> None:
         """Leave what TensorRT-RTX compiled beside the engine, when there is more of it than before."""
-        compiled = self._tensorrt.compiled(self._settings)
-        if compiled is None or len(compiled) <= self._compiled:
+        compiled = bytes(self._settings.cache.serialize()) if self._settings else b""
+        if len(compiled) <= self._kept:
             return
-        self._compiled = len(compiled)
+        self._kept = len(compiled)
         with suppress(OutputError), atomic_path(self._compiled_path) as path:  # a read-only folder costs time alone
             path.write_bytes(compiled)
+
+    def close(self) -> None:
+        """After all contexts; each before what it stands on."""
+        self._settings = None
+        self._native = None
+        self._runtime = None
+
+
+class RunningEngine:
+    """`engine` on `device`, for up to `lanes` callers at once; further ones wait for a lane.
+
+    What is forgotten is closed, in whichever thread that happens, and so is what is left when the process ends.
+    """
+
+    def __init__(self, engine: Engine, device: Device, *, lanes: int, few_shapes: bool = False) -> None:
+        self.info, self.device = engine.info, device
+        self._loaded = LoadedEngine(engine, device, few_shapes=few_shapes)
+        self._lanes: Lanes = queue.LifoQueue()  # the lane just used has all it needs
+        for _ in range(lanes):
+            self._lanes.put(None)
+        self._close = weakref.finalize(self, close, self._loaded, self._lanes, lanes)
+
+    def run(self, profile: int, feeds: Mapping[str, Array], stages: dict[str, float] | None = None) -> dict[str, Array]:
+        """Outputs by name; `feeds` must fit the profile. `stages`: wait for each of STAGES and add its milliseconds."""
+        lane = self._lanes.get()
+        try:
+            if self._loaded.closed:
+                raise InferenceError("This engine was closed.")
+            with self.device.active():
+                lane = lane or Lane(self._loaded)
+                outputs = lane.run(profile, feeds, stages)
+                if self._loaded.new_context:  # writing out what compiled at each run would hold them up
+                    self._loaded.new_context = False
+                    self._loaded.keep_compiled()
+            return outputs
+        finally:
+            self._lanes.put(lane)
+
+    def close(self) -> None:
+        """Free everything on the GPU; waits for callers that are still at work."""
+        self._close()
+
+
+def close(engine: LoadedEngine, lanes: "Lanes", count: int) -> None:
+    """Of a running engine and its lanes, when all are back; whoever comes later hears of it."""
+    made = [lanes.get() for _ in range(count)]
+    engine.closed = True
+    lanes.put(None)
+    with suppress(InferenceError), engine.device.active():  # a GPU that has failed has said so
+        engine.keep_compiled()
+        while made:
+            if lane := made.pop():
+                lane.close()
+            del lane  # with its stream, while the device is active
+        engine.close()
 
 
 class Lane:
     """One stream with its memory and contexts; used by one thread at a time, inside `device.active()`."""
 
-    def __init__(self, engine: RunningEngine) -> None:
+    def __init__(self, engine: LoadedEngine) -> None:
         self._engine, self._device = engine, engine.device
         self._stream = self._device.create_stream()
         self._contexts: dict[Any, Any] = {}
         self._memory: dict[str, tuple[Bytes, Memory]] = {}
-        self._graphs: dict[Any, Callable[[], None]] = {}
+        self._graphs: dict[Any, Graph | None] = {}
+        """None where a shape cannot be captured."""
 
     def run(self, profile: int, feeds: Mapping[str, Array], stages: dict[str, float] | None = None) -> dict[str, Array]:
         """Copy in, compute, copy out; the arrays returned are the caller's own."""
-        key = (profile, *(array.shape for array in feeds.values())) if self._engine.graphs else profile
+        key = (profile, *(array.shape for array in feeds.values())) if self._engine.few_shapes else profile
         context = self._contexts.get(key)  # a graph holds on to its context's shapes, so it has one of its own
         if context is None:
             context = self._contexts[key] = self._engine.create_context(profile, self._stream.handle)
         for name, array in feeds.items():
             if not context.set_input_shape(name, array.shape):
                 raise InferenceError(f"The engine does not take {name} of shape {array.shape}.")
-        if missing := context.infer_shapes():
+        try:
+            missing = context.infer_shapes()
+        except RuntimeError as error:
+            raise InferenceError(f"The engine does not take these shapes: {self._engine.reason()}.") from error
+        if missing:
             raise InferenceError(f"The engine lacks the shape of {', '.join(missing)}.")
         outputs = {
             tensor.name: Output(tuple(context.get_tensor_shape(tensor.name)), np.dtype(tensor.dtype))
@@ -157,7 +192,7 @@ class Lane:
 
     def close(self) -> None:
         self._stream.synchronize()
-        self._graphs.clear()
+        self._forget_graphs()
         self._contexts.clear()
         for _, memory in self._memory.values():
             memory.free()
@@ -170,14 +205,13 @@ class Lane:
             for part in self._parts(context, feeds, outputs):
                 part()
 
-        if not self._engine.graphs:
-            enqueue()
-        elif key not in self._graphs:
-            enqueue()  # the first run of a shape allocates, which no capture survives
-            self._stream.synchronize()
-            self._graphs[key] = self._device.capture(self._stream, enqueue) or enqueue
-        else:
-            self._graphs[key]()
+        if graph := self._graphs.get(key):
+            graph.launch()
+            return
+        enqueue()
+        if self._engine.captures and key not in self._graphs:
+            self._stream.synchronize()  # the first run of a shape allocates, which no capture survives
+            self._graphs[key] = self._device.capture(self._stream, enqueue)
 
     def _parts(
         self, context: Any, feeds: Mapping[str, Array], outputs: Mapping[str, Output]
@@ -230,8 +264,17 @@ class Lane:
                     self._memory.pop(name)[1].free()
                 wanted = size + size // 2
                 self._memory[name] = (self._device.page_locked(wanted), self._device.allocate(wanted))
-                self._graphs.clear()
+                self._forget_graphs()
             context.set_tensor_address(name, self._memory[name][1].address)
+
+    def _forget_graphs(self) -> None:
+        for graph in filter(None, self._graphs.values()):
+            graph.free()
+        self._graphs.clear()
 
     def _host(self, name: str, size: int) -> Bytes:
         return self._memory[name][0][:size]
+
+
+Lanes = queue.LifoQueue[Lane | None]
+"""Those that nobody is using; None: one that has not been made yet."""
