@@ -52,7 +52,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         if is_pipe(path):
             yield path
             return
-        path = path.resolve()
+        path = Path(os.path.realpath(path))  # Path's own has no OSError for links in a circle
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f"{_hidden(path)}{os.getpid()}-{threading.get_native_id()}-{next(_COUNT)}.tmp")
         try:
@@ -70,7 +70,7 @@ def atomic_folder(path: Path, *, marker: str = "metadata.json") -> Iterator[Path
     `marker` in it is replaced at all: a mistyped path must not cost anybody's files.
     """
     with _reported(path):
-        path = path.resolve()  # through links, and `.` has a name then
+        path = Path(os.path.realpath(path))  # through links, and `.` has a name then
         if path.exists() and not (path / marker).exists() and not (path.is_dir() and not any(path.iterdir())):
             raise OutputError(
                 f"Cannot write {path}: it exists and holds no {marker}; remove it or choose another path."

@@ -33,7 +33,7 @@ from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.pool import DecodingPool, Outcome, decode_row
 from ds2_deploy.decoding.protocol import Decoder, Hypothesis, TimedWord
 from ds2_deploy.decoding.search import BeamConfig, SearchDecoder
-from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError
+from ds2_deploy.errors import AudioError, ConfigError, DS2Error, InferenceError, ModelError
 from ds2_deploy.files import is_file
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import open_model
@@ -49,6 +49,8 @@ Source = AudioSource | Samples
 
 BATCH_SECONDS = 30.0
 """15 to 30 s were fastest on two CPU cores (benchmarks/transcribe_speed.py --batch-seconds); more needs more memory."""
+SHORTEST_S = 0.1
+"""What a recording may be cut into: the detector of silences judges 0.03 s at a time."""
 HEADERS_AHEAD = 256
 """Recordings whose headers are read together."""
 MAX_WORKERS = 8
@@ -155,6 +157,9 @@ class Recognizer:
         as many as is fastest with many recordings. For a single long recording `workers=1` is.
         """
         folder = open_model(model)
+        for name, value in (("threads", threads), ("workers", workers)):
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}: it must be at least 1.")
         threads = threads or cpu_cores()
         workers = min(workers or MAX_WORKERS, threads)
         each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // workers}
@@ -182,6 +187,9 @@ class Recognizer:
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
 
     def __post_init__(self) -> None:
+        for name, least in (("workers", 1), ("batch_seconds", SHORTEST_S), ("max_segment_s", SHORTEST_S)):
+            if not getattr(self, name) >= least:  # so is NaN
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}.")
         self._pool, self._model_free  # noqa: B018  # made here, before several threads ask for them
 
     @cached_property

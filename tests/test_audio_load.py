@@ -1,10 +1,12 @@
 """Reading audio: against what was written, against the exact sine, against scipy."""
 
+import gzip
 import io
 import json
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +15,7 @@ import soundfile
 from scipy.signal import resample_poly
 
 from ds2_deploy.audio import load
-from ds2_deploy.audio.load import Channel, audio_blocks, audio_duration_s, load_audio
+from ds2_deploy.audio.load import Channel, audio_blocks, audio_duration_s, checked_samples, load_audio
 from ds2_deploy.errors import AudioError, AudioNotFoundError
 from tests.conftest import noise
 
@@ -150,6 +152,27 @@ def test_sources_of_every_sort(tmp_path: Path) -> None:
         assert audio_duration_s(file) == pytest.approx(777 / RATE)
 
 
+def test_a_file_object_that_breaks_off() -> None:
+    whole = gzip.compress(encoded(noise(777)))
+    with gzip.open(io.BytesIO(whole)) as file:
+        np.testing.assert_array_equal(load_audio(file, RATE), noise(777))
+    with (
+        gzip.open(io.BytesIO(whole[: len(whole) // 2])) as file,
+        pytest.raises(AudioError, match=r"Cannot read .*: Compressed file ended before"),
+    ):
+        load_audio(file, RATE)
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
+def test_samples_that_are_infinite(kind: type[np.floating[Any]]) -> None:
+    np.testing.assert_array_equal(checked_samples(np.array([0.5, -0.25], kind)), np.float32([0.5, -0.25]))
+    for value in (np.inf, np.nan, np.finfo(kind).max):
+        if value <= 2**31 and kind is np.float16:
+            continue  # its largest number is no more than absurd
+        with pytest.raises(AudioError, match="infinite or absurdly large"):
+            checked_samples(np.array([0.5, value], kind))
+
+
 def test_a_pipe(tmp_path: Path) -> None:
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -162,6 +185,8 @@ def test_a_pipe(tmp_path: Path) -> None:
 WAV = encoded(noise(4000))
 FLAC = encoded(noise(40000), kind="FLAC")
 BAD = {
+    "MP3 after MP3": (2 * encoded(noise(20_000), kind="MP3"), "several recordings one after the other"),
+    "Ogg after Ogg": (2 * encoded(noise(4000), kind="OGG"), "several recordings one after the other"),
     "empty": (b"", "is empty"),
     "text": (b"this is no audio\n" * 50, "Cannot decode"),
     "zeros": (bytes(1000), "Cannot decode"),

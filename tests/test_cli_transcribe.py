@@ -66,6 +66,10 @@ def test_folders_and_globs(transcribe: Ds2, texts: dict[str, str], tmp_path: Pat
     literal = folder / "odd [1].wav"
     Path(a).rename(literal)
     assert transcribe(literal).out == f"{texts[a]}\n"
+    for name in ("x1", "x[1]"):  # the pattern means the first, and the second is a folder of the very name
+        (folder / name).mkdir()
+    Path(b).rename(folder / "x1" / "b.wav")
+    assert transcribe(folder / "x[1]" / "*.wav").out == f"{texts[b]}\n"
 
 
 def untimed(found: dict[str, Any]) -> dict[str, Any]:

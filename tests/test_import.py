@@ -106,7 +106,7 @@ def randomized(net):
 
 
 def spectrogram(samples, window):
-    """(F, T): `window` a name, or a function of the length. Padded as librosa's `center` did before 0.10."""
+    """(F, T): `window` a name, or a function of the length. Padded as librosa's `center` did before 0.9."""
     points = int(RATE * WINDOW_S)
     mirrored = np.pad(samples, points // 2, mode="reflect")
     spectrum = librosa.stft(mirrored, n_fft=points, hop_length=int(RATE * HOP_S), window=window, center=False)
@@ -452,6 +452,8 @@ def test_labels_in_small_letters_only_where_they_stay_apart(tmp_path):
     path = saved(version_2(net, "gru", labels="aA_ "), tmp_path / "x.pth")
     alphabet = import_checkpoint(path).metadata.alphabet
     assert (alphabet.labels, alphabet.blank) == (("a", "A", "<blank>", " "), 2)
+    path = saved(version_2(net, "gru", labels="_Iİ "), tmp_path / "tr.pth")  # the small letter of one is two characters
+    assert import_checkpoint(path).metadata.alphabet.labels == ("<blank>", "I", "İ", " ")
 
 
 # --- files that are not to be trusted ---------------------------------------------------------------------------------

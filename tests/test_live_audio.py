@@ -98,6 +98,16 @@ def test_the_wav_header_that_arecord_writes_is_skipped(first: int) -> None:
     np.testing.assert_array_equal(np.concatenate(list(pieces)), samples)
 
 
+def test_tags_behind_the_samples_are_not_heard() -> None:
+    samples = noise(3000)
+    data = wav(samples)
+    tagged = data + b"id3 " + (30_000).to_bytes(4, "little") + 30_000 * b"\x7f"
+    np.testing.assert_array_equal(np.concatenate(list(raw_pcm(pipe(tagged[:5000], tagged[5000:]), 16000))), samples)
+    for unknown in (0, 0x7FFFFFFF, 0xFFFFFFFF):  # as writers to a pipe have it
+        open_ended = data[:40] + unknown.to_bytes(4, "little") + data[44:]
+        np.testing.assert_array_equal(np.concatenate(list(raw_pcm(pipe(open_ended), 16000))), samples)
+
+
 def test_an_extensible_header_says_what_it_is_behind() -> None:
     samples, file = noise(3000), io.BytesIO()
     soundfile.write(file, samples, 96000, format="WAVEX", subtype="PCM_16")

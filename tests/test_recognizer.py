@@ -202,6 +202,15 @@ def test_a_backend_says_how_long_a_recording_may_be(conv_model: ConvModel, monke
     assert Recognizer.open(conv_model.path, max_segment_s=2.0).max_segment_s == 2.0
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("max_segment_s", 0.05), ("max_segment_s", float("nan")), ("batch_seconds", 0.0), ("workers", 0), ("threads", -1)],
+)
+def test_options_that_leave_nothing_to_hear(conv_model: ConvModel, option: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{option} is {value}: it must be at least"):
+        Recognizer.open(conv_model.path, **{option: value})
+
+
 def test_recordings_far_apart_are_not_batched_together() -> None:
     batches = list(plan_batches(enumerate([10.0] * 200), batch_s=30.0, workers=2))
     assert sorted(i for batch in batches for i in batch) == list(range(200))

@@ -135,6 +135,17 @@ def test_level_does_not_decide_what_is_speech(ds2_data: Path, level_db: float) -
     assert changed.mean() > 0.5
 
 
+def test_a_rooms_noise_in_long_pauses_is_no_speech(ds2_data: Path) -> None:
+    """Each section is brought to one level, but not what is faint beside the speech before it."""
+    speech = load_audio(sorted((ds2_data / "an4/wav/test").rglob("*.flac"))[0], RATE)
+    pause = np.zeros(40 * RATE, np.float32)
+    sound = np.concatenate([speech, *[pause, speech] * 3])
+    level = np.sqrt(np.mean(speech**2)) * 10 ** (-40 / 20)
+    sound += level * np.random.default_rng(0).standard_normal(len(sound)).astype(np.float32)
+    heard = sum(len(piece.samples) for piece in segments([sound], RATE))
+    assert 4 * len(speech) <= heard < 4 * len(speech) + 6 * RATE  # of 120 s of pauses
+
+
 def test_a_pipe_is_cut_like_a_file(ds2: Ds2, ds2_data: Path, tmp_path: Path) -> None:
     """Standard input beside another recording has no length beforehand, and is cut all the same."""
     pytest.importorskip("onnxruntime")

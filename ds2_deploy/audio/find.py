@@ -38,9 +38,11 @@ def find_recordings(paths: list[str], *, recursive: bool) -> tuple[list[Recordin
 
 def is_glob(path: str) -> bool:
     """Whether the shell left us a pattern to expand; a file that has the very name is a file."""
-    if not any(character in path for character in "*?["):
-        return False
-    return not os.path.exists(path)  # noqa: PTH110  # Path's raises where a name is too long
+    return _has_wildcard(path) and not os.path.exists(path)  # noqa: PTH110  # Path's raises where a name is too long
+
+
+def _has_wildcard(path: str) -> bool:
+    return any(character in path for character in "*?[")
 
 
 def _expand(path: str, recursive: bool) -> list[Recording]:
@@ -87,5 +89,5 @@ def _matching(pattern: str) -> list[Recording]:
     found = sorted(path for path in matches if not is_folder(path))
     if not found:
         raise AudioNotFoundError(f"No file matches {pattern}.")
-    fixed = Path(*itertools.takewhile(lambda part: not is_glob(part), Path(pattern).parts))
+    fixed = Path(*itertools.takewhile(lambda part: not _has_wildcard(part), Path(pattern).parts))
     return [Recording(path, path, Path(path).relative_to(fixed)) for path in found]

@@ -4,6 +4,7 @@ Both yield (S_i,) float32 samples in [-1, 1].
 """
 
 import struct
+import sys
 import time
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -13,6 +14,8 @@ import numpy as np
 from ds2_deploy.audio.load import AudioSource, Samples, audio_blocks
 from ds2_deploy.errors import AudioError
 
+NO_LENGTH = 0x7FFF0000
+"""From here on, and 0: what arecord, sox and ffmpeg write for the length of samples that they do not know yet."""
 READ_BYTES = 65536
 """At most; a pipe gives what it has."""
 HEADER_BYTES = 1 << 24
@@ -32,9 +35,10 @@ OTHERS = {
 def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
     """16-bit little-endian mono at `sample_rate` as it arrives; an odd byte waits for its other half.
 
-    A WAV header in front is skipped, since arecord writes one unless told otherwise; it must say the same.
+    A WAV header in front is skipped, since arecord writes one unless told otherwise; it must say the same. What stands
+    behind the samples of a WAV file, such as tags, is not heard.
     """
-    data = b""
+    data, left = b"", sys.maxsize
     while len(data) < 4 and (more := _read(pipe)):
         data += more
     if len(data) < 2:
@@ -43,19 +47,21 @@ def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
         if data.startswith(magic):
             raise AudioError(f"Standard input holds {kind}, not raw samples: use ds2 transcribe -, or give its path.")
     if data.startswith(b"RIFF"):
-        data = _without_header(data, pipe, sample_rate)
+        data, left = _without_header(data, pipe, sample_rate)
     while True:
-        whole = len(data) // 2 * 2
+        whole = min(len(data), left) // 2 * 2
+        left -= whole
         samples: Samples = np.frombuffer(data[:whole], dtype="<i2").astype(np.float32) / np.float32(2**15)
         if whole:
             yield samples
-        if not (more := _read(pipe)):
+        if left < 2 or not (more := _read(pipe)):
             return
         data = data[whole:] + more
 
 
-def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> bytes:
-    """What follows the header of a WAV file (RIFF: 12 bytes, then chunks of a name, a length and so many bytes)."""
+def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> tuple[bytes, int]:
+    """What follows the header of a WAV file (RIFF: 12 bytes, then chunks of a name, a length and so many bytes), and
+    how many bytes of samples there are; more than can be where it does not say."""
     at, layout = 12, -1
     while True:
         while len(data) < at + 8:
@@ -79,7 +85,7 @@ def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> bytes:
         )
     if rate != sample_rate:
         raise AudioError(f"Standard input is a WAV file at {rate} Hz, not {sample_rate}: add --rate {rate}.")
-    return data[at + 8 :]
+    return data[at + 8 :], length if 0 < length < NO_LENGTH else sys.maxsize
 
 
 def _read(pipe: BinaryIO) -> bytes:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
+from ds2_deploy.audio.chained import is_chained
 from ds2_deploy.errors import AudioError, AudioNotFoundError
 from ds2_deploy.files import is_pipe
 
@@ -56,9 +57,11 @@ def checked_samples(samples: object) -> Samples:
         raise AudioError(f"Samples must be floats in [-1, 1]: these are {samples.dtype}{cure}.")
     if samples.ndim != 1:
         raise AudioError(f"Samples must be of one dimension, mono: these have the shape {samples.shape}.")
-    if not (np.abs(samples) <= MAX_SAMPLE).all():  # false for NaN, too
+    with np.errstate(over="ignore"):  # of float64, infinite then
+        floats = np.asarray(samples, dtype=np.float32)
+    if not (np.abs(floats) <= MAX_SAMPLE).all():  # false for NaN, too
         raise AudioError("Samples must be finite and in [-1, 1]: some of these are NaN, infinite or absurdly large.")
-    return np.asarray(samples, dtype=np.float32)
+    return floats
 
 
 def load_audio(source: AudioSource, sample_rate: int) -> Samples:
@@ -155,9 +158,22 @@ def _open(source: AudioSource, name: str) -> _ForwardFile:
         ) from error
     if file.frames == 0 and any(fault in file.extra_info for fault in ("should be", "***")):
         raise AudioError(f"{name} breaks off after its header, or its recording was never finished.")
+    if _goes_on(content, file.format):
+        raise AudioError(
+            f"{name} holds several recordings one after the other, of which only the first would be heard: split it, "
+            "or make it one with a tool that hears all of them, such as ffmpeg."
+        )
     if not 1_000 <= file.samplerate <= 1_000_000:
         raise AudioError(f"Cannot use {name}: its header claims a sample rate of {file.samplerate} Hz.")
     return file
+
+
+def _goes_on(content: bytes | io.BytesIO, kind: str) -> bool:
+    """Whether more recordings follow the first in what `_content` gave."""
+    if isinstance(content, io.BytesIO):
+        return is_chained(io.BytesIO(content.getbuffer()), kind)  # its own place in it is libsndfile's
+    with open(content, "rb") as file:  # noqa: PTH123  # a path in bytes
+        return is_chained(file, kind)
 
 
 def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
@@ -182,6 +198,8 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
         raise AudioError(
             f"Cannot read {name}: it is neither a path, nor bytes, nor a file open for reading."
         ) from error
+    except Exception as error:  # of whatever stands behind a file object: gzip, a network
+        raise AudioError(f"Cannot read {name}: {error or type(error).__name__}.") from error
     if isinstance(data, str):
         raise AudioError(f"Cannot read {name}: open it in mode 'rb'.")
     if not data:

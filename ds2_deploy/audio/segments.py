@@ -35,8 +35,9 @@ SECTION_FRAMES = 333
 """About ten seconds, within which a speaker's level is taken to be one."""
 LOUD_SHARE, LOUD = 0.999, 0.3
 """The level that this share of a section's samples stays below becomes LOUD; a click is not in it."""
-FAINT = 1e-3
-"""A section fainter than that is not made any louder: it may be silence."""
+FAINT, FAINTER = 1e-3, 0.2
+"""A section fainter than that, or than that share of the loudest one so far, is not made any louder: it may be silence,
+or what is left of a room's noise in a long pause."""
 
 
 class Segment(NamedTuple):
@@ -129,10 +130,11 @@ def judged(blocks: Iterable[Samples], sample_rate: int) -> Iterator[tuple[Sample
     The detector judges absolute levels, so it hears each section as loud as speech usually is.
     """
     frame = sample_rate * FRAME_MS // 1000
-    detector = webrtcvad.Vad(MODE)
+    detector, loudest = webrtcvad.Vad(MODE), FAINT / FAINTER
     for section in _sections(blocks, frame * SECTION_FRAMES):
         loud = float(np.quantile(np.abs(section), LOUD_SHARE)) if len(section) else 0.0
-        gain = np.float32(LOUD / max(loud, FAINT))
+        loudest = max(loudest, loud)
+        gain = np.float32(LOUD / max(loud, FAINTER * loudest))
         for start in range(0, len(section), frame):
             samples = section[start : start + frame]
             heard = np.pad(samples, (0, frame - len(samples)))

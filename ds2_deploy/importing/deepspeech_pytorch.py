@@ -1,6 +1,6 @@
 """SeanNaren/deepspeech.pytorch, versions 2 and 3, as read in its model.py, data_loader.py and train_config.py.
 
-    spectrogram    ln(1 + |X|) of librosa's centred STFT, the recording mirrored at its ends (librosa before 0.10), less
+    spectrogram    ln(1 + |X|) of librosa's centred STFT, the recording mirrored at its ends (librosa before 0.9), less
                    its mean, over its sample deviation. Version 2 hands scipy's window functions to librosa, whose
                    windows are symmetric; version 2.1 and 3 hand over their names, and librosa makes periodic ones.
     convolutions   two, with bias, batch norm, min(max(x, 0), 20), masked
@@ -78,7 +78,8 @@ def _alphabet(labels: Any) -> Alphabet:
         raise ModelError(f"its setting labels is {labels!r:.60}, without the blank {BLANK_LABEL!r}")
     small = [label.lower() for label in labels]
     blank = labels.index(BLANK_LABEL)
-    labels = list(small if len(set(small)) == len(small) else labels)
+    same_length = all(len(one) == len(other) for one, other in zip(small, labels, strict=True))  # not so of a Turkish I
+    labels = list(small if same_length and len(set(small)) == len(small) else labels)
     labels[blank] = BLANK
     return Alphabet(labels=tuple(labels), blank=blank)
 
