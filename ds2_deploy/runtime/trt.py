@@ -53,14 +53,20 @@ class Target(NamedTuple):
     """Runtime and target as file names spell them: `tensorrt-sm90`, `tensorrt-rtx`."""
 
 
-class RunSettings(NamedTuple):
-    """TensorRT-RTX's way to run. Contexts made with it hold on to neither, so both must outlive them."""
+@dataclass
+class RunSettings:
+    """TensorRT-RTX's way to run. Contexts hold on to neither, nor `config` to `cache`: they must go in that order."""
 
     config: Any
     cache: Any
     """What it compiled for this GPU."""
     known: int
     """Bytes of what an earlier process compiled and this one could take over."""
+
+    def close(self) -> None:
+        """After all contexts."""
+        self.config = None
+        self.cache = None
 
 
 class Progress(Protocol):

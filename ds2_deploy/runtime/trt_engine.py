@@ -53,7 +53,8 @@ class LoadedEngine:
         with device.active():
             self._native, self._runtime = engine.tensorrt.load(engine.plan, self._log)
             if self._native is None:
-                raise EngineError(f"{engine.tensorrt.title} does not load {engine.path}: {self.reason()}.")
+                reason = (self._log.errors or ["the library gave no reason"])[0].splitlines()[0]
+                raise EngineError(f"{engine.tensorrt.title} does not load {engine.path}: {reason}.")
             compiled = self._compiled_path.read_bytes() if self._compiled_path.exists() else b""
             self._settings = engine.tensorrt.run_settings(self._native, compiled, few_shapes=few_shapes)
         self._kept = self._settings.known if self._settings else 0
@@ -85,7 +86,8 @@ class LoadedEngine:
 
     def close(self) -> None:
         """After all contexts; each before what it stands on."""
-        self._settings = None
+        if self._settings:
+            self._settings.close()
         self._native = None
         self._runtime = None
 
