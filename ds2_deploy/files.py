@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ds2_deploy.errors import DS2Error, OutputError
+from ds2_deploy.errors import DS2Error, ModelError, OutputError
 
 _COUNT = itertools.count()
 """Tells temporary files apart that one thread writes at a time."""
@@ -122,7 +122,7 @@ def _reported(path: Path) -> Iterator[None]:
 
 @contextmanager
 def alone_with(path: Path, doing: str) -> Iterator[None]:
-    """One process at a time: OutputError where another one holds `path`, an existing file, and is `doing` something.
+    """One process at a time: OutputError where another one holds `path`, a file or folder, and is `doing` something.
 
     The operating system forgets the lock with its process. Where it has no such locks (Windows), there is none.
     """
@@ -131,7 +131,9 @@ def alone_with(path: Path, doing: str) -> Iterator[None]:
     except ImportError:
         yield
         return
-    with path.open("rb") as file:
+    file = os.open(path, os.O_RDONLY)
+    _HELD.add(file)
+    try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -139,6 +141,30 @@ def alone_with(path: Path, doing: str) -> Iterator[None]:
         except OSError:
             pass  # a file system without locks
         yield
+    finally:
+        _HELD.discard(file)
+        os.close(file)
+
+
+_HELD: set[int] = set()
+"""Files of `alone_with`. What this process forks lets go of them: it may live on for a while after a kill."""
+
+
+def _let_go() -> None:
+    while _HELD:
+        os.close(_HELD.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def check_readable(path: Path) -> None:
+    """ModelError where a file that is there cannot be read, for which libraries have other words."""
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ModelError(f"Cannot read {path}: {error.strerror}.") from error
 
 
 def sha256(path: Path) -> str:

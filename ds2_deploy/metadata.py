@@ -119,6 +119,16 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if self.streaming_obstacles:
             raise ModelError(f"{name} cannot stream: {'; '.join(self.streaming_obstacles)}. Choose a streaming model.")
 
+    def check_graph(self, inside: str, path: Path) -> None:
+        """ModelError where `inside`, the JSON in the ONNX file `path`, is of another network: with the metadata.json of
+        another model, a graph would give wrong text without a word."""
+        graph = ModelMetadata.from_json(inside, str(path))
+        for name in ("feature", "statistics", "alphabet", "model"):
+            if getattr(graph, name) != getattr(self, name):
+                raise ModelError(
+                    f"{path} was exported with another {name} than metadata.json says: export the model again."
+                )
+
     def with_windows(self, window: int | None, context: int | None, name: object) -> "ModelMetadata":
         """The same for other windows of the backward direction, which have no weights; None: as many frames as before.
 

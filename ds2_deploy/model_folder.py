@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2_deploy.errors import ModelError, ModelNotFoundError
+from ds2_deploy.files import check_readable
 from ds2_deploy.metadata import ModelMetadata
 
 BUNDLED = Path(__file__).parent / "models"
@@ -33,6 +34,7 @@ class ModelFolder(NamedTuple):
         path = self.path / name
         if not path.is_file():
             raise ModelError(f"{self.path} holds no {name}: write it with ds2 export {self.path} --out FOLDER.")
+        check_readable(path)
         return path
 
 

@@ -89,10 +89,10 @@ def _keep_others(old: Path, new: Path) -> None:
     """Copy what the old folder holds beside the model, such as its card."""
     for path in old.iterdir() if old.is_dir() else ():
         if path.name not in OWN_FILES and path.name != "engines" and path.stem != Path(BENCH_FILE).stem:
-            if path.is_dir():
-                shutil.copytree(path, new / path.name)
-            else:
-                shutil.copy2(path, new / path.name)
+            if path.is_symlink() or path.is_file():
+                shutil.copy2(path, new / path.name, follow_symlinks=False)
+            elif path.is_dir():
+                shutil.copytree(path, new / path.name, symlinks=True)
 
 
 def _bring_language_model(source: Path, new: Path) -> None:

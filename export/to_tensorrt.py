@@ -18,7 +18,7 @@ import numpy as np
 from ds2_deploy import __version__
 from ds2_deploy.errors import ConfigError, EngineError, OutputError
 from ds2_deploy.files import alone_with, atomic_path, sha256
-from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model_folder import graph_file, open_model
 from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, Precision, TensorInfo
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
@@ -66,6 +66,8 @@ def build_engine(
         start = time.perf_counter()
         build = Build(tensorrt, source, options)
         build.check_interface(stream=stream)
+        if inside := _metadata_in(source):
+            metadata.check_graph(inside, source)
         batch = batch or (DEFAULT_STREAMS if stream else DEFAULT_BATCH)
         profiles = make_profiles({i.name: i.shape for i in build.inputs}, batch, seconds or DEFAULT_SECONDS, metadata)
         plan = build.plan(profiles, path.with_name(f"{tag}.timing-cache"), progress)
@@ -74,6 +76,8 @@ def build_engine(
         if options.layers:
             with atomic_path(path.with_suffix(".layers.json")) as layers_file:
                 layers_file.write_text(json.dumps(build.layers(plan), indent=1))
+        else:
+            path.with_suffix(".layers.json").unlink(missing_ok=True)
         # The engine takes its place first: one without its JSON is not used, one beside another's fails the hash.
         with atomic_path(path.with_suffix(".json")) as json_file, atomic_path(path) as engine_file:
             info.write(json_file)
@@ -81,6 +85,21 @@ def build_engine(
         path.with_suffix(".runtime-cache").unlink(missing_ok=True)  # what TensorRT-RTX compiled of the one before
     _logger.info("%s built %s in %.1f s: %.1f MB", tensorrt.title, path, build_s, plan.nbytes / 1e6)
     return path
+
+
+def _metadata_in(graph: Path) -> str | None:
+    """What `ds2 export` wrote into an ONNX file: of its protobuf, the last pair of strings, whose first is ONNX_KEY."""
+    content = graph.read_bytes()
+    begin = b"\n" + bytes([len(ONNX_KEY)]) + ONNX_KEY.encode() + b"\x12"
+    at = content.rfind(begin) + len(begin)
+    if at < len(begin):
+        return None
+    length = shift = 0
+    while True:  # seven bits a byte, the lowest first
+        length |= (content[at] & 127) << shift
+        at, shift = at + 1, shift + 7
+        if content[at - 1] < 128:
+            return content[at : at + length].decode()
 
 
 def _check_output(path: Path, *, rebuild: bool) -> None:

@@ -197,6 +197,8 @@ class TestTensorRTRTX:
         softmax = next(layer for layer in layers["parsed"] if layer["type"] == "SOFTMAX")
         assert [(o["dtype"], o["shape"][-1]) for o in softmax["outputs"]] == [("FLOAT", 29)]
         assert {"LOOP_OUTPUT", "CONVOLUTION"} <= {layer["type"] for layer in layers["parsed"]}
+        build_engine(model, rebuild=True)
+        assert not path.with_suffix(".layers.json").exists()  # they would be another engine's
 
     def test_progress_rises_to_the_end(self, model: Path) -> None:
         heard: list[tuple[float, str]] = []
@@ -206,6 +208,17 @@ class TestTensorRTRTX:
         assert shares[0] == 0
         assert 0.8 < shares[-1] <= 1
         assert len({phase for _, phase in heard}) > 3
+
+    def test_a_graph_of_another_model(self, model: Path) -> None:
+        own = (model / "metadata.json").read_text()
+        graph = onnx.load(model / "model.onnx")
+        onnx.helper.set_model_props(graph, {"ds2": own.replace('"window_ms": 20.0', '"window_ms": 25.0')})
+        onnx.save(graph, model / "model.onnx")
+        with pytest.raises(ModelError, match=r"model\.onnx was exported with another feature than metadata\.json says"):
+            build_engine(model)
+        onnx.helper.set_model_props(graph, {"ds2": own})
+        onnx.save(graph, model / "model.onnx")
+        build_engine(model)
 
     def test_one_build_of_a_graph_at_a_time(self, model: Path) -> None:
         source = model / "model.onnx"

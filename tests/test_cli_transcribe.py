@@ -4,6 +4,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import subprocess
 import sys
@@ -141,6 +142,15 @@ def test_a_json_array_without_members(transcribe: Ds2, tmp_path: Path) -> None:
 def test_too_short_is_an_empty_transcript(transcribe: Ds2, write_wav: WriteWav, samples: int) -> None:
     path, _ = write_wav("short.wav", samples)
     assert transcribe(path) == (0, "\n", "")
+
+
+def test_closed_streams(conv_model: ConvModel, texts: dict[str, str]) -> None:
+    """As daemons have them: nobody reads, and that is no error."""
+    call = shlex.join([sys.executable, "-m", "ds2_deploy", "transcribe", "--model", str(conv_model.path), *texts])
+    assert subprocess.run(f"{call} >&-", shell=True, capture_output=True, check=False).returncode == 0
+    without = subprocess.run(f"{call} nothing.wav 2>&-", shell=True, capture_output=True, text=True, check=False)
+    assert without.returncode == 1
+    assert without.stdout == lines(texts)
 
 
 def test_a_pipe_called_like_a_pattern(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:

@@ -4,6 +4,8 @@ import errno
 import hashlib
 import os
 import resource
+import signal
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
@@ -69,6 +71,26 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "shared" / "out.txt").read_text() == "new"
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["out.txt"]
+
+
+def test_what_is_forked_lets_go(tmp_path: Path) -> None:
+    """A loader lives on for seconds after its training was killed."""
+    lock = tmp_path / "folder"
+    lock.mkdir()
+    begun, begins = os.pipe()
+    with alone_with(lock, "training"):
+        child = os.fork()
+        if not child:
+            os.write(begins, b".")
+            time.sleep(60)
+            os._exit(0)
+    try:
+        os.read(begun, 1)
+        with alone_with(lock, "training"):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 def test_without_locks_a_file_is_held_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

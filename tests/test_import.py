@@ -2,6 +2,7 @@
 
 import collections
 import enum
+import math
 import os
 from dataclasses import dataclass
 
@@ -539,6 +540,10 @@ REFUSED = {
     "its setting labels is .*, without the blank '_'": lambda c: {**c, "labels": "ABC"},
     "its setting sample_rate is missing": lambda c: {**c, "audio_conf": {"window": "hann"}},
     "its setting window_size is '20'": lambda c: {**c, "audio_conf": {**c["audio_conf"], "window_size": "20"}},
+    "cannot be imported: ": lambda c: {**c, "audio_conf": {**c["audio_conf"], "sample_rate": 0}},
+    "its weights encoder.* are not all finite": lambda c: with_weight(
+        c, "fc.0.module.0.bias", torch.full((10,), math.nan)
+    ),
     "it has 11 outputs and 3 labels": lambda c: {**c, "labels": "_AB"},
     "holds .*twice": lambda c: {**c, "labels": "_AAABCDEFG "},
     "it has no weights rnns.1.rnn.bias_hh_l0": lambda c: without(c, "rnns.1.rnn.bias_hh_l0"),

@@ -68,7 +68,10 @@ def test_samples_come_without_waiting_for_more() -> None:
     assert len(source.pieces) == 1
 
 
-@pytest.mark.parametrize(("kind", "words"), [("AIFF", "an AIFF file"), ("FLAC", "a FLAC file"), ("OGG", "an Ogg file")])
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [("AIFF", "an AIFF file"), ("FLAC", "a FLAC file"), ("OGG", "an Ogg file"), ("CAF", "a CAF file")],
+)
 @pytest.mark.parametrize("first", [1, 3, 4, 10**6])
 def test_audio_files_are_refused_by_name(kind: str, words: str, first: int) -> None:
     file = io.BytesIO()

@@ -548,6 +548,14 @@ def test_any_number_of_workers_gives_the_same_file(ds2: Ds2, tmp_path: Path) -> 
     assert (tmp_path / "1.jsonl").read_text() == (tmp_path / "5.jsonl").read_text()
 
 
+def test_two_names_of_one_file(ds2: Ds2, tmp_path: Path) -> None:
+    (tmp_path / "v.jsonl").symlink_to("m.jsonl")
+    options = ("--out", tmp_path / "m.jsonl", "--valid-out", tmp_path / "v.jsonl", "--valid-share", "0.5")
+    outcome = ds2("manifest", tmp_path, *options)
+    assert outcome.code == 2
+    assert "must be different paths" in outcome.err
+
+
 def test_whole_speakers_are_split_off() -> None:
     rng = np.random.default_rng(3)
     told = [Utterance(f"/{i}.wav", float(rng.uniform(1, 5)), "x", f"s{rng.integers(30)}") for i in range(400)]

@@ -13,10 +13,12 @@ import torch
 import training.learner
 import training.trainer
 from ds2_deploy.errors import AudioError, ConfigError, ManifestError, ModelError, OutputError, TrainingError
+from ds2_deploy.files import alone_with
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_weights
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.tones import RECIPE
 from training.data import Batch
+from training.learner import Learner
 from training.precision import AUTOCAST, allow_tf32, is_scaled
 from training.recipe import load_recipe
 from training.run_folder import read_log
@@ -320,6 +322,44 @@ def test_a_finished_training_is_not_overwritten(corpus, tmp_path):
     (tmp_path / "other/best.pt").write_text("somebody's")
     with pytest.raises(TrainingError, match="already holds a training"):
         train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "other")
+
+
+def test_one_training_in_a_folder_at_a_time(corpus, tmp_path):
+    (tmp_path / "run").mkdir()
+    with (
+        alone_with(tmp_path / "run", "testing"),  # another open file of the same process is like another process
+        pytest.raises(OutputError, match=r"Another process is training in .*run at the moment"),
+    ):
+        train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "lower batch_size"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"), "batch_size"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), "set fewer workers"),
+        (ConnectionResetError(104, "Connection reset by peer"), "set fewer workers"),
+    ],
+)
+def test_what_a_machine_lacks_is_a_sentence(corpus, tmp_path, monkeypatch, error, words):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(Learner, "learn", fail)
+    with pytest.raises(TrainingError, match=words):
+        train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+
+
+def test_a_log_that_was_cut_or_damaged(tmp_path):
+    log = tmp_path / "log.jsonl"
+    whole = '{"epoch": 1, "sample": "好"}\n'.encode()
+    log.write_bytes(whole + whole[:-4])  # within a character
+    assert [entry["epoch"] for entry in read_log(tmp_path)] == [1]
+    log.write_bytes(whole + b"{]\n" + whole)
+    with pytest.raises(TrainingError, match=r"log\.jsonl is damaged: line 2 is no epoch"):
+        read_log(tmp_path)
 
 
 @pytest.mark.parametrize("failing", [1, 2])

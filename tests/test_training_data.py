@@ -145,6 +145,7 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
         ('{"audio_filepath": "a", "duration": -1, "text": "b"}\n', "duration at least 0"),
         ("[1]\n", "line 1 is not an object"),
         ("7\n", "line 1 is not an object"),
+        pytest.param("[" * 100_000 + "\n", "line 1 is not an object", id="nested"),
         ('{"audio_filepath": "a", "duration": 1e999, "text": "b"}\n', "duration at least 0"),
     ],
 )
@@ -157,9 +158,15 @@ def test_bad_manifests(tmp_path, content, said):
 def test_missing_and_binary_manifests(tmp_path):
     with pytest.raises(ManifestError, match="No such file"):
         read_manifest(tmp_path / "m.jsonl")
-    (tmp_path / "m.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(ManifestError, match="not UTF-8"):
-        read_manifest(tmp_path / "m.jsonl")
+    for content in (b"\xff\xfe\x00", b'{"audio_filepath": "a", "duration": 1, "text": "s\xed"}'):
+        (tmp_path / "m.jsonl").write_bytes(content)
+        with pytest.raises(ManifestError, match="line 1 is not UTF-8"):
+            read_manifest(tmp_path / "m.jsonl")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_manifest(tmp_path):
+    (tmp_path / "m.jsonl").write_bytes(b'\xef\xbb\xbf{"audio_filepath": "a", "duration": 1, "text": "b"}')
+    assert read_manifest(tmp_path / "m.jsonl")[0].text == "b"
 
 
 def test_alphabet_that_does_not_cover_the_transcripts(manifest):

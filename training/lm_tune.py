@@ -25,6 +25,7 @@ from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ManifestError
 from ds2_deploy.extras import require
+from ds2_deploy.files import atomic_path
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.runtime.protocol import Backend, run_alone
@@ -192,5 +193,6 @@ def plot(tuned: Tuned, path: Path) -> None:
         title=f"best {tuned.rate(tuned.best.errors):.2%}, greedy {tuned.rate(tuned.greedy):.2%}, "
         f"{len(tuned.trials)} trials",
     )
-    figure.savefig(path, dpi=110)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
     plt.close(figure)

@@ -1,5 +1,6 @@
 """Manifests: JSON lines of utterances, the format NeMo users know. No torch."""
 
+import codecs
 import json
 import math
 from collections.abc import Iterator
@@ -81,9 +82,10 @@ def lines(path: Path) -> Iterator[tuple[int, Line]]:
 
 def parse(line: bytes, manifest: Path, number: int) -> Line:
     """One line, the `number`th of its manifest."""
+    line = line.removeprefix(codecs.BOM_UTF8)
     try:
         result = _DECODER.decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         result = _lenient(line, manifest, number)
     if not 0 <= result.duration < math.inf:
         raise ManifestError(_NOT_TYPED.format(f"{manifest}, line {number}"))
@@ -106,7 +108,7 @@ def _lenient(line: bytes, manifest: Path, number: int) -> Line:
         raise ManifestError(f"{where} is not JSON: {error.msg}.") from error
     except KeyError as error:
         raise ManifestError(f"{where} has no field {error}: a line needs audio_filepath, duration and text.") from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ManifestError(f"{where} is not an object with audio_filepath, duration (seconds) and text.") from error
     if not (isinstance(path, str) and isinstance(text, str)):
         raise ManifestError(_NOT_TYPED.format(where))

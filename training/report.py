@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ds2_deploy.extras import require
+from ds2_deploy.files import alone_with
 from ds2_deploy.text.languages import language_named
 from training.data import Batch, checked
 from training.distributed import Processes
@@ -30,6 +32,8 @@ class Reporter:
         self.metric = "WER"
         self.console = Console(stderr=True, force_terminal=sys.stderr.isatty(), highlight=False, markup=False)
         self.tensorboard = _Tensorboard(folder) if main and tensorboard else None
+        self.open = ExitStack()
+        """What lasts as long as the training."""
         self.waited_s = 0.0
         """Of the present epoch, spent on waiting for a batch."""
         self.progress = Progress(
@@ -52,6 +56,7 @@ class Reporter:
         self.progress.stop()
         if self.tensorboard is not None:
             self.tensorboard.close()
+        self.open.close()
 
     def say(self, sentence: str) -> None:
         if self.main:
@@ -64,9 +69,10 @@ class Reporter:
     def start(
         self, recipe: Recipe, model: nn.Module, train: int, hours: float, valid: int, processes: Processes
     ) -> None:
-        """Make the folder and say what begins: only now, so that a wrong call leaves nothing behind."""
+        """Make the folder, for this training alone, and say what begins: only now, so a wrong call leaves nothing."""
         if self.main:
             self.folder.create()
+            self.open.enter_context(alone_with(self.folder.path, f"training in {self.folder.path}"))
         if language_named(recipe.language).metric == "PER":  # what are words elsewhere are phonemes there
             self.metric = "PER"
         millions = sum(p.numel() for p in model.parameters()) / 1e6

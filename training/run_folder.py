@@ -98,5 +98,14 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     """The epochs of a training folder, as logged; a last line that a kill cut short is left out."""
     if not (path / LOG).exists():
         return []
-    lines = (path / LOG).read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    *lines, _ = (path / LOG).read_bytes().split(b"\n")
+    return [_entry(line, path / LOG, number) for number, line in enumerate(lines, 1) if line]
+
+
+def _entry(line: bytes, log: Path, number: int) -> dict[str, Any]:
+    try:
+        entry: dict[str, Any] = json.loads(line)
+        entry["epoch"]
+    except (ValueError, LookupError, TypeError) as error:
+        raise TrainingError(f"{log} is damaged: line {number} is no epoch; take it out to go on.") from error
+    return entry

@@ -102,7 +102,27 @@ def train(
         folder.check_free()
     allow_tf32(recipe.precision == "tf32")
     with joined_processes(device) as processes, Reporter(folder, processes.main, tensorboard) as reporter:
-        Training(recipe, train_manifests, valid_manifests, folder, resume, init_from, processes, reporter).run()
+        try:
+            Training(recipe, train_manifests, valid_manifests, folder, resume, init_from, processes, reporter).run()
+        except (RuntimeError, MemoryError, ConnectionError) as error:
+            if reason := _want(error):
+                raise TrainingError(reason) from error
+            raise
+
+
+def _want(error: Exception) -> str | None:
+    """What a machine lacks that fails in this way, and what helps; None where it is something else."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+        return (
+            "The memory does not hold a step of this training: lower batch_size, or set batch_seconds, and go on with "
+            "--resume where an epoch was saved."
+        )
+    if isinstance(error, ConnectionError) or "DataLoader worker" in str(error):
+        return (
+            "A process that reads recordings was killed, most often for want of memory: set fewer workers or a lower "
+            "batch_size, and go on with --resume where an epoch was saved."
+        )
+    return None
 
 
 class Training:

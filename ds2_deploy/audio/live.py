@@ -29,6 +29,7 @@ OTHERS = {
     b"ID3": "an MP3 file",
     b"FORM": "an AIFF file",
     b".snd": "an AU file",
+    b"caff": "a CAF file",
 }
 
 

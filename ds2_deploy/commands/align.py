@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ds2_deploy.commands.common import path_argument, path_option
+
 if TYPE_CHECKING:
     from ds2_deploy.audio.load import Samples
     from training.align import Passage
 
 
 def align(
-    audio: Annotated[Path, typer.Argument(metavar="AUDIO", help="The recording, of any length.")],
-    text: Annotated[Path, typer.Argument(metavar="TEXT", help="What is said in it, in order: a text file.")],
-    out: Annotated[Path, typer.Option(metavar="M.jsonl", help="The manifest; its recordings lie in a folder M.")],
+    audio: Annotated[Path, path_argument(metavar="AUDIO", help="The recording, of any length.")],
+    text: Annotated[Path, path_argument(metavar="TEXT", help="What is said in it, in order: a text file.")],
+    out: Annotated[Path, path_option(metavar="M.jsonl", help="The manifest; its recordings lie in a folder M.")],
     model: Annotated[str, typer.Option(help="A bundled model or a model folder that knows such speech.")] = "default",
     min_score: Annotated[
         float | None, typer.Option(help="Drop passages that fit worse: 0 is perfect, without it -1.5.")
@@ -38,6 +40,9 @@ def align(
     from training.align import MIN_SCORE, hear, passages_of
     from training.align import align as place
 
+    least = MIN_SCORE if min_score is None else min_score
+    if not least <= 0:  # so is NaN
+        raise typer.BadParameter(f"--min-score is {least:g}: no passage has a score above 0, which is perfect.")
     if out.suffix != ".jsonl":
         raise typer.BadParameter(f"--out is {out}: a manifest's name ends in .jsonl.")
     if is_folder(out):
@@ -58,7 +63,6 @@ def align(
     samples = load_audio(audio, rate)
     sound = hear(loaded, metadata, [samples])
     placed = place(sound, passages, metadata.alphabet)
-    least = MIN_SCORE if min_score is None else min_score
     kept = [passage for passage in placed if passage.score >= least]
     for passage in placed:
         if passage.score < least:

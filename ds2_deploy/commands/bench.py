@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ds2_deploy.commands.common import INTERRUPTED, print_columns, usage_errors
+from ds2_deploy.commands.common import INTERRUPTED, path_argument, path_option, print_columns, usage_errors
 
 if TYPE_CHECKING:
     from ds2_deploy.bench.report import Report
@@ -29,10 +29,10 @@ def bench(
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for bench.json, .csv, .md and .html; MODEL's own lets --backend auto go by it."),
+        path_option(help="Folder for bench.json, .csv, .md and .html; MODEL's own lets --backend auto go by it."),
     ] = None,
     audio: Annotated[
-        Path | None, typer.Option(help="A manifest, folder or file to measure with; without it, generated sound.")
+        Path | None, path_option(help="A manifest, folder or file to measure with; without it, generated sound.")
     ] = None,
     recordings: Annotated[int, typer.Option(min=1, help="At most so many of them.")] = 40,
     workload: Annotated[
@@ -137,8 +137,8 @@ def write(report: "Report", out: Path) -> None:
 
 
 def bench_compare(
-    before: Annotated[Path, typer.Argument(metavar="A.json")],
-    after: Annotated[Path, typer.Argument(metavar="B.json")],
+    before: Annotated[Path, path_argument(metavar="A.json")],
+    after: Annotated[Path, path_argument(metavar="B.json")],
     fail_over: Annotated[
         float | None,
         typer.Option(min=0, metavar="PERCENT", help="Exit code 1 where a median grew by more, beyond chance."),

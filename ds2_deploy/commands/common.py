@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
+path_argument, path_option = partial(typer.Argument, readable=False), partial(typer.Option, readable=False)
+"""Of files and folders. What cannot be read is told when it is read, with exit code 1: it is no wrong call."""
+
 DecoderName = Annotated[
     str | None,
     typer.Option(
@@ -24,7 +28,7 @@ DecoderName = Annotated[
 ]
 LmPath = Annotated[
     Path | None,
-    typer.Option("--lm", help="Language model of the beam search: ARPA, KenLM binary or a folder of ds2 lm-build."),
+    path_option("--lm", help="Language model of the beam search: ARPA, KenLM binary or a folder of ds2 lm-build."),
 ]
 Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the language model.")]
 Beta = Annotated[float | None, typer.Option("--beta", help="What each word adds to a reading's score.")]

@@ -14,6 +14,8 @@ from ds2_deploy.commands.common import (
     HotWords,
     LmPath,
     chosen_decoder,
+    path_argument,
+    path_option,
     print_columns,
     print_failure,
     usage_errors,
@@ -29,7 +31,7 @@ def evaluate(
     model: Annotated[
         str, typer.Argument(metavar="MODEL|CHECKPOINT", help="A bundled model, model folder or checkpoint.")
     ],
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="JSON lines of audio_filepath, duration, text.")],
+    manifest: Annotated[Path, path_argument(metavar="MANIFEST", help="JSON lines of audio_filepath, duration, text.")],
     backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
     device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
     precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
@@ -43,7 +45,7 @@ def evaluate(
         int, typer.Option(min=0, help="Show so many recordings with the most wrong words, and what was wrong.")
     ] = 0,
     breakdown: Annotated[bool, typer.Option("--breakdown", help="Show each speaker and length apart.")] = False,
-    html: Annotated[Path | None, typer.Option(help="Write a page with everything, every wrong word in colour.")] = None,
+    html: Annotated[Path | None, path_option(help="Write a page with everything, every wrong word in colour.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""

@@ -5,12 +5,14 @@ from typing import Annotated, Literal
 
 import typer
 
+from ds2_deploy.commands.common import path_argument, path_option
+
 
 def export(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT|MODEL", help="A checkpoint of ds2 train, or a model to export anew.")
+        Path, path_argument(metavar="CHECKPOINT|MODEL", help="A checkpoint of ds2 train, or a model to export anew.")
     ],
-    out: Annotated[Path, typer.Option(metavar="MODEL", help="The model folder to write.")],
+    out: Annotated[Path, path_option(metavar="MODEL", help="The model folder to write.")],
     precision: Annotated[Literal["fp32", "fp16", "both"], typer.Option(help="Which graphs to write.")] = "both",
     chunk_ms: Annotated[
         float,

@@ -5,12 +5,14 @@ from typing import Annotated
 
 import typer
 
+from ds2_deploy.commands.common import path_argument, path_option
+
 
 def import_(
     checkpoint: Annotated[
-        Path, typer.Argument(metavar="CHECKPOINT", help="A file of deepspeech.pytorch 2 or 3, or of the thesis' code.")
+        Path, path_argument(metavar="CHECKPOINT", help="A file of deepspeech.pytorch 2 or 3, or of the thesis' code.")
     ],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for best.pt, which ds2 export reads.")],
+    out: Annotated[Path, path_option(metavar="RUN", help="Folder for best.pt, which ds2 export reads.")],
     language: Annotated[str, typer.Option(help="How texts are spelled when errors are counted.")] = "en",
 ) -> None:
     """Read a checkpoint of another DeepSpeech2 code, without running anything in it, and write the same network."""

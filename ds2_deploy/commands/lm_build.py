@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ds2_deploy.commands.common import path_argument, path_option
+
 if TYPE_CHECKING:
     from ds2_deploy.text.alphabet import Alphabet
 
 
 def lm_build(
     source: Annotated[
-        Path, typer.Argument(metavar="TEXT|MANIFEST", help="A text file, a sentence a line, or a manifest (.jsonl).")
+        Path, path_argument(metavar="TEXT|MANIFEST", help="A text file, a sentence a line, or a manifest (.jsonl).")
     ],
-    out: Annotated[Path, typer.Option(help="Folder of the language model, such as MODEL/lm.")],
+    out: Annotated[Path, path_option(help="Folder of the language model, such as MODEL/lm.")],
     model: Annotated[
         str, typer.Option(help="The model it is for: its language and its letters. A bundled one or a model folder.")
     ] = "default",

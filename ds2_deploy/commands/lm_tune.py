@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from ds2_deploy.commands.common import path_argument, path_option
+
 if TYPE_CHECKING:
     from training.lm_tune import Trial, Tuned
 
 
 def lm_tune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model or a model folder.")],
-    manifest: Annotated[Path, typer.Argument(metavar="MANIFEST", help="Recordings for validation, not for tests.")],
+    manifest: Annotated[Path, path_argument(metavar="MANIFEST", help="Recordings for validation, not for tests.")],
     lm: Annotated[
-        Path | None, typer.Option(help="Folder of ds2 lm-build; without it, MODEL/lm. The weights are written there.")
+        Path | None, path_option(help="Folder of ds2 lm-build; without it, MODEL/lm. The weights are written there.")
     ] = None,
     trials: Annotated[int, typer.Option(min=1, max=10_000, help="Pairs of alpha and beta to try.")] = 60,
     workers: Annotated[

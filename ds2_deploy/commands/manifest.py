@@ -1,16 +1,19 @@
 """ds2 manifest: a corpus to a manifest, every recording checked."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from ds2_deploy.commands.common import path_argument, path_option
+
 
 def manifest(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="A corpus, a folder of recordings and texts, or a file of either.")
+        Path, path_argument(metavar="SOURCE", help="A corpus, a folder of recordings and texts, or a file of either.")
     ],
-    out: Annotated[Path, typer.Option(metavar="M.jsonl", help="The manifest to write.")],
+    out: Annotated[Path, path_option(metavar="M.jsonl", help="The manifest to write.")],
     format_name: Annotated[
         Literal["manifest", "lhotse", "an4", "aishell", "common-voice", "librispeech", "folder"] | None,
         typer.Option("--format", help="What SOURCE is; without it, what it looks like."),
@@ -22,7 +25,7 @@ def manifest(
         float | None, typer.Option(min=0.001, max=0.9, help="Keep this share of the seconds for --valid-out.")
     ] = None,
     valid_out: Annotated[
-        Path | None, typer.Option(metavar="V.jsonl", help="A second manifest, of speakers who are not in the first.")
+        Path | None, path_option(metavar="V.jsonl", help="A second manifest, of speakers who are not in the first.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the speakers of --valid-out.")] = 0,
     min_seconds: Annotated[float, typer.Option(help="Drop what is shorter.")] = 0.1,
@@ -33,10 +36,10 @@ def manifest(
         bool, typer.Option("--headers-only", help="Do not decode: many times faster, blind to FLAC that is cut off.")
     ] = False,
     audio_dir: Annotated[
-        Path | None, typer.Option(help="Write parts of longer recordings here, as cut sets and NeMo offsets name them.")
+        Path | None, path_option(help="Write parts of longer recordings here, as cut sets and NeMo offsets name them.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="R.json", help="Write down everything that was dropped, and why.")
+        Path | None, path_option(metavar="R.json", help="Write down everything that was dropped, and why.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Threads; without it, one per core.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
@@ -91,7 +94,7 @@ def manifest(
 def _refuse_existing(outputs: list[Path], overwrite: bool) -> None:
     from ds2_deploy.errors import OutputError
 
-    if len({path.absolute() for path in outputs}) < len(outputs):
+    if len({os.path.realpath(path) for path in outputs}) < len(outputs):
         raise typer.BadParameter("--out, --valid-out, --report and --audio-dir must be different paths.")
     for path in outputs:
         if not overwrite and (any(path.iterdir()) if path.is_dir() else path.exists()):

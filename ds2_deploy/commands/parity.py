@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ds2_deploy.commands.common import print_columns, usage_errors
+from ds2_deploy.commands.common import path_argument, print_columns, usage_errors
 
 if TYPE_CHECKING:
     from ds2_deploy.model_folder import ModelFolder
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 def parity(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a bundled model.")],
     manifest: Annotated[
-        Path | None, typer.Argument(metavar="[MANIFEST]", help="Recordings to compare on; without it, made-up signals.")
+        Path | None, path_argument(metavar="[MANIFEST]", help="Recordings to compare on; without it, made-up signals.")
     ] = None,
     backend: Annotated[
         list[str] | None,

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from ds2_deploy.commands.common import path_option
+
 KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16"
 """oneDNN keeps its last 1024 kernels, each made for one shape, which takes gigabytes: no two batches have one shape."""
 
@@ -15,17 +17,17 @@ def train(
         str, typer.Argument(metavar="CONFIG", help="A recipe: a .toml file or the name of a bundled one.")
     ],
     train_manifest: Annotated[
-        list[Path], typer.Option("--train", metavar="M.jsonl", help="What to learn from; may be given several times.")
+        list[Path], path_option("--train", metavar="M.jsonl", help="What to learn from; may be given several times.")
     ],
     valid_manifest: Annotated[
         list[Path],
-        typer.Option("--valid", metavar="M.jsonl", help="What to choose the best epoch by; may be several."),
+        path_option("--valid", metavar="M.jsonl", help="What to choose the best epoch by; may be several."),
     ],
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for best.pt, last.pt and log.jsonl.")],
+    out: Annotated[Path, path_option(metavar="RUN", help="Folder for best.pt, last.pt and log.jsonl.")],
     resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,
     init_from: Annotated[
         Path | None,
-        typer.Option(metavar="MODEL|CHECKPOINT", help="Start from these weights instead of random ones."),
+        path_option(metavar="MODEL|CHECKPOINT", help="Start from these weights instead of random ones."),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="key=value", help="Change the recipe, e.g. model.rnn_size=512.")

@@ -35,7 +35,7 @@ def import_checkpoint(path: Path, *, language: str = "en") -> Checkpoint:
         metadata = msgspec.structs.replace(metadata, name=path.stem, language=language)
         checkpoint = Checkpoint(metadata=metadata, weights=weights)
         checkpoint.model()
-    except (DS2Error, ValueError, TypeError) as error:
+    except (DS2Error, ValueError, TypeError, ArithmeticError) as error:
         raise ModelError(f"{path} cannot be imported: {str(error).rstrip('.')}.") from error
     except RuntimeError as error:  # of torch, about shapes
         raise ModelError(f"{path} cannot be imported: its weights do not fit each other.") from error
@@ -43,7 +43,9 @@ def import_checkpoint(path: Path, *, language: str = "en") -> Checkpoint:
 
 
 def _check_sizes(metadata: ModelMetadata, weights: dict[str, Tensor]) -> None:
-    """Where features, labels and weights come from different places, in words."""
+    """Where features, labels and weights come from different places, or weights are no numbers, in words."""
+    if strange := [name for name, weight in weights.items() if not weight.isfinite().all()]:
+        raise ModelError(f"its weights {strange[0]} are not all finite numbers")
     reads = weights["encoder.rnn.0.forward_rnn.weight_ih_l0"].shape[1]
     gives = metadata.model.rnn_input_size(metadata.feature.bins)
     if reads != gives:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ds2_deploy.errors import ModelError, ModelNotFoundError
-from ds2_deploy.files import atomic_path
+from ds2_deploy.files import atomic_path, check_readable
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model_folder import WEIGHTS_FILE, bundled_models, open_model
@@ -55,6 +55,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Read with `weights_only=True`: a file from elsewhere cannot run code."""
     if not path.is_file():
         raise ModelNotFoundError(f"There is no checkpoint {path}.")
+    check_readable(path)
     if not zipfile.is_zipfile(path):
         raise ModelError(f"{path} is not a ds2 checkpoint: expected a file written by ds2 train.")
     try:

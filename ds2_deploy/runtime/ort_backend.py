@@ -194,7 +194,8 @@ def _open_session(
     found = [i.name for i in session.get_inputs()], [o.name for o in session.get_outputs()]
     if found != names:
         raise ModelError(f"{path} has inputs {found[0]} and outputs {found[1]}: it was not written by ds2 export.")
-    _check_metadata(session, path, metadata)
+    if inside := session.get_modelmeta().custom_metadata_map.get(ONNX_KEY):
+        metadata.check_graph(inside, path)
     return session, device
 
 
@@ -203,19 +204,6 @@ def heavy_on_cpu(session: Any) -> list[str]:
     assignment: list[Any] = getattr(session, "get_provider_graph_assignment_info", list)()  # old versions lack it
     on_cpu = {node.op_type for part in assignment if part.ep_name != CUDA for node in part.get_nodes()}
     return sorted(on_cpu & HEAVY)
-
-
-def _check_metadata(session: Any, path: Path, metadata: ModelMetadata) -> None:
-    """The graph says what it is, too: a metadata.json of another model would give wrong text without a word."""
-    inside = session.get_modelmeta().custom_metadata_map.get(ONNX_KEY)
-    if inside is None:
-        return
-    graph = ModelMetadata.from_json(inside, str(path))
-    for name in ("feature", "statistics", "alphabet", "model"):
-        if getattr(graph, name) != getattr(metadata, name):
-            raise ModelError(
-                f"{path} was exported with another {name} than metadata.json says: export the model again."
-            )
 
 
 def _providers(device: str) -> list[Any]:

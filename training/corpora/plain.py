@@ -111,7 +111,10 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     delimiter = next((mark for mark in "\t|" if mark in first), ",")
     with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(
-            file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+            file,
+            delimiter=delimiter,
+            quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
+            strict=True,  # tells of a quote that never ends
         )
         for fields in reader:
             if fields:
