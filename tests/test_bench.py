@@ -574,6 +574,8 @@ def test_a_worker_that_dies_is_named(conv_model: ConvModel) -> None:
     ("options", "code", "words"),
     [
         (["--workload", "dance"], 2, "no workload 'dance'"),
+        (["--workload", "batch", "--rate", "5"], 2, "--rate is for the workload load: add --workload load"),
+        (["--workload", "load", "--streams", "4"], 2, "--streams is for the workload stream"),
         (["--backend", "tpu"], 2, "no backend 'tpu'"),
         (["--precision", "fp8"], 2, "no precision 'fp8'"),
         (["--device", "gpu"], 2, "no device 'gpu'"),

@@ -63,6 +63,14 @@ def bench(
     for name in workload or []:
         if name not in WORKLOADS:
             raise typer.BadParameter(f"There is no workload {name!r}: choose {', '.join(WORKLOADS)}.")
+    for option, given, needs in (
+        ("--batch", batch, "batch"),
+        ("--seconds", seconds, "batch"),
+        ("--streams", streams, "stream"),
+        ("--rate", rate, "load"),
+    ):
+        if given and needs not in (workload or WORKLOADS):
+            raise typer.BadParameter(f"{option} is for the workload {needs}: add --workload {needs}.")
     for name in precision or []:
         if name not in ("fp32", "fp16"):
             raise typer.BadParameter(f"There is no precision {name!r}: choose fp32 or fp16.")
