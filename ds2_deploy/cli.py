@@ -112,7 +112,7 @@ def _split_off(flag: str, arguments: list[str]) -> tuple[list[str], bool]:
 def _set_up_streams(level: int) -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # the shell has closed it: nobody reads
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
+            setattr(sys, name, open(os.devnull, "w", errors="backslashreplace"))  # noqa: PTH123, SIM115
     logging.basicConfig(stream=sys.stderr, format="%(message)s")
     for package in ("ds2_deploy", "training", "export"):
         logging.getLogger(package).setLevel(level)

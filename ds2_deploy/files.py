@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ds2_deploy.errors import DS2Error, ModelError, OutputError
@@ -142,8 +142,11 @@ def alone_with(path: Path, doing: str) -> Iterator[None]:
             pass  # a file system without locks
         yield
     finally:
-        _HELD.discard(file)
-        os.close(file)
+        if file in _HELD:  # else this is a child, which has let go of it
+            with suppress(OSError):
+                fcntl.flock(file, fcntl.LOCK_UN)  # for a child that was forked just now, too
+            _HELD.discard(file)
+            os.close(file)
 
 
 _HELD: set[int] = set()

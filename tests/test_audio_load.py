@@ -152,6 +152,14 @@ def test_sources_of_every_sort(tmp_path: Path) -> None:
         assert audio_duration_s(file) == pytest.approx(777 / RATE)
 
 
+def test_what_stands_behind_an_mp3_is_no_recording() -> None:
+    data = encoded(noise(20_000), kind="MP3")
+    expected = load_audio(data, RATE)
+    cover = b"APETAGEX" + (2000).to_bytes(4, "little") + (9000).to_bytes(4, "little") + bytes(16) + bytes(9000)
+    for behind in (b"TAG" + bytes(125), cover, cover + b"TAG" + bytes(125), bytes(9000), data[:1441]):
+        np.testing.assert_array_equal(load_audio(data + behind, RATE)[: len(expected)], expected)
+
+
 def test_a_file_object_that_breaks_off() -> None:
     whole = gzip.compress(encoded(noise(777)))
     with gzip.open(io.BytesIO(whole)) as file:
@@ -186,6 +194,10 @@ WAV = encoded(noise(4000))
 FLAC = encoded(noise(40000), kind="FLAC")
 BAD = {
     "MP3 after MP3": (2 * encoded(noise(20_000), kind="MP3"), "several recordings one after the other"),
+    "MP3 after a tagged MP3": (
+        encoded(noise(20_000), kind="MP3") + b"TAG" + bytes(125) + encoded(noise(20_000), kind="MP3"),
+        "several recordings one after the other",
+    ),
     "Ogg after Ogg": (2 * encoded(noise(4000), kind="OGG"), "several recordings one after the other"),
     "empty": (b"", "is empty"),
     "text": (b"this is no audio\n" * 50, "Cannot decode"),

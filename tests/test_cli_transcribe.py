@@ -146,9 +146,16 @@ def test_too_short_is_an_empty_transcript(transcribe: Ds2, write_wav: WriteWav, 
 
 def test_closed_streams(conv_model: ConvModel, texts: dict[str, str]) -> None:
     """As daemons have them: nobody reads, and that is no error."""
-    call = shlex.join([sys.executable, "-m", "ds2_deploy", "transcribe", "--model", str(conv_model.path), *texts])
+    call = shlex.join([*DS2, "transcribe", "--model", str(conv_model.path), *texts])
     assert subprocess.run(f"{call} >&-", shell=True, capture_output=True, check=False).returncode == 0
-    without = subprocess.run(f"{call} nothing.wav 2>&-", shell=True, capture_output=True, text=True, check=False)
+    without = subprocess.run(
+        f"{call} $'noth\\xffing.wav' 2>&-",
+        executable="/bin/bash",
+        shell=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert without.returncode == 1
     assert without.stdout == lines(texts)
 

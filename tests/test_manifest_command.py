@@ -548,6 +548,19 @@ def test_any_number_of_workers_gives_the_same_file(ds2: Ds2, tmp_path: Path) -> 
     assert (tmp_path / "1.jsonl").read_text() == (tmp_path / "5.jsonl").read_text()
 
 
+def test_quotes_in_a_table(ds2: Ds2, make: Make, tmp_path: Path) -> None:
+    """One that ends and has letters behind it is meant as it stands; one that never ends swallows what follows."""
+    for name in ("a", "b"):
+        write_audio(tmp_path / "in" / f"{name}.wav")
+    table = tmp_path / "in" / "metadata.csv"
+    write_text(table, 'a.wav,"yes" she said\nb.wav,no\n')
+    assert [line["text"] for line in make(tmp_path / "in")[1]] == ["yes she said", "no"]
+    write_text(table, 'a.wav,"yes\nb.wav,no\n')
+    outcome = ds2("manifest", tmp_path / "in", "--out", tmp_path / "m.jsonl", "--overwrite")
+    assert outcome.code == 1
+    assert 'metadata.csv has a quote that never ends: a.wav,"yes.' in outcome.err
+
+
 def test_two_names_of_one_file(ds2: Ds2, tmp_path: Path) -> None:
     (tmp_path / "v.jsonl").symlink_to("m.jsonl")
     options = ("--out", tmp_path / "m.jsonl", "--valid-out", tmp_path / "v.jsonl", "--valid-share", "0.5")

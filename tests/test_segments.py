@@ -135,6 +135,16 @@ def test_level_does_not_decide_what_is_speech(ds2_data: Path, level_db: float) -
     assert changed.mean() > 0.5
 
 
+def test_who_speaks_softly_after_others_is_heard(ds2_data: Path) -> None:
+    files = sorted((ds2_data / "an4/wav/test").rglob("*.flac"))
+    loud, soft = (np.concatenate([load_audio(file, RATE) for file in files[begin : begin + 5]]) for begin in (0, 5))
+    sound = np.concatenate([loud, np.float32(10 ** (-26 / 20)) * soft])
+    heard = np.zeros(len(sound), bool)
+    for piece in segments([sound], RATE):
+        heard[piece.start : piece.start + len(piece.samples)] = True
+    assert heard[len(loud) :].mean() > 0.97
+
+
 def test_a_rooms_noise_in_long_pauses_is_no_speech(ds2_data: Path) -> None:
     """Each section is brought to one level, but not what is faint beside the speech before it."""
     speech = load_audio(sorted((ds2_data / "an4/wav/test").rglob("*.flac"))[0], RATE)

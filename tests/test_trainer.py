@@ -352,6 +352,15 @@ def test_what_a_machine_lacks_is_a_sentence(corpus, tmp_path, monkeypatch, error
         train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
 
 
+def test_an_error_in_a_loader_that_lives_is_not_taken_for_its_end(corpus, tmp_path, monkeypatch):
+    def fail(*_):
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback")
+
+    monkeypatch.setattr(Learner, "learn", fail)
+    with pytest.raises(RuntimeError, match="Original Traceback"):
+        train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+
+
 def test_a_log_that_was_cut_or_damaged(tmp_path):
     log = tmp_path / "log.jsonl"
     whole = '{"epoch": 1, "sample": "好"}\n'.encode()

@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +12,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ds2_deploy.extras import require
-from ds2_deploy.files import alone_with
 from ds2_deploy.text.languages import language_named
 from training.data import Batch, checked
 from training.distributed import Processes
@@ -31,9 +29,10 @@ class Reporter:
         self.main, self.folder = main, folder
         self.metric = "WER"
         self.console = Console(stderr=True, force_terminal=sys.stderr.isatty(), highlight=False, markup=False)
-        self.tensorboard = _Tensorboard(folder) if main and tensorboard else None
-        self.open = ExitStack()
-        """What lasts as long as the training."""
+        if tensorboard:
+            require("tensorboard")
+        self.wants_tensorboard = tensorboard
+        self.tensorboard: _Tensorboard | None = None
         self.waited_s = 0.0
         """Of the present epoch, spent on waiting for a batch."""
         self.progress = Progress(
@@ -56,7 +55,6 @@ class Reporter:
         self.progress.stop()
         if self.tensorboard is not None:
             self.tensorboard.close()
-        self.open.close()
 
     def say(self, sentence: str) -> None:
         if self.main:
@@ -69,10 +67,9 @@ class Reporter:
     def start(
         self, recipe: Recipe, model: nn.Module, train: int, hours: float, valid: int, processes: Processes
     ) -> None:
-        """Make the folder, for this training alone, and say what begins: only now, so a wrong call leaves nothing."""
-        if self.main:
-            self.folder.create()
-            self.open.enter_context(alone_with(self.folder.path, f"training in {self.folder.path}"))
+        """Say what begins, in a folder that is this training's."""
+        if self.main and self.wants_tensorboard:
+            self.tensorboard = _Tensorboard(self.folder)
         if language_named(recipe.language).metric == "PER":  # what are words elsewhere are phonemes there
             self.metric = "PER"
         millions = sum(p.numel() for p in model.parameters()) / 1e6
@@ -136,7 +133,6 @@ class _Tensorboard:
     """Event files in the run's folder `tensorboard`: scalars, and the sample transcripts as text."""
 
     def __init__(self, folder: RunFolder) -> None:
-        require("tensorboard")
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = SummaryWriter(str(folder.path / "tensorboard"))

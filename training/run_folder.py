@@ -9,22 +9,24 @@ log.jsonl       an object a line for every epoch
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ds2_deploy.errors import OutputError, TrainingError
-from ds2_deploy.files import atomic_path
+from ds2_deploy.errors import DS2Error, OutputError, TrainingError
+from ds2_deploy.files import alone_with, atomic_path
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from training.distributed import Processes
 
 BEST, LAST, AVERAGE, LOG = "best.pt", "last.pt", "average.pt", "log.jsonl"
 
 
 class RunFolder:
-    """`path` need not exist before `create`."""
+    """`path` need not exist before it is `taken`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -36,6 +38,26 @@ class RunFolder:
             raise TrainingError(
                 f"{self.path} already holds a training: add --resume to go on with it, or choose another --out."
             )
+
+    @contextmanager
+    def taken(self, processes: Processes, resume: bool) -> Iterator[None]:
+        """Make the folder and hold it, so that no other training writes there; every process hears why it cannot be.
+
+        Only when all else is ready: a wrong call leaves nothing behind.
+        """
+        refusal: DS2Error | None = None
+        with ExitStack() as held:
+            try:
+                if processes.main:
+                    self.create()
+                    held.enter_context(alone_with(self.path, f"training in {self.path}"))
+                    if not resume:
+                        self.check_free()
+            except DS2Error as error:
+                refusal = error
+            if refusal := processes.gathered(refusal)[0]:
+                raise refusal
+            yield
 
     def create(self) -> None:
         try:

@@ -1,5 +1,6 @@
 """The training loop, top to bottom: `train(...)` is what `ds2 train` calls."""
 
+import errno
 import itertools
 import math
 import time
@@ -103,8 +104,12 @@ def train(
     allow_tf32(recipe.precision == "tf32")
     with joined_processes(device) as processes, Reporter(folder, processes.main, tensorboard) as reporter:
         try:
-            Training(recipe, train_manifests, valid_manifests, folder, resume, init_from, processes, reporter).run()
-        except (RuntimeError, MemoryError, ConnectionError) as error:
+            training = Training(
+                recipe, train_manifests, valid_manifests, folder, resume, init_from, processes, reporter
+            )
+            with folder.taken(processes, resume):
+                training.run()
+        except (RuntimeError, MemoryError, OSError) as error:
             if reason := _want(error):
                 raise TrainingError(reason) from error
             raise
@@ -112,14 +117,16 @@ def train(
 
 def _want(error: Exception) -> str | None:
     """What a machine lacks that fails in this way, and what helps; None where it is something else."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error):
+    full = isinstance(error, MemoryError | torch.OutOfMemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+    if full or "allocate memory" in str(error):
         return (
             "The memory does not hold a step of this training: lower batch_size, or set batch_seconds, and go on with "
             "--resume where an epoch was saved."
         )
-    if isinstance(error, ConnectionError) or "DataLoader worker" in str(error):
+    if isinstance(error, ConnectionError) or "DataLoader worker (pid" in str(error):  # not an error of one that lives
+        kind = "shared memory" if "shared memory" in str(error) else "memory"
         return (
-            "A process that reads recordings was killed, most often for want of memory: set fewer workers or a lower "
+            f"A process that reads recordings was killed, most often for want of {kind}: set fewer workers or a lower "
             "batch_size, and go on with --resume where an epoch was saved."
         )
     return None

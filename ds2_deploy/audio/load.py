@@ -14,7 +14,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from ds2_deploy.audio.chained import is_chained
+from ds2_deploy.audio import chained
 from ds2_deploy.errors import AudioError, AudioNotFoundError
 from ds2_deploy.files import is_pipe
 
@@ -170,10 +170,12 @@ def _open(source: AudioSource, name: str) -> _ForwardFile:
 
 def _goes_on(content: bytes | io.BytesIO, kind: str) -> bool:
     """Whether more recordings follow the first in what `_content` gave."""
+    if kind not in chained.KINDS:
+        return False
     if isinstance(content, io.BytesIO):
-        return is_chained(io.BytesIO(content.getbuffer()), kind)  # its own place in it is libsndfile's
+        return chained.is_chained(io.BytesIO(content.getvalue()), kind)  # its own place in it is libsndfile's
     with open(content, "rb") as file:  # noqa: PTH123  # a path in bytes
-        return is_chained(file, kind)
+        return chained.is_chained(file, kind)
 
 
 def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
@@ -199,7 +201,7 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
             f"Cannot read {name}: it is neither a path, nor bytes, nor a file open for reading."
         ) from error
     except Exception as error:  # of whatever stands behind a file object: gzip, a network
-        raise AudioError(f"Cannot read {name}: {error or type(error).__name__}.") from error
+        raise AudioError(f"Cannot read {name}: {str(error).rstrip('.') or type(error).__name__}.") from error
     if isinstance(data, str):
         raise AudioError(f"Cannot read {name}: open it in mode 'rb'.")
     if not data:

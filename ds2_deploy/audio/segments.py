@@ -38,6 +38,8 @@ LOUD_SHARE, LOUD = 0.999, 0.3
 FAINT, FAINTER = 1e-3, 0.2
 """A section fainter than that, or than that share of the loudest one so far, is not made any louder: it may be silence,
 or what is left of a room's noise in a long pause."""
+FORGOTTEN = 0.9
+"""Of the loudest section's level from one to the next, a decibel: after a blow on the microphone all is faint."""
 
 
 class Segment(NamedTuple):
@@ -133,7 +135,7 @@ def judged(blocks: Iterable[Samples], sample_rate: int) -> Iterator[tuple[Sample
     detector, loudest = webrtcvad.Vad(MODE), FAINT / FAINTER
     for section in _sections(blocks, frame * SECTION_FRAMES):
         loud = float(np.quantile(np.abs(section), LOUD_SHARE)) if len(section) else 0.0
-        loudest = max(loudest, loud)
+        loudest = max(loud, FORGOTTEN * loudest)
         gain = np.float32(LOUD / max(loud, FAINTER * loudest))
         for start in range(0, len(section), frame):
             samples = section[start : start + frame]

@@ -133,11 +133,13 @@ def close(engine: LoadedEngine, lanes: "Lanes", count: int) -> None:
     engine.closed = True
     lanes.put(None)
     with suppress(InferenceError), engine.device.active():  # a GPU that has failed has said so
-        engine.keep_compiled()
         while made:
-            if lane := made.pop():
-                lane.close()
-            del lane  # with its stream, while the device is active
+            with suppress(Exception):  # what one lane cannot give back must not keep the others
+                if lane := made.pop():
+                    lane.close()
+            lane = None  # with its stream, while the device is active
+        with suppress(Exception):
+            engine.keep_compiled()
         engine.close()
 
 
@@ -145,12 +147,13 @@ class Lane:
     """One stream with its memory and contexts; used by one thread at a time, inside `device.active()`."""
 
     def __init__(self, engine: LoadedEngine) -> None:
-        self._engine, self._device = engine, engine.device
+        self._device = engine.device
         self._stream = self._device.create_stream()
         self._contexts: dict[Any, Any] = {}
         self._memory: dict[str, tuple[Bytes, Memory]] = {}
         self._graphs: dict[Any, Graph | None] = {}
         """None where a shape cannot be captured."""
+        self._engine = engine  # last, so that it outlives the contexts
 
     def run(self, profile: int, feeds: Mapping[str, Array], stages: dict[str, float] | None = None) -> dict[str, Array]:
         """Copy in, compute, copy out; the arrays returned are the caller's own."""

@@ -110,15 +110,28 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
     _, first = next(lines_of(table), (0, ""))
     delimiter = next((mark for mark in "\t|" if mark in first), ",")
     with readable(table), table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(
-            file,
-            delimiter=delimiter,
-            quoting=csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE,
-            strict=True,  # tells of a quote that never ends
-        )
-        for fields in reader:
+        if delimiter != ",":
+            rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+            yield from ((rows.line_num, fields) for fields in rows if fields)
+            return
+        lines: list[str] = []  # of the present row
+        rows = csv.reader(lines.append(line) or line for line in file)  # type: ignore[func-returns-value]
+        row: list[str] = []
+        for fields in rows:
             if fields:
-                yield reader.line_num, fields
+                yield rows.line_num, fields
+            row = lines.copy()
+            lines.clear()
+        _check_last(row, table)
+
+
+def _check_last(row: list[str], table: Path) -> None:
+    """ManifestError where the lines of a table's last row begin with a quote that never ends, and swallow the rest."""
+    try:
+        list(csv.reader(row, strict=True))
+    except csv.Error as error:
+        if "unexpected end" in str(error):
+            raise ManifestError(f"{table} has a quote that never ends: {row[0].strip()[:60]}.") from error
 
 
 def is_manifest(source: Path) -> bool:
