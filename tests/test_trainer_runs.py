@@ -103,6 +103,17 @@ def test_a_run_killed_inside_an_epoch_repeats_the_uninterrupted_one(corpus, tmp_
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_a_training_goes_on_when_nobody_reads_along(corpus, tmp_path):
+    recipe(tmp_path, epochs=2)
+    options = ["--train", corpus, "--valid", corpus, "--out", tmp_path / "run"]
+    call = [sys.executable, "-m", "ds2_deploy", "train", tmp_path / "tones.toml", *options]
+    reading, writing = os.pipe()
+    os.close(reading)  # as of `2>&1 | head -1`, from the first line on
+    assert subprocess.run(list(map(str, call)), stderr=writing, timeout=120, check=False).returncode == 0
+    os.close(writing)
+    assert len(read_log(tmp_path / "run")) == 2
+
+
 def scripted(monkeypatch, *results):
     """Validation results in the order given: word errors of ten words, or a whole Validation."""
     coming = iter(results)

@@ -22,13 +22,20 @@ from training.run_folder import RunFolder
 SCALARS = ("loss", "valid_loss", "valid_wer", "valid_cer", "blank_rate", "output_length", "learning_rate", "data_wait")
 
 
+class _Console(Console):
+    """Whoever read along may have left: a training goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Reporter:
     """Talks on stderr and in the run's log; the processes beside the main one only warn."""
 
     def __init__(self, folder: RunFolder, main: bool, tensorboard: bool) -> None:
         self.main, self.folder = main, folder
         self.metric = "WER"
-        self.console = Console(stderr=True, force_terminal=sys.stderr.isatty(), highlight=False, markup=False)
+        self.console = _Console(stderr=True, force_terminal=sys.stderr.isatty(), highlight=False, markup=False)
         if tensorboard:
             require("tensorboard")
         self.wants_tensorboard = tensorboard
