@@ -20,12 +20,12 @@ weights and state on the chip through all frames, has only the first.
 """
 
 import statistics
-import time
 from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
 import typer
+from cpu_offline import GATES
 from machine import interleaved, machine, save_result
 from torch import Tensor, nn
 
@@ -114,7 +114,7 @@ def waited(way: Way, device: str) -> Way:
 
 def products_ms(cell: str, size: int, frames: int, batch: int, rates: tuple[float, float], width: int) -> float:
     """The counted floor: `rates` are operations and bytes in a second, `width` is a number's bytes."""
-    weights = 2 * {"gru": 3, "lstm": 4}[cell] * size * size  # of both directions; as many again for the input
+    weights = 2 * GATES[cell] * size * size  # of both directions; as many again for the input
     products = 2.0 * frames * batch * weights / rates[0]
     return 1000 * (products + max(products, frames * weights * width / rates[1]))
 
@@ -134,18 +134,8 @@ def reached(rows: int, columns: int, device: str, dtype: torch.dtype) -> tuple[f
             read = matrix @ vector
         return read
 
-    amounts = (2.0 * size**3, product), (float(again * matrix.nbytes), readings)
-    operations, read = (amount / min(seconds(captured(way, device))) for amount, way in amounts)
-    return operations, read
-
-
-def seconds(way: Way) -> list[float]:
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        way()
-        times.append(time.perf_counter() - start)
-    return times
+    times = interleaved({way.__name__: captured(way, device) for way in (product, readings)}, 10)
+    return 2.0 * size**3 / min(times["product"]), again * matrix.nbytes / min(times["readings"])
 
 
 @torch.inference_mode()

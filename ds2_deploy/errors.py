@@ -87,3 +87,8 @@ class TrainingError(DS2Error, RuntimeError):
 
 class ParityError(DS2Error, ArithmeticError):
     """Two ways of computing the same thing differ by more than is allowed (exit code 3)."""
+
+
+def reason_of(error: Exception) -> str:
+    """Why a library failed, for a sentence of ours: the first line of its own, without a full stop, or its kind."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

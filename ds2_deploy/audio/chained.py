@@ -20,8 +20,6 @@ MORE = 4096
 """Bytes: more than the one frame, of at most 1441, that some encoders leave out of what they tell."""
 BYTES_TOLD = 2
 """The flag of such a tag with the number of bytes of the whole recording in it."""
-
-
 KINDS = ("OGG", "MP3")
 """libsndfile's names of those that this happens to."""
 
@@ -35,8 +33,7 @@ def _ogg(file: BinaryIO) -> bool:
     """Streams side by side all begin before any of them goes on."""
     at, goes_on = 0, False
     while True:
-        file.seek(at)
-        page = file.read(27)
+        page = _read_at(file, at, 27)
         if len(page) < 27 or not page.startswith(b"OggS"):
             return False
         begins = bool(page[5] & BEGINS)

@@ -15,7 +15,7 @@ import soundfile
 import soxr
 
 from ds2_deploy.audio import chained
-from ds2_deploy.errors import AudioError, AudioNotFoundError
+from ds2_deploy.errors import AudioError, AudioNotFoundError, reason_of
 from ds2_deploy.files import is_pipe
 
 Samples = npt.NDArray[np.float32]
@@ -201,7 +201,7 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
             f"Cannot read {name}: it is neither a path, nor bytes, nor a file open for reading."
         ) from error
     except Exception as error:  # of whatever stands behind a file object: gzip, a network
-        raise AudioError(f"Cannot read {name}: {str(error).rstrip('.') or type(error).__name__}.") from error
+        raise AudioError(f"Cannot read {name}: {reason_of(error)}.") from error
     if isinstance(data, str):
         raise AudioError(f"Cannot read {name}: open it in mode 'rb'.")
     if not data:

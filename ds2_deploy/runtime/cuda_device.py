@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.errors import BackendUnavailableError, InferenceError, MissingPackageError
+from ds2_deploy.errors import BackendUnavailableError, InferenceError, MissingPackageError, reason_of
 from ds2_deploy.runtime.gpu import driver_library
 
 Bytes = npt.NDArray[np.uint8]
@@ -105,7 +105,7 @@ class PycudaDevice:
             self._cuda.init()
             self._context = self._cuda.Device(ordinal).retain_primary_context()
         except self._cuda.Error as error:
-            raise BackendUnavailableError(f"Cannot use cuda:{ordinal}: {_reason(error)}.") from error
+            raise BackendUnavailableError(f"Cannot use cuda:{ordinal}: {reason_of(error)}.") from error
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -116,9 +116,9 @@ class PycudaDevice:
             finally:
                 self._cuda.Context.pop()
         except self._cuda.MemoryError as error:
-            raise DeviceMemoryError(f"The GPU, or its page-locked memory, is full: {_reason(error)}.") from error
+            raise DeviceMemoryError(f"The GPU, or its page-locked memory, is full: {reason_of(error)}.") from error
         except self._cuda.Error as error:
-            raise InferenceError(f"The GPU failed: {_reason(error)}.") from error
+            raise InferenceError(f"The GPU failed: {reason_of(error)}.") from error
 
     def create_stream(self) -> DeviceStream:
         non_blocking = 1  # CU_STREAM_NON_BLOCKING: does not wait for the default stream, on which torch works
@@ -175,11 +175,6 @@ class _Graph:
 
     def free(self) -> None:
         self._driver.cuGraphExecDestroy(self._launchable)
-
-
-def _reason(error: Exception) -> str:
-    """The driver's own, in a line."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 class _Allocation:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.errors import BackendUnavailableError, InferenceError, ModelError
+from ds2_deploy.errors import BackendUnavailableError, InferenceError, ModelError, reason_of
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model_folder import ModelFolder, graph_file
@@ -174,7 +174,7 @@ def _open_session(
     try:  # its fallback would print to stdout, and load the model once more
         session = ort.InferenceSession(path, options, providers=_providers(device), enable_fallback=0)
     except Exception as error:  # ONNX Runtime's own exceptions share no base class
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = reason_of(error)
         if device != "cpu" and isinstance(error, RuntimeError):  # of the provider; a graph's errors are its own
             raise BackendUnavailableError(f"ONNX Runtime could not start CUDA on {device}: {reason}.") from error
         raise ModelError(f"ONNX Runtime cannot load {path}: {reason}; export the model again.") from error

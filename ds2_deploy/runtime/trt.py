@@ -220,11 +220,12 @@ class TensorRT:
 
     def create_context(self, engine: Any, settings: RunSettings | None) -> Any:
         """An execution context with the memory of the profile that it takes; `settings` from `run_settings`."""
-        memory = self.api.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE  # else that of the largest profile
-        if settings is None:
-            return engine.create_execution_context(memory)
-        settings.config.set_execution_context_allocation_strategy(memory)
-        return engine.create_execution_context(settings.config)
+        return engine.create_execution_context(settings.config if settings else self._memory)
+
+    @property
+    def _memory(self) -> Any:
+        """Of a context: what its profile needs, not what the largest one does."""
+        return self.api.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
 
     def run_settings(self, engine: Any, compiled: bytes, *, few_shapes: bool) -> RunSettings | None:
         """TensorRT-RTX's way to run, with what it `compiled` for this GPU before; None for TensorRT, which compiles
@@ -239,6 +240,7 @@ class TensorRT:
         cache = config.create_runtime_cache()
         known = len(compiled) if compiled and cache.deserialize(compiled) else 0
         config.set_runtime_cache(cache)
+        config.set_execution_context_allocation_strategy(self._memory)
         kernels, graphs = self.api.DynamicShapesKernelSpecializationStrategy, self.api.CudaGraphStrategy
         config.dynamic_shapes_kernel_specialization_strategy = kernels.EAGER if few_shapes else kernels.NONE
         config.cuda_graph_strategy = graphs.WHOLE_GRAPH_CAPTURE if few_shapes else graphs.DISABLED

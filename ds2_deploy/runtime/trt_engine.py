@@ -99,7 +99,7 @@ class RunningEngine:
     """
 
     def __init__(self, engine: Engine, device: Device, *, lanes: int, few_shapes: bool = False) -> None:
-        self.info, self.device = engine.info, device
+        self.info = engine.info
         self._loaded = LoadedEngine(engine, device, few_shapes=few_shapes)
         self._lanes: Lanes = queue.LifoQueue()  # the lane just used has all it needs
         for _ in range(lanes):
@@ -112,7 +112,7 @@ class RunningEngine:
         try:
             if self._loaded.closed:
                 raise InferenceError("This engine was closed.")
-            with self.device.active():
+            with self._loaded.device.active():
                 lane = lane or Lane(self._loaded)
                 outputs = lane.run(profile, feeds, stages)
                 if self._loaded.new_context:  # writing out what compiled at each run would hold them up

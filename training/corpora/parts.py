@@ -8,7 +8,7 @@ import numpy.typing as npt
 import soundfile
 
 from ds2_deploy.audio.load import audio_duration_s
-from ds2_deploy.errors import AudioError, ConfigError, OutputError
+from ds2_deploy.errors import AudioError, ConfigError, OutputError, reason_of
 from ds2_deploy.files import atomic_path
 from training.corpora.entry import Part
 
@@ -57,6 +57,6 @@ def write_flac(path: Path, samples: npt.NDArray[np.float32], rate: int) -> None:
                 file.seek(max(len(integers) - 1, 0))
                 written = file.frames == len(integers) and len(file.read(1)) == min(len(integers), 1)
         except soundfile.SoundFileError as error:
-            raise OutputError(f"Cannot write {path}: {str(error).rstrip('.')}; the disk may be full.") from error
+            raise OutputError(f"Cannot write {path}: {reason_of(error)}; the disk may be full.") from error
         if not written:
             raise OutputError(f"Cannot write {path}: it came out shorter than it is, as on a full disk.")

@@ -114,15 +114,13 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
             rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)
             yield from ((rows.line_num, fields) for fields in rows if fields)
             return
-        lines: list[str] = []  # of the present row
-        rows = csv.reader(lines.append(line) or line for line in file)  # type: ignore[func-returns-value]
-        row: list[str] = []
+        lines = file.readlines()
+        rows, begins, ends = csv.reader(lines), 0, 0
         for fields in rows:
+            begins, ends = ends, rows.line_num
             if fields:
                 yield rows.line_num, fields
-            row = lines.copy()
-            lines.clear()
-        _check_last(row, table)
+        _check_last(lines[begins:ends], table)
 
 
 def _check_last(row: list[str], table: Path) -> None:
