@@ -4,11 +4,12 @@
 
 A batch of AN4's training recordings (DS2_DATA), as many as the recipe has in one, without variation; forward, backward
 and the optimizer's step, in one thread, both precisions in turn. With ONEDNN_MAX_CPU_ISA=AVX512_CORE in the environment
-it shows a processor that has no instructions for bfloat16. --save writes benchmarks/results/train_precision.json, or
-train_precision-AVX512_CORE.json.
+it shows a processor that has no instructions for bfloat16. --save writes benchmarks/results/train_precision-CPU.json,
+named for the processor.
 """
 
 import os
+import re
 import statistics
 from functools import partial
 from pathlib import Path
@@ -47,7 +48,8 @@ def main(
         rows.append({"recipe": name, **timed(load_recipe(name, []), corpus, rounds)})
         print(msgspec.json.encode(rows[-1]).decode(), flush=True)
     if save:
-        name = "-".join(filter(None, ("train_precision", os.environ.get("ONEDNN_MAX_CPU_ISA"))))
+        processor = "-".join(re.findall(r"[a-z0-9]+", machine()["cpu"].lower()))
+        name = "-".join(filter(None, ("train_precision", processor, os.environ.get("ONEDNN_MAX_CPU_ISA"))))
         save_result(name, {"machine": machine(), "torch": str(torch.__version__), "rows": rows})
 
 

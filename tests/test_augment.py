@@ -15,6 +15,7 @@ from training.augment import (
     draw_masks,
     followers,
     image_sources,
+    measured_room,
     mixed,
     one_after_the_other,
     silence_s,
@@ -249,6 +250,14 @@ def test_rooms_from_files_begin_at_their_direct_sound(tmp_path):
     expected[1600:] += 0.5 * clean[:-1600]
     expected *= np.sqrt(np.mean(clean.astype(np.float64) ** 2) / np.mean(expected**2))
     assert np.abs(wet - expected).max() < 1e-5
+
+
+def test_of_several_microphones_in_a_room_the_first_hears(tmp_path):
+    """Their mean, in which sound that comes later to one of them cancels some frequencies, is no place's response."""
+    responses = np.zeros((3000, 2))
+    responses[1000, 0], responses[1005, 1] = 1.0, -1.0
+    soundfile.write(tmp_path / "room.wav", responses, RATE, subtype="FLOAT")
+    assert np.flatnonzero(measured_room(tmp_path / "room.wav", RATE)).tolist() == [0]
 
 
 @pytest.mark.parametrize("samples", [[], np.zeros(100)])

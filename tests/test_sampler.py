@@ -142,7 +142,27 @@ def test_batches_by_seconds_are_as_full_as_they_can_be():
     batches = sampler.batches()
     for batch, following in itertools.pairwise(batches):
         assert (len(batch) + 1) * DURATIONS[following[0]] > 30.0
-    assert sampler.typical == len(batches)
+
+
+def test_an_epoch_has_as_many_batches_as_the_schedule_counts():
+    """A sorted one has fewer, whose neighbours are of one length: nothing would be learnt in the last epochs."""
+    durations = np.random.default_rng(3).uniform(0.5, 9, 2000)
+    sampler = BatchSampler(durations, Recipe(name="test", batch_size=1000, batch_seconds=60.0), Processes())
+    assert len(sampler) < 0.97 * sampler.typical
+    sampler.epoch = 2
+    assert len(sampler) == sampler.typical
+    sampler.epoch = 3
+    assert len(sampler) == pytest.approx(sampler.typical, rel=0.01)
+
+
+def test_batches_are_known_again():
+    """With batch_seconds as many processes make the same ones, more of them may not."""
+    alone, again, several = (
+        BatchSampler(DURATIONS, recipe(batch_seconds=9.0), Processes(count=count)) for count in (1, 1, 4)
+    )
+    assert alone.fingerprint == again.fingerprint != several.fingerprint
+    again.epoch = 2
+    assert alone.fingerprint != again.fingerprint
 
 
 def test_an_epoch_goes_on_where_it_was():

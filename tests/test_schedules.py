@@ -79,8 +79,8 @@ def test_a_plateau_lowers_the_rate_as_pytorch_does(patience):
     its_optimizer = optimizer()
     theirs = ReduceLROnPlateau(its_optimizer, factor=0.5, patience=patience, threshold=0)
     ours = Schedule(ScheduleConfig(name="plateau", warmup=0, decay=0.5, patience=patience), optimizer(), 1, 99)
-    for result in RESULTS:
-        ours.epoch_done(result)
+    for epoch, result in enumerate(RESULTS):
+        ours.epoch_done(all(result < before for before in RESULTS[:epoch] if before == before))
         theirs.step(result)
         assert ours.rate == pytest.approx(its_optimizer.param_groups[0]["lr"])
     assert ours.rate < HIGHEST
@@ -91,7 +91,7 @@ def test_a_schedule_goes_on_from_its_state():
     first, second = (Schedule(config, optimizer(), EPOCH_STEPS, EPOCHS) for _ in range(2))
     for _ in range(6):
         first.step()
-        first.epoch_done(1.0)
+        first.epoch_done(better=False)
     second.load_state_dict(first.state_dict())
     assert second.rate == first.rate
     first.step(), second.step()

@@ -187,6 +187,8 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     assert str(tmp_path / "spliced/manifest.jsonl") in everything
     assert everything[-2:] == ["--set", "workers=1"]
     assert all(call.index("precision=bf16") < call.index("workers=1") for call in calls)
+    seeds = [next(word for word in call if word.startswith("seed=")) for call in calls]
+    assert len(set(seeds)) == len(calls)
     begins = load_checkpoint(Path(windows[windows.index("--init-from") + 1])).metadata
     assert begins.name == "streaming"
     assert begins.provenance.recipe == "mean of 0.5 default/noisy, 0.25 default/all, 0.25 default/people"

@@ -129,9 +129,10 @@ def test_a_model_folder_can_be_trained_further_with_other_dropout(corpus, tmp_pa
 @pytest.mark.parametrize(("before", "after"), [(3, 8), (8, 3), (0, 3), (3, 0)])
 def test_a_net_goes_on_with_another_lookahead(corpus, tmp_path, before, after):
     """A longer one, whose new frames weigh nothing, is the same network; a shorter one loses the farthest frames."""
-    forward = ("model.bidirectional=false", "norm_frozen_from=0")
-    train(recipe(tmp_path, *forward, f"model.lookahead={before}", epochs=3), [corpus], [corpus], tmp_path / "first")
-    still = recipe(tmp_path, *forward, f"model.lookahead={after}", "optimizer.learning_rate=1e-30", epochs=1)
+    forward = "model.bidirectional=false"
+    train(recipe(tmp_path, forward, f"model.lookahead={before}", epochs=3), [corpus], [corpus], tmp_path / "first")
+    unmoved = ("optimizer.learning_rate=1e-30", "norm_frozen_from=0")
+    still = recipe(tmp_path, forward, f"model.lookahead={after}", *unmoved, epochs=1)
     train(still, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
     first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
     name = "encoder.lookahead.conv.weight"
@@ -407,6 +408,24 @@ def test_a_training_is_not_resumed_with_other_utterances(corpus, tmp_path):
     train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
 
 
+def test_nor_validated_with_others(corpus, tmp_path):
+    """Its results would be compared with those of before."""
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"was begun with other utterances than these 36.*for validation"):
+        train(recipe(tmp_path, epochs=2), [corpus], [corpus, corpus], tmp_path / "run", resume=True)
+
+
+def test_batch_norm_needs_statistics_from_somewhere(corpus, tmp_path):
+    resting = recipe(tmp_path, "norm_frozen_from=0.0", epochs=1)
+    with pytest.raises(ConfigError, match=r"norm_frozen_from is 0 and the weights are random.*--init-from"):
+        train(resting, [corpus], [corpus], tmp_path / "run")
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "first")
+    train(resting, [corpus], [corpus], tmp_path / "run", init_from=tmp_path / "first/last.pt")
+    train(
+        recipe(tmp_path, "norm_frozen_from=0", "model.batch_norm=false", epochs=1), [corpus], [corpus], tmp_path / "b"
+    )
+
+
 def test_a_manifest_that_is_there_twice_is_no_more_speech(corpus, tmp_path):
     for name, manifests in (("once", [corpus]), ("twice", [corpus, corpus])):
         train(recipe(tmp_path, epochs=1), manifests, [corpus], tmp_path / name)
@@ -457,13 +476,15 @@ def test_utterances_too_short_for_their_text_are_left_out_and_reported(corpus, t
     assert "Left out 1 of 19 training utterances" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("instructions", "warned"), [({}, True), ({"avx512_bf16": True}, False), ({"bf16": True}, False)]
-)
-def test_a_processor_without_bf16_is_named(corpus, tmp_path, capsys, monkeypatch, instructions, warned):
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions, raising=False)
+@pytest.mark.parametrize(("half_s", "warned"), [([3.0, 2.0], True), ([3.0, 0.5], False)])
+def test_a_processor_that_is_slow_at_bf16_is_named(corpus, tmp_path, capsys, monkeypatch, half_s, warned):
+    """Instructions for it do not make it fast, so products are timed: of several the quickest."""
+    seconds = {torch.float32: [2.0, 1.0], torch.bfloat16: half_s}
+    monkeypatch.setattr(training.precision, "products_s", seconds.__getitem__)
+    threads = torch.get_num_threads()
     train(recipe(tmp_path, "precision=bf16", epochs=1), [corpus], [corpus], tmp_path / "half", device="cpu")
-    assert ("no instructions for bf16" in capsys.readouterr().err) == warned
+    assert torch.get_num_threads() == threads
+    assert ("multiplies bf16 no faster than fp32" in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize(("precision", "may_skip"), [("bf16", 0), ("fp16", 8)])
@@ -534,7 +555,8 @@ def test_checkpoints_hold_plain_values_alone(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     content = torch.load(tmp_path / "run/last.pt", weights_only=True)
     assert set(content) == {"ds2", "weights", "training"}
-    assert set(content["training"]) == {"learner", "position", "recipe", "corpus", "teacher"}
+    kept = {"learner", "position", "recipe", "corpus", "valid_corpus", "batches", "teacher"}
+    assert set(content["training"]) == kept
 
 
 def test_other_labels_keep_the_network_and_what_both_alphabets_have(corpus, tmp_path):

@@ -16,12 +16,13 @@ import ds2_deploy.model.checkpoint
 import training.data
 import training.learner
 import training.trainer
-from ds2_deploy.errors import OutputError
+from ds2_deploy.errors import ConfigError, OutputError
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import load_checkpoint
 from tests.tones import RECIPE
 from training.recipe import load_recipe
 from training.run_folder import read_log
+from training.sampler import BatchSampler
 from training.trainer import train
 from training.validation import Validation
 
@@ -158,7 +159,46 @@ def test_a_training_stops_early_and_a_resumed_one_stays_stopped(corpus, tmp_path
     train(settings, [corpus], [corpus], tmp_path / "run")
     train(settings, [corpus], [corpus], tmp_path / "run", resume=True)
     assert [entry["epoch"] for entry in read_log(tmp_path / "run")] == [1, 2, 3, 4]
-    assert "Stopped: no better wer in 2 epochs." in capsys.readouterr().err
+    assert "Stopped: no better wer, nor a lower loss, in 2 epochs." in capsys.readouterr().err
+
+
+def test_an_epoch_with_a_lower_loss_is_no_standstill(corpus, tmp_path, monkeypatch):
+    """While a network says blanks alone every word is wrong, whatever it learns; of such epochs the latest is kept."""
+    blanks = [
+        Validation(loss=loss, errors=Errors(10, 10, 10, 10), blank_rate=1.0, output_length=0.0)
+        for loss in (9.0, 8.0, 7.0, 6.0, 6.5, 6.2)
+    ]
+    scripted(monkeypatch, *blanks)
+    settings = ["selection.patience=2", "schedule.name=plateau", "schedule.patience=0", "schedule.warmup=0"]
+    train(recipe(tmp_path, *settings, epochs=9), [corpus], [corpus], tmp_path / "run")
+    log = read_log(tmp_path / "run")
+    assert [entry["valid_loss"] for entry in log] == [9.0, 8.0, 7.0, 6.0, 6.5, 6.2]
+    assert len({entry["learning_rate"] for entry in log[:5]}) == 1
+    assert log[5]["learning_rate"] < log[4]["learning_rate"]
+    assert load_checkpoint(tmp_path / "run/best.pt").metadata.provenance.epochs == 6
+
+
+def test_an_epoch_goes_on_with_its_own_batches_alone(corpus, tmp_path, monkeypatch):
+    """Or some utterances would come twice, and others not at all: with batch_seconds they depend on the processes."""
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_):
+        raise KilledError
+
+    settings = recipe(tmp_path, "checkpoint_minutes=1e-9", epochs=1)
+    monkeypatch.setattr(training.trainer, "validate", killed)
+    monkeypatch.setattr(training.trainer, "CLOCK_STEPS", 1)
+    with pytest.raises(KilledError):
+        train(settings, [corpus], [corpus], tmp_path / "run")
+    monkeypatch.undo()
+    with monkeypatch.context() as others:
+        others.setattr(BatchSampler, "fingerprint", "others")
+        with pytest.raises(ConfigError, match=r"stopped within epoch 1, whose batches are others now: start as many"):
+            train(settings, [corpus], [corpus], tmp_path / "run", resume=True)
+    train(settings, [corpus], [corpus], tmp_path / "run", resume=True)
+    assert len(read_log(tmp_path / "run")) == 1
 
 
 def test_a_collapse_is_told_from_a_slow_start(corpus, tmp_path, monkeypatch, capsys):

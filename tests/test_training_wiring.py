@@ -1,5 +1,6 @@
 """What the training loop is wired to: epochs, modes, masks, gradients, checkpoints, each against its definition."""
 
+import json
 import math
 
 import msgspec
@@ -9,6 +10,7 @@ import soundfile
 import torch
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+import training.statistics
 import training.trainer
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.audio.load import load_audio
@@ -142,6 +144,22 @@ def test_validation_is_the_plain_model_in_evaluation_mode(corpus):
     with torch.no_grad():
         alone = [float(negative_log_likelihood(model, dataset[[(0, i)]])) for i in range(18)]
     assert results[0].loss == pytest.approx(np.mean(alone), rel=1e-4)
+
+
+def test_an_utterance_too_short_for_its_text_has_no_share_in_the_validation_loss(corpus, tmp_path):
+    """No output is its text, so its loss is infinite; it counts as wrong."""
+    lines = corpus.read_text().splitlines()[:4]
+    crowded = json.dumps({**json.loads(lines[0]), "text": "abc" * 60})
+    found = []
+    for name, texts in (("four", lines), ("five", [*lines, crowded])):
+        (corpus.parent / f"{name}.jsonl").write_text("\n".join(texts))
+        model, dataset = speech(corpus.parent / f"{name}.jsonl")
+        loader = valid_loader(dataset, read(batch_size=5), Processes())
+        found.append(validate(model, loader, dataset.corpus, Processes(), "fp32"))
+    four, five = found
+    assert five.loss == pytest.approx(four.loss, rel=1e-4)
+    assert (four.short, five.short) == (0, 1)
+    assert five.errors.words == four.errors.words + 1
 
 
 def test_validation_takes_no_more_at_once_than_training(corpus):
@@ -313,6 +331,37 @@ def test_statistics_are_those_of_all_frames_together(corpus, config):
     # the floor of the deviation is added: at most a hundredth
     assert np.abs(np.array(statistics.deviation) - frames.std(axis=1) - 0.005).max() < 0.006
     assert frames.std(axis=1).min() > 0.1
+
+
+def test_processes_share_the_recordings_of_the_statistics(corpus):
+    config = FeatureConfig(spectrum="log_mel", mel_bands=20, fft_size=512, normalization="global")
+    utterances = read_manifest(corpus)[:7]
+    parts: list[list[torch.Tensor]] = [[], []]
+
+    class Apart(Processes):
+        def sum(self, values):
+            parts[self.rank].append(values.clone())
+            return values
+
+    for rank in (0, 1):
+        feature_statistics(utterances, config, Apart(rank=rank, count=2))
+    sums = (one + other for one, other in zip(*parts, strict=True))
+
+    class Together(Processes):
+        def sum(self, values):
+            return next(sums)
+
+    shared, alone = feature_statistics(utterances, config, Together(count=2)), feature_statistics(utterances, config)
+    assert np.allclose(shared.mean, alone.mean, rtol=1e-12)
+    assert np.allclose(shared.deviation, alone.deviation, rtol=1e-12)
+
+
+def test_statistics_of_many_recordings_are_those_of_some_evenly_spread(corpus, monkeypatch):
+    config = FeatureConfig(normalization="global")
+    utterances = read_manifest(corpus)[:7]
+    some = feature_statistics(utterances[::3], config)
+    monkeypatch.setattr(training.statistics, "HEARD", 3)
+    assert feature_statistics(utterances, config) == some
 
 
 def test_deviation_of_silence_is_not_zero(tmp_path):

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from ds2_deploy.audio.find import find_recordings
-from ds2_deploy.audio.load import UNKNOWN_FRAMES, load_audio
+from ds2_deploy.audio.load import UNKNOWN_FRAMES, Channel, load_audio
 from ds2_deploy.errors import AudioError, ConfigError
 from training.manifest import read_manifest
 from training.recipe import AugmentConfig
@@ -241,8 +241,11 @@ def power(samples: npt.NDArray[np.floating[Any]]) -> float:
 
 
 def measured_room(path: Path, rate: int) -> Samples:
-    """The response of a room from a file, from its direct sound on; AudioError where it holds no sound."""
-    response = load_audio(path, rate)
+    """The response of a room from a file, from its direct sound on; AudioError where it holds no sound.
+
+    Of several microphones the first: their mean would be the response of no place in the room.
+    """
+    response = load_audio(Channel(path, 0), rate)
     if power(response) < SILENT:
         raise AudioError(f"Cannot use the impulse response {path}: it is silent or empty, so take it out.")
     return response[np.abs(response).argmax() :]

@@ -7,8 +7,8 @@
 
 DS2_DATA names the folder with the corpora. What is finished is not repeated, and a training goes on where it was
 stopped. On a CPU two processes share the batches where there are two cores (`--processes`); they learn what one learns,
-up to the draws of dropout. Stages are learnt in bf16 where the processor multiplies it; `--set precision=fp32` forgoes
-that. Further options, such as `--set workers=8`, go to `ds2 train`.
+up to the draws of dropout. Stages are learnt in bf16 where the processor is faster with it; `--set precision=fp32`
+forgoes that. Further options, such as `--set workers=8`, go to `ds2 train`.
 """
 
 import argparse
@@ -202,7 +202,8 @@ def train_command(stage: Stage, data: Path, work: Path) -> list[str]:
     for manifest in stage.train:
         command += ["--train", manifest.format(data=data, work=work)]
     command += ["--valid", stage.valid.format(data=data), "--out", str(work / stage.name)]
-    for setting in (*stage.settings, f"precision={quickest_precision()}"):
+    seed = STAGES.index(stage) + 1  # its own, or it would hear the variations of the stage before it again
+    for setting in (*stage.settings, f"seed={seed}", f"precision={quickest_precision()}"):
         command += ["--set", setting.format(work=work)]
     if stage.teacher:
         command += ["--set", f"teacher.model={teaching(stage.name, work)}"]
@@ -214,7 +215,7 @@ def train_command(stage: Stage, data: Path, work: Path) -> list[str]:
 
 
 def quickest_precision() -> str:
-    """bf16 where this machine multiplies it, which halves a training (benchmarks/train_precision.py); else fp32."""
+    """bf16 where this machine is faster with it (benchmarks/train_precision.py), else fp32."""
     return "bf16" if bf16_is_fast(torch.device("cuda" if torch.cuda.is_available() else "cpu")) else "fp32"
 
 

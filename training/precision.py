@@ -1,5 +1,7 @@
 """Automatic mixed precision: in what the network computes while it learns."""
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -7,17 +9,35 @@ from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
 
 AUTOCAST = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What autocast computes in; tf32 is fp32 whose products a GPU may round (`allow_tf32`)."""
-BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
-"""As torch.cpu.get_capabilities calls them: those of x86, and ARM's."""
+PRODUCTS = 7
+"""That are timed; the first prepares the library, the shortest counts."""
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Whether `device` multiplies bf16 itself; else fp32 may be faster (benchmarks/train_precision.py)."""
+    """Whether `device` multiplies bf16 faster than fp32.
+
+    A CPU is timed at it, a quarter of a second: instructions for bf16 say little. Two processors with AVX-512 BF16 are
+    2.4 times as fast and 0.8 times as fast with it (benchmarks/train_precision.py).
+    """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not hasattr(torch.cpu, "get_capabilities"):  # before torch 2.13
-        return bool(torch.cpu._is_avx512_bf16_supported())
-    return any(torch.cpu.get_capabilities().get(name) for name in BF16_INSTRUCTIONS)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # whose time is all there is then, without what else the machine does
+    try:
+        seconds = {dtype: min(products_s(dtype)) for dtype in (torch.float32, torch.bfloat16)}
+    finally:
+        torch.set_num_threads(threads)
+    return seconds[torch.bfloat16] < seconds[torch.float32]
+
+
+def products_s(dtype: torch.dtype) -> list[float]:
+    """CPU seconds of a product that a recurrent layer of 256 units has for a minute of frames, each time it is done."""
+    frames, weights, seconds = torch.ones(3000, 256, dtype=dtype), torch.ones(256, 768, dtype=dtype), []
+    for _ in range(PRODUCTS):
+        started = time.thread_time()
+        frames @ weights
+        seconds.append(time.thread_time() - started)
+    return seconds
 
 
 def has_tf32(device: torch.device) -> bool:

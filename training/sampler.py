@@ -1,5 +1,6 @@
 """BatchSampler: which utterances are learnt together, in which order, by which process."""
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -31,9 +32,12 @@ class BatchSampler:
         self._made: tuple[int, list[Indices]] | None = None
         smallest = min(map(len, self.batches()))
         if smallest < processes.count:
-            raise ConfigError(f"A batch of {smallest} utterances cannot be shared by {processes.count} processes.")
-        self.typical = len(self)
-        """Batches of the first epoch."""
+            raise ConfigError(
+                f"A batch of {smallest} utterances cannot be shared by {processes.count} processes: raise "
+                "batch_size, or start fewer."
+            )
+        self.typical = len(self._drawn(2)) if recipe.sorta_grad and recipe.epochs > 1 else len(self)
+        """Batches of an epoch; a sorted one may have fewer, since its neighbours are of one length."""
 
     def __len__(self) -> int:
         return len(self.batches())
@@ -45,14 +49,20 @@ class BatchSampler:
     def batches(self) -> list[Indices]:
         """The indices of every step of this epoch, over all processes."""
         if self._made is None or self._made[0] != self.epoch:
-            self._made = self.epoch, self._drawn()
+            self._made = self.epoch, self._drawn(self.epoch)
         return self._made[1]
 
-    def _drawn(self) -> list[Indices]:
-        rng = np.random.default_rng((self.recipe.seed, self.epoch))
-        sorted_epoch = self.recipe.sorta_grad and self.epoch == 1
+    @property
+    def fingerprint(self) -> str:
+        """Of this epoch's batches: which utterances, in which order."""
+        batches = self.batches()
+        return hashlib.sha256(np.concatenate([*batches, [len(batch) for batch in batches]]).tobytes()).hexdigest()
+
+    def _drawn(self, epoch: int) -> list[Indices]:
+        rng = np.random.default_rng((self.recipe.seed, epoch))
+        sorted_epoch = self.recipe.sorta_grad and epoch == 1
         jitter = 1.0 if sorted_epoch else rng.uniform(0.9, 1.1, len(self.durations))
-        lengths = self.durations + self._added_s()
+        lengths = self.durations + self._added_s(epoch)
         order = np.argsort(lengths * jitter, kind="stable")
         if self.recipe.batch_seconds is None:  # sizes differ by one at most; rounded up: none exceeds its size
             batches = np.array_split(order, -(-len(order) // self.recipe.batch_size))
@@ -62,14 +72,14 @@ class BatchSampler:
             rng.shuffle(batches)
         return batches
 
-    def _added_s(self) -> npt.NDArray[np.float64] | float:
-        """The silence around each utterance in this epoch, and what follows it."""
+    def _added_s(self, epoch: int) -> npt.NDArray[np.float64] | float:
+        """The silence around each utterance in an epoch, and what follows it."""
         augment, count = self.recipe.augment, len(self.durations)
         if not augment.silence_probability and not augment.joined_probability:
             return 0.0
         added = np.zeros(count)
         for index in range(count):
-            key = (self.recipe.seed, self.epoch, index)
+            key = (self.recipe.seed, epoch, index)
             after = followers(augment, key, count)
             added[index] = sum(silence_s(augment, key)) + sum(after.pauses_s)
             added[index] += self.durations[list(after.indices)].sum()

@@ -43,8 +43,8 @@ class Schedule:
         self.highest = [float(group["lr"]) for group in optimizer.param_groups]
         self.taken = 0
         """Optimizer steps taken."""
-        self.reduction, self.best, self.stale = 1.0, math.inf, 0
-        """Of `plateau`: the factor so far, the best result, and the epochs since."""
+        self.reduction, self.stale = 1.0, 0
+        """Of `plateau`: the factor so far, and the epochs since a better one."""
         self._apply()
 
     @property
@@ -57,10 +57,9 @@ class Schedule:
         self.taken += 1
         self._apply()
 
-    def epoch_done(self, result: float) -> None:
-        """The validation result of an epoch, lower being better: a plateau of it lowers the rate."""
-        self.stale = 0 if result < self.best else self.stale + 1
-        self.best = min(self.best, result)
+    def epoch_done(self, better: bool) -> None:
+        """Whether an epoch was better than those before it: a plateau of them lowers the rate."""
+        self.stale = 0 if better else self.stale + 1
         if self.config.name == "plateau" and self.stale > self.config.patience:
             self.reduction, self.stale = self.reduction * self.config.decay, 0
             self._apply()
@@ -83,7 +82,7 @@ class Schedule:
             group["lr"] = highest * share
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in ("taken", "reduction", "best", "stale")}
+        return {name: getattr(self, name) for name in ("taken", "reduction", "stale")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, value in state.items():

@@ -48,10 +48,10 @@ class TrainingStep(nn.Module):
         return losses + self.augment.consistency * disagreement(one, other, lengths)
 
 
-def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> Tensor:
+def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int, zero_infinity: bool = True) -> Tensor:
     """(B,) -ln P(text | audio) of each utterance (Graves et al. 2006); `log_probs` (B, T, V) float32.
 
-    An utterance that speed perturbation made too short for its text counts zero instead of infinity.
+    An utterance that speed perturbation made too short for its text counts zero, with `zero_infinity`.
     """
     return nn.functional.ctc_loss(
         log_probs.transpose(0, 1),
@@ -60,7 +60,7 @@ def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int) -> 
         batch.target_lengths,
         blank=blank,
         reduction="none",
-        zero_infinity=True,
+        zero_infinity=zero_infinity,
     )
 
 

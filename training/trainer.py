@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import ds2_deploy
+from ds2_deploy.audio.features import FeatureStatistics
 from ds2_deploy.errors import ConfigError, TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
@@ -39,6 +40,7 @@ from training.teacher import Teacher
 from training.validation import Validation, validate
 from training.weights import load_into, weights_of
 
+LISTENS = "Listening to the training set for the statistics of its features."
 COLLAPSED = 0.999
 """A share of blanks above this, once something was recognised, is a collapse."""
 SPOKEN = 0.9
@@ -72,9 +74,11 @@ class Position:
     skipped_steps: int = 0
     """Steps left out because a gradient was not finite; where losses are scaled the first few, which find the scale."""
     best: list[tuple[float, int]] = field(default_factory=list)
-    """Validation result and number of the best epochs, the best first."""
+    """Validation result and number of the best epochs, the best first; of equal ones the latest."""
+    lowest_loss: float = math.inf
+    """Of all validations."""
     stale: int = 0
-    """Epochs since the best one."""
+    """Epochs since one had a better result or a lower loss: error rates stay where they are while CTC says blanks."""
     spoke: bool = False
     """Whether any epoch's validation recognised something."""
 
@@ -156,14 +160,19 @@ class Training:
         self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
         checkpoint = load_checkpoint(folder.last) if resume else weights_of(init_from) if init_from else None
         self.teacher = Teacher.of(recipe, alphabet)
-        self.metadata = _metadata(recipe, alphabet, train_manifests, self.train_set, checkpoint, self.teacher)
+        if not checkpoint:
+            _check_norm(recipe)
+        self.metadata = _metadata(
+            recipe, alphabet, train_manifests, self.train_set, self.statistics(checkpoint), checkpoint, self.teacher
+        )
 
         # --- what learns ----------------------------------------------------------------------------------------
         torch.manual_seed(recipe.seed)
         self.model = DeepSpeech2(self.metadata)
         initialize(self.model, recipe.initialization)
         if recipe.feature.normalization == "whitening" and checkpoint is None:  # else it comes with the weights
-            self.model.frontend.whiten(*whitening(self.train_set, recipe.feature))
+            reporter.say(LISTENS)
+            self.model.frontend.whiten(*whitening(self.train_set, recipe.feature, processes))
         self.model.to(processes.device)
         epoch_steps = -(-self.sampler.typical // recipe.accumulate)
         if self.teacher:
@@ -173,10 +182,13 @@ class Training:
             load_into(self.model, checkpoint, folder.last if resume else init_from, resume)
         if checkpoint and resume:
             _check_recipe(recipe, checkpoint.training["recipe"], folder.path)
-            _check_corpus(self.train_set, checkpoint.training.get("corpus"), folder.path)
+            for corpus, name in ((self.train_set, "corpus"), (self.valid_set, "valid_corpus")):
+                _check_corpus(corpus, checkpoint.training.get(name), folder.path)
             _check_teacher(self.teacher, checkpoint.training.get("teacher"), folder.path)
             self.learner.load_state_dict(checkpoint.training["learner"])
             self.position = Position(**checkpoint.training["position"])
+            self.sampler.epoch = self.position.epoch + 1
+            _check_batches(self.sampler, self.position, checkpoint.training.get("batches"), folder.path)
 
         # --- how it is read -------------------------------------------------------------------------------------
         datasets = [
@@ -184,6 +196,17 @@ class Training:
         ]
         self.train_batches = train_loader(datasets[0], self.sampler, recipe.workers)
         self.valid_batches = valid_loader(datasets[1], recipe, processes)
+
+    def statistics(self, checkpoint: Checkpoint | None) -> FeatureStatistics | None:
+        """A checkpoint's where they fit; else the training set's, where the features need any."""
+        feature = self.recipe.feature
+        if not feature.needs_statistics:
+            return None
+        known = checkpoint.metadata.statistics if checkpoint else None
+        if known is not None and len(known.mean) == feature.bins:
+            return known
+        self.reporter.say(LISTENS)
+        return feature_statistics(self.train_set, feature, self.processes)
 
     def run(self) -> None:
         """All epochs that are left; the best ones' average at the end, where several are kept."""
@@ -201,7 +224,9 @@ class Training:
             epoch_s = position.seconds + time.perf_counter() - started
             self.epoch_done(result, epoch_s * (recipe.epochs - position.epoch - 1))
         if self.stale():
-            self.reporter.say(f"Stopped: no better {recipe.selection.by} in {position.stale} epochs.")
+            self.reporter.say(
+                f"Stopped: no better {recipe.selection.by}, nor a lower loss, in {position.stale} epochs."
+            )
         if len(position.best) > 1:
             self.average()
 
@@ -297,10 +322,11 @@ class Training:
         return [int(index) for index in indices[wrong]]
 
     def warn_of_durations(self) -> None:
-        if self.lying:
-            first = self.train_set[self.lying[0]]
+        lying = sorted({index for found in self.processes.gathered(self.lying) for index in found})
+        if lying:
+            first = self.train_set[lying[0]]
             self.reporter.warn(
-                f"{len(self.lying)} of {len(self.train_set)} recordings are not as long as the manifest says, such as "
+                f"{len(lying)} of {len(self.train_set)} recordings are not as long as the manifest says, such as "
                 f"{first.path} ({first.duration_s:.1f} s there), so batches are uneven: make the manifest again with "
                 "ds2 manifest."
             )
@@ -314,12 +340,20 @@ class Training:
         value = result.result(recipe.selection.by)
         value = value if math.isfinite(value) else math.inf  # NaN would be the best for ever
         rate = self.learner.schedule.rate
+        better = not position.best or value < position.best[0][0] or result.loss < position.lowest_loss
         if learnt := position.taken_steps > 0:  # else nothing can have become better or worse
-            self.learner.schedule.epoch_done(value)
+            self.learner.schedule.epoch_done(better)
+        position.stale = 0 if better else position.stale + learnt
+        position.lowest_loss = min(position.lowest_loss, result.loss)
         facts = self.facts(result, rate)
-        position.best = sorted([*position.best, (value, facts["epoch"])])[: recipe.selection.keep]
+        ranked = sorted([*position.best, (value, facts["epoch"])], key=lambda one: (one[0], -one[1]))
+        position.best = ranked[: recipe.selection.keep]
         facts["best"] = position.best[0][1] == facts["epoch"]
-        position.stale = 0 if facts["best"] else position.stale + learnt
+        if result.short and facts["epoch"] == 1:
+            self.reporter.say(
+                f"{result.short} of {len(self.valid_set)} validation utterances are too short for their text: they "
+                "count as wrong, and not in the loss."
+            )
         self.reporter.epoch_done(facts, epochs=recipe.epochs, left_s=left_s)
         if result.blank_rate > COLLAPSED and position.spoke:
             self.reporter.say(
@@ -375,6 +409,8 @@ class Training:
                 "position": vars(self.position),
                 "recipe": msgspec.to_builtins(self.recipe),
                 "corpus": self.train_set.fingerprint,
+                "valid_corpus": self.valid_set.fingerprint,
+                "batches": self.sampler.fingerprint if self.position.batch else None,
                 "teacher": self.teacher.fingerprint if self.teacher else None,
             },
         )
@@ -426,21 +462,14 @@ def _metadata(
     alphabet: Alphabet,
     manifests: list[Path],
     corpus: Corpus,
+    statistics: FeatureStatistics | None,
     checkpoint: Checkpoint | None,
     teacher: Teacher | None,
 ) -> ModelMetadata:
-    """What the model will say about itself; a checkpoint's statistics go on, new ones are computed where needed.
-
-    It has learnt from what the checkpoint and the teacher learnt from, too.
-    """
-    statistics = None
+    """What the model will say about itself. It has learnt from what the checkpoint and the teacher learnt from, too."""
     earlier = [one.metadata.provenance.train for one in (checkpoint, teacher and teacher.model) if one]
     heard = [name for names in earlier for name in names]
     heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
-    if recipe.feature.needs_statistics:
-        known = checkpoint.metadata.statistics if checkpoint else None
-        fits = known is not None and len(known.mean) == recipe.feature.bins
-        statistics = known if fits else feature_statistics(corpus, recipe.feature)
     return ModelMetadata(
         name=recipe.name,
         language=recipe.language,
@@ -481,7 +510,28 @@ def _check_corpus(corpus: Corpus, saved: str | None, out: Path) -> None:
     if saved is not None and saved != corpus.fingerprint:
         raise ConfigError(
             f"{out} was begun with other utterances than these {len(corpus)}: resume it with the manifests it began "
-            "with, or start anew with --init-from."
+            "with, for training and for validation, or start anew with --init-from."
+        )
+
+
+def _check_batches(sampler: BatchSampler, position: Position, saved: str | None, out: Path) -> None:
+    """An epoch that has begun goes on with its batches, lest some utterances come twice and others not at all.
+
+    With batch_seconds they depend on the number of processes, each of which has an utterance of every batch.
+    """
+    if position.batch and saved is not None and saved != sampler.fingerprint:
+        raise ConfigError(
+            f"{out} was stopped within epoch {position.epoch + 1}, whose batches are others now: start as many "
+            f"processes as before, not {sampler.processes.count}, until that epoch is over."
+        )
+
+
+def _check_norm(recipe: Recipe) -> None:
+    """Batch norm needs statistics from somewhere."""
+    if recipe.model.batch_norm and recipe.norm_frozen_from * recipe.epochs < 1:
+        raise ConfigError(
+            f"norm_frozen_from is {recipe.norm_frozen_from:g} and the weights are random, so batch norm would never "
+            "learn its statistics: begin with a model (--init-from), or raise norm_frozen_from."
         )
 
 
