@@ -20,7 +20,7 @@ from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from ds2_deploy.text.phonemes import LABELS
 from tests.conftest import SAMPLES, Ds2, said_in_samples
-from training.align import hear, passages_of
+from training.align import STATES, hear, passages_of
 
 
 def said(labels: list[int], seed: int) -> npt.NDArray[np.float32]:
@@ -50,6 +50,29 @@ def test_what_comes_before_and_after_the_text_may_be_anything() -> None:
     expected = best_path(pieces[1], text)
     assert [(first - begin, last - begin) for first, last in found[:-1]] == expected[:-1]
     assert found[-1][1] < end
+
+
+@pytest.mark.parametrize("window", [200, 400])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_window_finds_the_path_of_the_whole_in_a_recording_that_says_more(seed: int, window: int) -> None:
+    """With speech before and after the text, and in its midst a passage that was said otherwise."""
+    rng = np.random.default_rng(seed)
+    before, labels, other, after = (rng.integers(1, 5, count).tolist() for count in (60, 600, 40, 60))
+    pieces = [said(piece, seed) for piece in (before, labels[:200], other, labels[230:], after)]
+    log_probs = np.concatenate(pieces)
+    found = best_path(log_probs, labels, window=window, free_ends=True)
+    assert found == best_path(log_probs, labels, free_ends=True)
+    assert abs(found[0][0] - len(pieces[0])) <= 3
+    assert abs(found[-1][1] - sum(map(len, pieces[:4]))) <= 5
+
+
+def test_a_text_that_is_lost_says_where() -> None:
+    """A third of it was said, and then nothing."""
+    labels = np.random.default_rng(0).integers(1, 5, 300).tolist()
+    silence = np.tile(np.log(np.array([0.96, 0.01, 0.01, 0.01, 0.01], np.float32)), (900, 1))
+    heard = np.concatenate([said([2, 3, 1], 1), said(labels[:100], 2), silence])
+    with pytest.raises(AlignmentError, match="lost after 100 of its 300 labels"):
+        best_path(heard, labels, window=40, free_ends=True)
 
 
 @pytest.mark.parametrize("window", [None, 4])
@@ -99,11 +122,17 @@ def book(tmp_path: Path) -> tuple[Path, Path, list[tuple[str, float, float]]]:
     return tmp_path / "book.flac", tmp_path / "book.txt", places
 
 
+@pytest.mark.parametrize("states", [200, STATES])
 def test_a_book_becomes_a_manifest(
-    ds2: Ds2, tmp_path: Path, book: tuple[Path, Path, list[tuple[str, float, float]]]
+    ds2: Ds2,
+    tmp_path: Path,
+    book: tuple[Path, Path, list[tuple[str, float, float]]],
+    monkeypatch: pytest.MonkeyPatch,
+    states: int,
 ) -> None:
     """One recording has another text than its own: here beside which all others are found in place; the next test, and
-    benchmarks/align.py, say how often that is so."""
+    benchmarks/align.py, say how often that is so. With 200 states the text is longer than what is looked at at once."""
+    monkeypatch.setattr("training.align.STATES", states)
     audio, text, places = book
     lines = text.read_text().splitlines()
     lines[1] = "Zebra quilts jump over lazy dogs"

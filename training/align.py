@@ -35,7 +35,7 @@ MARGIN_S = 0.3
 """Of sound kept before the first and after the last letter, where there is room: a network hears a letter late and
 ends a word early."""
 STATES = 8000
-"""Of the path, looked at around the most probable: 4000 letters, minutes of text."""
+"""Of the path, looked at around the most probable: 4000 letters, minutes of text. As many place its beginning."""
 MIN_SCORE = -1.5
 """Worst mean of a passage's logarithms per frame that is still taken for its text; benchmarks/align.py chose it."""
 SENTENCE_END = re.compile(r"[.!?;:]+[^\w\s]*\s+|[。！？；：]+[^\w\s]*")

@@ -1,6 +1,7 @@
 """Where in the frames a known text was said: CTC's most probable path through it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -22,12 +23,33 @@ def best_path(
 ) -> list[tuple[int, int]]:
     """First and last frame of each of `labels` (L,) on the most probable path through (T, V) that spells them.
 
-    Graves et al. 2006, section 4, with the maximum in place of the sum. `window`: only so many of the 2L + 1 states
-    are looked at, around the most probable one so far, which makes hours of text bearable. `free_ends`: before the
-    first and after the last label the recording may say anything. AlignmentError where there are too few frames.
+    Graves et al. 2006, section 4, with the maximum in place of the sum. `free_ends`: before the first and after the
+    last label the recording may say anything. `window`: only so many of the 2L + 1 states are looked at, around the
+    most probable one so far, which makes hours of text bearable. But a text that may begin anywhere has no such state:
+    to begin only now has cost nothing yet. So its first window is placed in the whole recording, and the path followed
+    from there. AlignmentError where there are too few frames, or too much of the text was not said.
     """
     if not labels:
         return []
+    if len(log_probs) < len(labels) + sum(label == following for label, following in pairwise(labels)):
+        raise AlignmentError(f"{len(log_probs)} frames are too few for {len(labels)} labels.")
+    if not free_ends or window is None or window > 2 * len(labels):
+        return _path(log_probs, labels, blank, window, free_start=free_ends, free_end=free_ends)
+    begin = _path(log_probs, labels[: window // 2], blank, None, free_start=True, free_end=True)[0][0]
+    found = _path(log_probs[begin:], labels, blank, window, free_start=False, free_end=True)
+    return [(begin + first, begin + last) for first, last in found]
+
+
+def _path(
+    log_probs: npt.NDArray[np.float32],
+    labels: Sequence[int],
+    blank: int,
+    window: int | None,
+    *,
+    free_start: bool,
+    free_end: bool,
+) -> list[tuple[int, int]]:
+    """best_path, in a window from the first frame on; a free start needs one as wide as the text."""
     states = np.full(2 * len(labels) + 1, blank, np.int64)
     states[1::2] = labels
     skip = np.full(len(states), -np.inf)  # zero where a blank may be left out: between different labels
@@ -45,9 +67,10 @@ def best_path(
             scores[width - shift :] = -np.inf
             low += shift
         said = row[states[low : low + width]].astype(np.float64)
-        if free_ends:
-            said[0] = row.max() if low == 0 else said[0]
-            said[-1] = row.max() if low + width == len(states) else said[-1]
+        if free_start:
+            said[0] = row.max()
+        if free_end and low + width == len(states):
+            said[-1] = row.max()
         if t == 0:
             scores[:2] = said[:2]
             continue
@@ -58,7 +81,10 @@ def best_path(
         padded[2:] = np.maximum(staying, skipping) + said
     state = len(states) - 1 if scores[-1] >= scores[-2] else len(states) - 2
     if low + width < len(states) or not np.isfinite(scores[state - low]):
-        raise AlignmentError(f"{len(log_probs)} frames are too few for {len(labels)} labels.")
+        heard = (low + int(scores.argmax())) // 2
+        raise AlignmentError(
+            f"The text was lost after {heard} of its {len(labels)} labels: leave out what was not said from there on."
+        )
     found: dict[int, tuple[int, int]] = {}
     for t in range(len(log_probs) - 1, -1, -1):
         if state % 2:
