@@ -318,6 +318,22 @@ def test_several_readings_come_with_a_hypothesis_on_demand() -> None:
     assert found.readings[0][:2] == found[:2]
 
 
+@pytest.mark.parametrize("search", ["beam", "flashlight"])
+def test_several_readings_are_not_cut_short_by_a_tuned_beam(search: str, tmp_path: Path) -> None:
+    if search == "flashlight":
+        pytest.importorskip("flashlight.lib.text.decoder")
+    language_model(TEXTS[LETTERS], tmp_path)
+    (tmp_path / "decoder.json").write_text('{"alpha": 0.5, "beta": 1, "beam_width": 4}')
+    log_probs = random_emissions(12, len(LETTERS), 3)
+    widths = [({}, 4), ({"n_best": 5}, 20), ({"n_best": 5, "beam_width": 3}, 3), ({"n_best": 9999}, 10_000)]
+    for fields, width in widths:
+        decoder = make_decoder(BeamConfig(search=search, lm=tmp_path, **fields), LETTERS)  # type: ignore[arg-type]
+        again = pickle.loads(pickle.dumps(decoder))
+        assert decoder.beam_width == again.beam_width == width  # type: ignore[union-attr, attr-defined]
+        if width == 20:
+            assert len(decoder.decode(log_probs).readings) == 5
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_a_stream_ends_as_the_whole_does(seed: int) -> None:
     log_probs = random_emissions(40, len(ENGLISH), seed)

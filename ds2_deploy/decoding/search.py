@@ -31,6 +31,8 @@ from ds2_deploy.text.alphabet import Alphabet
 
 PRESET = LmSettings(alpha=0.5, beta=1.0, beam_width=64)
 """Where neither the caller nor the language model's folder says otherwise."""
+WIDTH_PER_READING = 4
+"""Prefixes kept for each reading that is asked for: many of them end alike, and a tuned beam may be narrower."""
 HOT_WEIGHT, MAX_HOT = 10.0, 100.0
 """What a hot word adds where the caller does not say, and at most."""
 TOLERANCE = 1e-2
@@ -50,7 +52,7 @@ class BeamConfig:
     beta: float | None = None
     """What each word adds; None: as the folder says, else PRESET. Neither of the two goes without a language model."""
     beam_width: int | None = None
-    """Prefixes kept from frame to frame; None: as the folder says, else PRESET."""
+    """Prefixes kept from frame to frame; None: as the folder says, else PRESET, but enough for `n_best`."""
     beam_prune_logp: float = -10.0
     """A prefix that much worse than the best is dropped."""
     token_min_logp: float = -5.0
@@ -93,7 +95,8 @@ class SearchDecoder(ABC):
         preset = (files.settings if files else None) or PRESET
         self.alpha = preset.alpha if config.alpha is None else config.alpha
         self.beta = preset.beta if config.beta is None else config.beta
-        self.beam_width = preset.beam_width if config.beam_width is None else config.beam_width
+        enough = min(WIDTH_PER_READING * config.n_best, MAX_WIDTH) if config.n_best > 1 else 1
+        self.beam_width = max(preset.beam_width, enough) if config.beam_width is None else config.beam_width
         self.has_lm = files is not None
         for word in config.hot_words:
             if len(word.split()) != 1:
