@@ -476,6 +476,8 @@ def test_the_models_own_language_model_is_taken_with_its_settings(tmp_path: Path
     chosen = make_decoder(BeamConfig(alpha=0.5), ENGLISH, tmp_path)
     assert isinstance(chosen, BeamDecoder)
     assert (chosen.alpha, chosen.beta) == (0.5, 2.5)
+    alone = make_decoder(BeamConfig(lm=Path("none")), ENGLISH, tmp_path)
+    assert str(pickle.loads(pickle.dumps(alone))) == str(alone) == str(make_decoder("beam", ENGLISH)) == "beam 64"
     (tmp_path / "lm" / "decoder.json").write_text("{}")
     with pytest.raises(LanguageModelError, match=r"decoder\.json cannot be read"):
         make_decoder("beam", ENGLISH, tmp_path)

@@ -86,6 +86,7 @@ def test_wrong_texts(
         (["--decoder", "greedy", "--alpha", "1"], 2, "--alpha is for a search"),
         (["--decoder", "greedy", "--hot-word", "x"], 2, "--hot-word is for a search"),
         (["--alpha", "99"], 2, "alpha is 99"),
+        (["--lm", "none", "--alpha", "1"], 2, "--alpha weighs a language model, and there is none"),
         (["--lm", "nowhere.arpa"], 1, "no language model at nowhere.arpa"),
         (["--hot-word", "naïve"], 2, "naïve"),
         (["--hot-word", "anna=much"], 2, "must be a number"),

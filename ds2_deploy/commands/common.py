@@ -28,7 +28,11 @@ DecoderName = Annotated[
 ]
 LmPath = Annotated[
     Path | None,
-    path_option("--lm", help="Language model of the beam search: ARPA, KenLM binary or a folder of ds2 lm-build."),
+    path_option(
+        "--lm",
+        help="Language model of the search: ARPA, KenLM binary or a folder of ds2 lm-build; none for a search without. "
+        "Without this option, the model's own.",
+    ),
 ]
 Alpha = Annotated[float | None, typer.Option("--alpha", help="Weight of the language model.")]
 Beta = Annotated[float | None, typer.Option("--beta", help="What each word adds to a reading's score.")]

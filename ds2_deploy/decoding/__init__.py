@@ -32,7 +32,7 @@ def check_decoder(name: str) -> str:
 def make_decoder(decoder: str | BeamConfig, alphabet: Alphabet, model: Path | None = None) -> Decoder:
     """One of DECODERS, by its name or as configured.
 
-    A search without a language model of its own takes that of the folder `model`, if there is one.
+    A search that was told of no language model, nor of NO_LM, takes that of the folder `model`, if there is one.
     """
     config = decoder if isinstance(decoder, BeamConfig) else BeamConfig(search=decoder)
     if config.lm is None and model is not None and (model / LM_FOLDER).is_dir():

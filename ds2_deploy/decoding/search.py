@@ -31,6 +31,8 @@ from ds2_deploy.text.alphabet import Alphabet
 
 PRESET = LmSettings(alpha=0.5, beta=1.0, beam_width=64)
 """Where neither the caller nor the language model's folder says otherwise."""
+NO_LM = Path("none")
+"""In place of a language model: to search without one, also where the model's folder has one."""
 WIDTH_PER_READING = 4
 """Prefixes kept for each reading that is asked for: many of them end alike, and a tuned beam may be narrower."""
 HOT_WEIGHT, MAX_HOT = 10.0, 100.0
@@ -46,7 +48,7 @@ class BeamConfig:
     search: str = "beam"
     """Who searches: a name in DECODERS."""
     lm: Path | None = None
-    """An ARPA file, a KenLM binary, or a folder with one."""
+    """An ARPA file, a KenLM binary, or a folder with one; NO_LM: none; None: that of the model's folder, if any."""
     alpha: float | None = None
     """Weight of the language model; None: as its folder says, else PRESET."""
     beta: float | None = None
@@ -88,7 +90,7 @@ class SearchDecoder(ABC):
         require(self.package)
         self.alphabet = alphabet
         self.config = config = config or BeamConfig()
-        files = find_language_model(config.lm) if config.lm else None
+        files = find_language_model(config.lm) if config.lm not in (None, NO_LM) else None
         for name, weight in (("alpha", config.alpha), ("beta", config.beta)):
             if files is None and weight is not None:
                 raise ConfigError(f"--{name} weighs a language model, and there is none: name one with --lm.")
