@@ -1,8 +1,9 @@
 """Error rates and speed of a recogniser on recordings with known text."""
 
 import time
+import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +13,7 @@ import msgspec
 from ds2_deploy.errors import AudioError, DS2Error, ManifestError, PronunciationError
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
 from ds2_deploy.recognizer import Recognizer
+from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import Language, language_named, respelled
 
 
@@ -98,6 +100,10 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     utterances: int
     left_out: int
     """Recordings that could not be read or whose text could not be spelled: in no other number."""
+    unwritable: list[str]
+    """Characters, or phonemes, of the texts that the model cannot write: they count as errors."""
+    unwritable_texts: int
+    """Of how many texts."""
     audio_s: float
     seconds: float
     """From the first file opened to the last transcript."""
@@ -113,6 +119,18 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_json(self) -> str:
         return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+
+    def warning(self) -> str | None:
+        """What makes the model look worse than it hears, where something does."""
+        if not self.unwritable:
+            return None
+        shown = " ".join(map(repr, self.unwritable[:UNWRITABLE_SHOWN]))
+        signs = "phonemes" if language_named(self.language).metric == "PER" else "characters"
+        more = len(self.unwritable) - UNWRITABLE_SHOWN
+        return (
+            f"{self.unwritable_texts} of {self.utterances} texts have {signs} that the "
+            f"model cannot write ({shown}{f' and {more} more' if more > 0 else ''}): they count as errors."
+        )
 
     def summary(self) -> str:
         """The language's own metric first, with its interval."""
@@ -151,6 +169,8 @@ class _Rate(NamedTuple):
         return f"{name} {self.rate:.2%} ({interval}): {self.errors} of {self.units} {unit}"
 
 
+UNWRITABLE_SHOWN = 10
+"""Of the characters that a model cannot write: Mandarin may lack thousands."""
 LENGTHS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 """Where the breakdown by length is cut."""
 
@@ -183,6 +203,7 @@ def evaluate(
     if not scored:
         raise ManifestError(f"None of the {len(references)} recordings could be transcribed; the first: {failures[0]}")
     every = [s.errors for s in scored]
+    missing = _missing([s.reference.text for s in scored], alphabet, name)
     total = Errors.total(every)
     wer_low, wer_high = bootstrap_interval([(e.word_errors, e.words) for e in every])
     cer_low, cer_high = bootstrap_interval([(e.character_errors, e.characters) for e in every])
@@ -199,6 +220,8 @@ def evaluate(
         **Kinds.total(s.kinds for s in scored)._asdict(),
         utterances=len(scored),
         left_out=len(failures),
+        unwritable=sorted(set().union(*missing)),
+        unwritable_texts=sum(map(bool, missing)),
         audio_s=audio_s,
         seconds=seconds,
         rtfx=audio_s / seconds,
@@ -228,6 +251,20 @@ def _by_length(scored: Sequence[Scored]) -> list[Group]:
         if within:
             groups.append(Group.of(f"{low:g} to {high:g} s" if high < float("inf") else f"from {low:g} s", within))
     return groups
+
+
+def _missing(texts: Iterable[str], alphabet: Alphabet, language: str) -> list[set[str]]:
+    """Of each text, in the language's spelling, what no label writes, neither as it is nor as the language spells it.
+
+    An accent may have a label of its own, so letters are compared in their parts.
+    """
+
+    def parts(text: str) -> set[str]:
+        return set(alphabet.tokens(unicodedata.normalize("NFD", text)))
+
+    labels = [label for i, label in enumerate(alphabet.labels) if i != alphabet.blank]
+    writable = set().union(*(parts(label) | parts(respelled(label, language)) for label in labels))
+    return [{token for token in alphabet.tokens(text) if not parts(token) <= writable} for text in texts]
 
 
 def _spelled(references: Sequence[Reference], language: Language) -> tuple[list[Reference], list[DS2Error]]:

@@ -24,6 +24,7 @@ from ds2_deploy.output.differences import (
     write_html,
 )
 from ds2_deploy.recognizer import Result
+from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import LANGUAGES
 from tests.conftest import ConvModel, Ds2, noise
 from tests.tiny import MODELS, tiny_metadata
@@ -126,7 +127,8 @@ def test_a_manifest_is_evaluated_speaker_by_speaker(ds2: Ds2, conv_model: ConvMo
     manifest.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = tmp_path / "page.html"
     code, out, err = ds2("evaluate", conv_model.path, manifest, "--worst", "5", "--breakdown", "--html", page)
-    assert (code, err) == (0, "")
+    warning = "ds2: 1 of 3 texts have characters that the model cannot write ('&' '<' '>'): they count as errors.\n"
+    assert (code, err) == (0, warning)
     assert "substituted" in out
     assert f"{tmp_path / '1.wav'}: " in out
     assert str(tmp_path / "0.wav") not in out
@@ -135,6 +137,7 @@ def test_a_manifest_is_evaluated_speaker_by_speaker(ds2: Ds2, conv_model: ConvMo
     assert reader.open == []
     assert "<b> & nothing of that" in reader.texts["del"]
     as_json = json.loads(ds2("evaluate", conv_model.path, manifest, "--json").out)
+    assert (as_json["unwritable"], as_json["unwritable_texts"]) == (["&", "<", ">"], 1)
     assert [(g["name"], g["utterances"]) for g in as_json["speakers"]] == [("bob", 2), ("ann", 1)]
     assert as_json["speakers"][1]["wer"] == 0
     assert [g["name"] for g in as_json["lengths"]] == ["1 to 2 s", "2 to 4 s"]
@@ -159,6 +162,48 @@ def test_a_file_of_its_name_does_not_hide_a_bundled_model(
     assert ds2("evaluate", "default", "m.jsonl").code == 0
 
 
+def one_who_hears(results: list[Result], **metadata: Any) -> Any:
+    """A recogniser with these results, of a model with such metadata."""
+    return SimpleNamespace(
+        metadata=msgspec.structs.replace(tiny_metadata(MODELS["gru, two directions, 2d"]), **metadata),
+        backend=SimpleNamespace(name="onnxruntime", device="cpu"),
+        decoder="greedy",
+        transcribe=lambda paths: iter(results[: len(list(paths))]),
+    )
+
+
+@pytest.mark.parametrize(
+    ("language", "labels", "texts", "unwritable"),
+    [
+        ("en", " ab", ["a b", "Ab"], []),
+        ("en", " AB", ["a b", "Ab"], []),
+        ("en", " ab", ["a, b.", "b.", "ab"], [",", "."]),
+        ("en", " ae\u0301", ["\u00e9a", "e"], []),
+        ("en", " ae", ["\u00e9a", "e"], ["\u00e9"]),
+        ("en-phonemes", ["SIL", "HH", "AH"], ["HH AH", "AH OW"], ["OW"]),
+        ("zh", "你好", ["你，好", "好吗"], ["吗"]),
+    ],
+)
+def test_what_a_model_cannot_write_is_named(
+    language: str, labels: str | list[str], texts: list[str], unwritable: list[str]
+) -> None:
+    results = [Result("1", Hypothesis("", 0.0), 1.0, None)] * len(texts)
+    recognizer = one_who_hears(results, language=language, alphabet=Alphabet.of(labels))
+    evaluation, _, _ = evaluate(recognizer, [Reference(Path(text), text) for text in texts])
+    assert evaluation.unwritable == unwritable
+    assert evaluation.unwritable_texts == sum(any(sign in text for sign in unwritable) for text in texts)
+    assert (evaluation.warning() is None) == (not unwritable)
+
+
+def test_of_the_many_that_a_model_cannot_write_ten_are_shown() -> None:
+    recognizer = one_who_hears([Result("1", Hypothesis("", 0.0), 1.0, None)])
+    evaluation, _, _ = evaluate(recognizer, [Reference(Path("1"), "one 0123456789+-")])
+    assert evaluation.warning() == (
+        "1 of 1 texts have characters that the model cannot write ('+' '-' '0' '1' '2' '3' '4' '5' '6' '7' and 2 more):"
+        " they count as errors."
+    )
+
+
 def test_mandarin_is_counted_ranked_and_shown_by_characters(tmp_path: Path) -> None:
     """With a recording that failed after a second of it was heard, which counts in nothing."""
     told = {"1": ("设定三十二度上下", "设定三十度上下了", "a"), "2": ("好的吗", "不是了", "b"), "3": ("好", "", "b")}
@@ -167,12 +212,7 @@ def test_mandarin_is_counted_ranked_and_shown_by_characters(tmp_path: Path) -> N
         Result("2", Hypothesis(told["2"][1], 0.0), 1.0, None),
         Result("3", None, 1.0, AudioError("cut off")),
     ]
-    recognizer: Any = SimpleNamespace(
-        metadata=msgspec.structs.replace(tiny_metadata(MODELS["gru, two directions, 2d"]), language="zh"),
-        backend=SimpleNamespace(name="onnxruntime", device="cpu"),
-        decoder="greedy",
-        transcribe=lambda paths: iter(results[: len(list(paths))]),
-    )
+    recognizer = one_who_hears(results, language="zh")
     references = [Reference(Path(name), said, speaker) for name, (said, _, speaker) in told.items()]
     evaluation, every, failures = evaluate(recognizer, references)
     assert [str(failure) for failure in failures] == ["cut off"]

@@ -66,6 +66,8 @@ def evaluate(
     evaluation, scored, failures = run(recognizer, [Reference(u.path, u.text, u.speaker) for u in utterances])
     for failure in failures:
         print_failure(failure)
+    if warning := evaluation.warning():
+        print_failure(warning)
     typer.echo(evaluation.to_json() if as_json else evaluation.summary())
     if not as_json:
         _print_details(evaluation, scored, worst, breakdown)
