@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import InferenceError
@@ -69,6 +70,25 @@ def test_letters_are_timed(alphabet: Alphabet, seed: int) -> None:
         stream.accept(piece)
     letters = [t for t, label in enumerate(labels) if label != alphabet.blank and alphabet.labels[label] != " "]
     assert stream.spoken == ((letters[0], letters[-1] + 1) if letters else None)
+
+
+@pytest.mark.parametrize("decoder", ["greedy", "beam"])
+@pytest.mark.parametrize("alphabet", ALPHABETS)
+@pytest.mark.parametrize("seed", range(10))
+def test_letters_of_the_utterance_before_are_not_timed_again(decoder: str, alphabet: Alphabet, seed: int) -> None:
+    """A letter that an utterance was cut within belongs to it, however long it goes on."""
+    if decoder == "beam":
+        pytest.importorskip("pyctcdecode")
+    labels = random_labels(alphabet, seed)
+    stream, begin, before = make_decoder(decoder, alphabet).start(), 0, alphabet.blank
+    for piece in cut(emissions(labels, alphabet), seed):
+        stream.accept(piece)
+        own = labels[begin : begin + len(piece)]
+        ours = np.cumsum(own != before) > 0  # (t,) from the first frame that says something else
+        letters = [t for t, label in enumerate(own) if ours[t] and alphabet.labels[label] not in ("_", "<blank>", " ")]
+        assert stream.spoken == ((letters[0], letters[-1] + 1) if letters else None)
+        begin, before = begin + len(piece), own[-1] if len(own) else before
+        stream = stream.next()
 
 
 @pytest.mark.parametrize("alphabet", ALPHABETS)

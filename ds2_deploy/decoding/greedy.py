@@ -68,7 +68,7 @@ class GreedyStream:
             elif self._goes_on:
                 self._ends[-1] = self.frames + 1
                 self._log_probs[-1] = max(self._log_probs[-1], log_prob)
-            if self._decoder.is_letter[label]:
+            if self._goes_on and self._decoder.is_letter[label]:  # and not of the utterance before
                 self.spoken = (self.frames if self.spoken is None else self.spoken[0], self.frames + 1)
             self.frames += 1
 
