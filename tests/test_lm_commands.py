@@ -166,10 +166,26 @@ def test_other_weights_are_those_of_a_new_decoder(tmp_path: Path) -> None:
     assert [reweighed.readings(f, 4) for f in frames] == [new.readings(f, 4) for f in frames]
 
 
-def test_tuning_refuses_a_test_set_and_what_is_no_language_model(ds2: Ds2, tmp_path: Path) -> None:
-    code, _, err = ds2("lm-tune", "default", tmp_path / "an4-test.jsonl", "--lm", tmp_path)
-    assert code == 1
-    assert "is a test set by its name" in err
+@pytest.mark.parametrize(
+    ("name", "refused"),
+    [
+        ("an4-test.jsonl", True),
+        ("an4.test.jsonl", True),
+        ("test.clean.jsonl", True),
+        ("test2.jsonl", True),
+        ("Test/all.jsonl", True),
+        ("test-clean/all.jsonl", True),
+        ("test/valid.jsonl", False),
+        ("sets/contest.jsonl", False),
+        ("tested/latest.jsonl", False),
+    ],
+)
+def test_tuning_refuses_a_test_set(ds2: Ds2, tmp_path: Path, name: str, refused: bool) -> None:
+    code, _, err = ds2("lm-tune", "default", tmp_path / name, "--lm", tmp_path / "none")
+    assert (code, "is a test set by its name" in err) == (1, refused)
+
+
+def test_tuning_refuses_what_is_no_language_model(ds2: Ds2, tmp_path: Path) -> None:
     code, _, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", "--lm", tmp_path / "none")
     assert code == 1
     assert "ds2 lm-build" in err

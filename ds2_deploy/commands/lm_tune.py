@@ -1,5 +1,6 @@
 """ds2 lm-tune: how much a language model should weigh."""
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -62,11 +63,18 @@ def lm_tune(
     _write(tuned, lm)
 
 
+VALIDATION = {"valid", "validation", "val", "dev"}
+
+
 def _check_name(manifest: Path) -> None:
-    """What is tuned on a test set cannot be measured on it any more."""
+    """What is tuned on a test set cannot be measured on it any more.
+
+    The folder speaks for a file that does not say of itself that it is for validation.
+    """
     from ds2_deploy.errors import ManifestError
 
-    if "test" in manifest.stem.lower().replace("-", "_").split("_"):
+    own, folder = (re.split("[^a-z]+", name.lower()) for name in (manifest.stem, manifest.absolute().parent.name))
+    if "test" in own or ("test" in folder and VALIDATION.isdisjoint(own)):
         raise ManifestError(
             f"{manifest} is a test set by its name: tune on validation recordings, and measure on the test set."
         )
