@@ -299,6 +299,28 @@ def test_hot_words_are_heard_more_readily() -> None:
             BeamDecoder(alphabet, BeamConfig(hot_words={word: 1.0}))
 
 
+@pytest.mark.parametrize(
+    ("letters", "word", "spelled"),
+    [
+        (" 'anokm", "Anna", "anna"),
+        (" 'anokm", "ANNA", "anna"),
+        (" 'ANOKM", "Anna", "ANNA"),
+        (" 'anAN", "Anna", "Anna"),
+        (" 'koma", "Ok’om", "ok'om"),
+        (" ’koma", "ok’om", "ok’om"),
+    ],
+)
+def test_hot_words_are_taken_in_the_models_letters(letters: str, word: str, spelled: str) -> None:
+    decoder = BeamDecoder(Alphabet.of(letters), BeamConfig(hot_words={word: 3.0}))
+    assert decoder.config.hot_words == {spelled: 3.0}
+    assert pickle.loads(pickle.dumps(decoder)).config.hot_words == {spelled: 3.0}
+
+
+def test_of_a_hot_word_only_letters_that_the_model_lacks_in_any_case_are_strange() -> None:
+    with pytest.raises(ConfigError, match=r"'Zoé' has letters that the model does not know: \['é'\]"):
+        BeamDecoder(ENGLISH, BeamConfig(hot_words={"Zoé": 1.0}))
+
+
 def test_a_hot_word_adds_its_weight_and_is_not_unknown(tmp_path: Path) -> None:
     model = language_model(["hello you", "you hello"], tmp_path)
     log_probs = spoken("hello zed", 0.9)

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from ds2_deploy.decoding.alignment import aligned
 from ds2_deploy.decoding.greedy import GreedyDecoder, no_probabilities
 from ds2_deploy.decoding.language_model import (
+    CASES,
     MAX_ALPHA,
     MAX_BETA,
     MAX_WIDTH,
@@ -62,7 +63,7 @@ class BeamConfig:
     unknown: float = -10.0
     """What a word adds that the language model does not know; flashlight does not hear such words at all."""
     hot_words: Mapping[str, float] = field(default_factory=dict)
-    """Words to expect, known to the language model or not, and what each of them adds."""
+    """Words to expect, in any case, known to the language model or not, and what each of them adds."""
     n_best: int = 1
     """Readings that a hypothesis comes with."""
 
@@ -80,6 +81,20 @@ def _check(name: str, value: float | None, least: float, most: float) -> None:
         raise ConfigError(f"{name} is {value:g}: it must lie between {least:g} and {most:g}.")
 
 
+def _spelled(hot_words: Mapping[str, float], alphabet: Alphabet) -> dict[str, float]:
+    """Each in the case, and with the apostrophe, that the alphabet can write; ConfigError where it can in none."""
+    spelled = {}
+    for word, weight in hot_words.items():
+        if len(word.split()) != 1:
+            raise ConfigError(f"The hot word {word!r} is not one word: give each of a name's by itself.")
+        spellings = [case(form) for form in (word, word.replace("’", "'")) for case in CASES]
+        best = min(spellings, key=lambda spelling: len(alphabet.missing(spelling)))
+        if missing := alphabet.missing(best):
+            raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")
+        spelled[best] = weight
+    return spelled
+
+
 class SearchDecoder(ABC):
     """A beam search; a subclass says who searches, and how it does so in pieces."""
 
@@ -89,7 +104,8 @@ class SearchDecoder(ABC):
     def __init__(self, alphabet: Alphabet, config: BeamConfig | None = None) -> None:
         require(self.package)
         self.alphabet = alphabet
-        self.config = config = config or BeamConfig()
+        config = config or BeamConfig()
+        self.config = config = replace(config, hot_words=_spelled(config.hot_words, alphabet))
         files = find_language_model(config.lm) if config.lm not in (None, NO_LM) else None
         for name, weight in (("alpha", config.alpha), ("beta", config.beta)):
             if files is None and weight is not None:
@@ -100,11 +116,6 @@ class SearchDecoder(ABC):
         enough = min(WIDTH_PER_READING * config.n_best, MAX_WIDTH) if config.n_best > 1 else 1
         self.beam_width = max(preset.beam_width, enough) if config.beam_width is None else config.beam_width
         self.has_lm = files is not None
-        for word in config.hot_words:
-            if len(word.split()) != 1:
-                raise ConfigError(f"The hot word {word!r} is not one word: give each of a name's by itself.")
-            if missing := alphabet.missing(word):
-                raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")
         self._load(files)
 
     def __reduce__(self) -> tuple[type[Self], tuple[Alphabet, BeamConfig]]:
