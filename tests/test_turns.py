@@ -65,12 +65,29 @@ def test_ctm_of_a_call_has_one_channel_after_the_other() -> None:
     ]  # fmt: skip
 
 
-def test_a_long_turn_has_lines_of_the_same_length_with_its_mark() -> None:
-    words = tuple(TimedWord("abcdefg", 0.4 * i, 0.4 * i + 0.3, 1.0) for i in range(10))
+def subtitles(words: tuple[TimedWord, ...], channel: int, joint: str = " ") -> list[list[str]]:
+    """The lines of each subtitle of one who speaks alone, as SubRip has them."""
     out = io.StringIO()
-    writer_class("srt")(out, single=True).write(Transcript("call.wav", "", 5.0, turns=turns([words, ()])))
-    shown = out.getvalue().splitlines()[2:4]
-    assert shown == ["[0] " + " ".join(["abcdefg"] * 5), " ".join(["abcdefg"] * 5)]
+    spoken = turns([()] * channel + [words], joint)
+    writer_class("srt")(out, single=True).write(Transcript("call.wav", "", 5.0, turns=spoken, joint=joint))
+    return [cue.splitlines()[2:] for cue in out.getvalue().split("\n\n")[:-1]]
+
+
+def test_a_long_turn_has_lines_of_the_same_length_after_its_mark() -> None:
+    words = tuple(TimedWord("abcdef", 0.4 * i, 0.4 * i + 0.3, 1.0) for i in range(10))
+    assert subtitles(words, 0) == [["[0] " + " ".join(["abcdef"] * 5), " ".join(["abcdef"] * 5)]]
+
+
+@pytest.mark.parametrize("joint", [" ", ""])
+@pytest.mark.parametrize("channel", [0, 12])
+def test_lines_of_calls_are_no_longer_with_their_mark(channel: int, joint: str) -> None:
+    lengths = np.random.default_rng(channel).integers(1, 10, 300)
+    words = tuple(TimedWord("abcdefghi"[:n], 0.1 * i, 0.1 * i + 0.1, 1.0) for i, n in enumerate(lengths))
+    found = subtitles(words, channel, joint)
+    assert all(shown[0].startswith(f"[{channel}] ") and len(shown) <= 2 for shown in found)
+    assert 38 < max(len(line) for shown in found for line in shown) <= 42
+    text = joint.join(joint.join(shown).removeprefix(f"[{channel}] ") for shown in found)
+    assert text == joint.join(word.word for word in words)
 
 
 def test_turns_of_a_language_without_spaces_are_joined_as_it_writes() -> None:

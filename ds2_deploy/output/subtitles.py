@@ -28,9 +28,12 @@ class Cue(NamedTuple):
     text: str
 
 
-def cues(words: Iterable[TimedWord], joint: str = " ") -> Iterator[Cue]:
-    """Subtitles in order, none overlapping the next; together they hold every word once, with `joint` between them."""
-    groups = list(_groups(words, joint))
+def cues(words: Iterable[TimedWord], joint: str = " ", width: int = LINE_CHARACTERS) -> Iterator[Cue]:
+    """Subtitles in order, none overlapping the next; together they hold every word once, with `joint` between them.
+
+    Their lines have at most `width` characters, but for a single longer word.
+    """
+    groups = list(_groups(words, joint, width))
     for group, following in zip_longest(groups, groups[1:]):
         start_s = group[0].start_s
         end_s = min(max(group[-1].end_s + LINGER_S, start_s + SHORTEST_S), start_s + LONGEST_S)
@@ -39,10 +42,10 @@ def cues(words: Iterable[TimedWord], joint: str = " ") -> Iterator[Cue]:
         yield Cue(start_s, end_s, joined(group, joint))
 
 
-def _groups(words: Iterable[TimedWord], joint: str) -> Iterator[list[TimedWord]]:
+def _groups(words: Iterable[TimedWord], joint: str, width: int) -> Iterator[list[TimedWord]]:
     group: list[TimedWord] = []
     for word in words:
-        if group and not _fits(group, word, joint):
+        if group and not _fits(group, word, joint, width):
             yield group
             group = []
         group.append(word)
@@ -50,11 +53,11 @@ def _groups(words: Iterable[TimedWord], joint: str) -> Iterator[list[TimedWord]]
         yield group
 
 
-def _fits(group: list[TimedWord], word: TimedWord, joint: str) -> bool:
+def _fits(group: list[TimedWord], word: TimedWord, joint: str, width: int) -> bool:
     """Whether the subtitle can go on with this word."""
     pause_s = word.start_s - group[-1].end_s
-    shown = lines(joined([*group, word], joint))
-    short = len(shown) <= LINES and all(len(line) <= LINE_CHARACTERS for line in shown)
+    shown = lines(joined([*group, word], joint), width)
+    short = len(shown) <= LINES and all(len(line) <= width for line in shown)
     return pause_s < PAUSE_S and word.end_s - group[0].start_s <= LONGEST_S and short
 
 
@@ -63,15 +66,15 @@ def joined(words: Sequence[TimedWord], joint: str) -> str:
     return joint.join(word.word for word in words)
 
 
-def lines(text: str) -> list[str]:
+def lines(text: str, width: int = LINE_CHARACTERS) -> list[str]:
     """One line where it fits; else two as equal as the words allow, or, where even those are too long, as many as it
     takes."""
-    if len(text) <= LINE_CHARACTERS:
+    if len(text) <= width:
         return [text]
     breaks = [i for i, character in enumerate(text) if character == " "]
     if not breaks:
-        middle = LINE_CHARACTERS if len(text) > LINES * LINE_CHARACTERS else (len(text) + 1) // 2
-        return [text[:middle], *lines(text[middle:])]
+        middle = width if len(text) > LINES * width else (len(text) + 1) // 2
+        return [text[:middle], *lines(text[middle:], width)]
     middle = min(breaks, key=lambda i: abs(i - len(text) / 2))
     first, second = text[:middle], text[middle + 1 :]
-    return [*lines(first), *lines(second)]
+    return [*lines(first, width), *lines(second, width)]

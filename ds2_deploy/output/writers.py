@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TextIO
 
 from ds2_deploy.decoding.protocol import Reading, TimedWord
 from ds2_deploy.errors import ConfigError
-from ds2_deploy.output.subtitles import Cue, cues, lines
+from ds2_deploy.output.subtitles import LINE_CHARACTERS, Cue, cues, lines
 from ds2_deploy.output.turns import Turn
 
 
@@ -40,10 +40,10 @@ class Transcript(NamedTuple):
         return found
 
     def cues(self) -> list[tuple[int | None, Cue]]:
-        """Subtitles in order, each with its channel where there are several."""
-        found = [(channel, cue) for channel, words in self.channels.items() for cue in cues(words, self.joint)]
-        found.sort(key=lambda item: item[1].start_s)
-        return [(None if self.turns is None else channel, cue) for channel, cue in found]
+        """Subtitles in order, each with its channel where there are several, and room for it in the lines."""
+        found = [(None if self.turns is None else channel, words) for channel, words in self.channels.items()]
+        every = [(channel, cue) for channel, words in found for cue in cues(words, self.joint, _width(channel))]
+        return sorted(every, key=lambda item: item[1].start_s)
 
 
 class TextWriter:
@@ -148,7 +148,8 @@ class SrtWriter(TextWriter):
 
     def write(self, transcript: Transcript) -> None:
         for number, (channel, (start_s, end_s, text)) in enumerate(transcript.cues(), 1):
-            self._put(f"{number}\n" + _shown(start_s, end_s, ",", _told(channel, lines(text))))
+            first, *others = lines(text, _width(channel))
+            self._put(f"{number}\n" + _shown(start_s, end_s, ",", [_mark(channel) + first, *others]))
 
 
 class VttWriter(TextWriter):
@@ -178,7 +179,7 @@ class TsvWriter(TextWriter):
     def write(self, transcript: Transcript) -> None:
         self._put("start\tend\ttext\n")
         for channel, (start_s, end_s, text) in transcript.cues():
-            self._put(f"{round(start_s * 1000)}\t{round(end_s * 1000)}\t{_told(channel, [text])[0]}\n")
+            self._put(f"{round(start_s * 1000)}\t{round(end_s * 1000)}\t{_mark(channel)}{text}\n")
 
 
 class CtmWriter(TextWriter):
@@ -194,9 +195,14 @@ class CtmWriter(TextWriter):
                 self._put(f"{name} {channel + 1} {times} {'_'.join(word.split())} {confidence:.3f}\n")
 
 
-def _told(channel: int | None, shown: list[str]) -> list[str]:
-    """With the channel before the first line, where there are several."""
-    return shown if channel is None else [f"[{channel}] {shown[0]}", *shown[1:]]
+def _mark(channel: int | None) -> str:
+    """What stands before the first line of a subtitle: the channel, where there are several."""
+    return "" if channel is None else f"[{channel}] "
+
+
+def _width(channel: int | None) -> int:
+    """Characters of a line beside that."""
+    return LINE_CHARACTERS - len(_mark(channel))
 
 
 def _shown(start_s: float, end_s: float, point: str, shown: list[str]) -> str:
