@@ -1,11 +1,16 @@
 """Beam search against all paths of small matrices, language models in odd clothes, and streams in pieces."""
 
+import bz2
+import codecs
 import gc
+import gzip
 import itertools
+import lzma
 import math
 import os
 import pickle
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -448,6 +453,28 @@ def test_broken_language_models(content: str, words: str, tmp_path: Path) -> Non
     (tmp_path / "lm.arpa").write_text(content, encoding="utf-8")
     with pytest.raises(LanguageModelError, match=words):
         BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path / "lm.arpa"))
+
+
+@pytest.mark.parametrize(
+    ("written", "words"),
+    [
+        (gzip.compress, "is packed: unpack it first"),
+        (bz2.compress, "is packed: unpack it first"),
+        (lzma.compress, "is packed: unpack it first"),
+        (codecs.BOM_UTF8.__add__, "begins with a byte order mark: save it as UTF-8 without one"),
+        (lambda content: content.decode().encode("utf-16"), "begins with a byte order mark: save it as UTF-8"),
+    ],
+)
+@pytest.mark.parametrize("search", ["beam", "flashlight"])
+def test_language_models_as_they_were_downloaded_or_saved(
+    search: str, written: Callable[[bytes], bytes], words: str, tmp_path: Path
+) -> None:
+    if search == "flashlight":
+        pytest.importorskip("flashlight.lib.text.decoder")
+    language_model(["hello you"], tmp_path)
+    (tmp_path / "4gram.arpa.gz").write_bytes(written((tmp_path / "lm.arpa").read_bytes()))
+    with pytest.raises(LanguageModelError, match=rf"4gram\.arpa\.gz {words}"):
+        make_decoder(BeamConfig(search=search, lm=tmp_path / "4gram.arpa.gz"), ENGLISH)
 
 
 def test_no_language_model_there(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ ask it about a model's own words.
 """
 
 import bisect
+import codecs
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +26,9 @@ WORDS_FILE = "words.txt"
 """Beside a binary, which does not tell its words."""
 SETTINGS_FILE = "decoder.json"
 BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
+PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
+"""How files of gzip, bzip2, xz and zip begin: public language models come as .arpa.gz."""
+BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MARKS = {"<s>", "</s>", "<unk>", "<UNK>"}
 FEWEST = 0.5
 """Share of a language model's words that an alphabet must be able to spell."""
@@ -74,8 +78,12 @@ def _settings(path: Path) -> LmSettings:
 def words_of_model(files: LmFiles) -> list[str]:
     """All words that it knows, without its marks."""
     with files.model.open("rb") as stream:
-        binary = stream.read(len(BINARY_MAGIC)) == BINARY_MAGIC
-    if not binary:
+        begin = stream.read(len(BINARY_MAGIC))
+    if begin.startswith(PACKED):
+        raise LanguageModelError(f"{files.model} is packed: unpack it first.")
+    if begin.startswith(BYTE_ORDER_MARKS):
+        raise LanguageModelError(f"{files.model} begins with a byte order mark: save it as UTF-8 without one.")
+    if begin != BINARY_MAGIC:
         found = list(_arpa_words(files.model))
     elif files.words:
         found = sorted(set(read_text(files.words, LanguageModelError).split()))
