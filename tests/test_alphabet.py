@@ -1,5 +1,8 @@
 """Alphabet and text normalisation."""
 
+import sys
+import unicodedata
+
 import pytest
 
 from ds2_deploy.errors import AlphabetError, ConfigError
@@ -137,6 +140,18 @@ def test_english_normalisation(raw: str, normal: str) -> None:
 def test_mandarin_normalisation(raw: str, normal: str) -> None:
     assert normalize(raw, "zh") == normal
     assert normalize(normal, "zh") == normal
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize(
+    ("before", "after"), [("", ""), ("J", ""), ("a", "\u0301"), ("", "\u030c"), ("A", "\u0308\u0304")]
+)
+def test_what_is_normal_stays_as_it_is(language: str, before: str, after: str) -> None:
+    """Every sign of Unicode, alone and between letters and accents: small letters may compose what capitals do not."""
+    for sign in map(chr, range(sys.maxunicode + 1)):
+        if unicodedata.category(sign) not in ("Cn", "Co", "Cs"):  # neither unassigned, nor private, nor half a sign
+            normal = normalize(before + sign + after, language)
+            assert normalize(normal, language) == normal
 
 
 def test_an_unknown_language_is_named_with_the_choices() -> None:

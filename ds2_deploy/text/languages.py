@@ -12,8 +12,13 @@ from ds2_deploy.text import phonemes
 from ds2_deploy.text.alphabet import Alphabet
 
 
+def _small(text: str) -> str:
+    """Small letters, composed: there are accents that a small letter has in one sign and a capital in two, as in ǰ."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+
+
 def _english(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).replace("’", "'").lower().split())
+    return " ".join(_small(text).replace("’", "'").split())
 
 
 def _english_phonemes(text: str) -> str:
@@ -24,7 +29,8 @@ def _english_phonemes(text: str) -> str:
 
 def _mandarin(text: str) -> str:
     """Letters, marks and digits alone, without spaces between them; Latin letters small."""
-    return "".join(c for c in unicodedata.normalize("NFKC", text).lower() if unicodedata.category(c)[0] in "LMN")
+    kept = "".join(c for c in _small(text) if unicodedata.category(c)[0] in "LMN")
+    return unicodedata.normalize("NFKC", kept)  # what was dropped may have stood between a letter and its accent
 
 
 class Language(NamedTuple):
