@@ -77,7 +77,7 @@ def test_rules_of_the_command_line(ds2: Ds2, model: Path) -> None:
     assert lines("--no-endpoint") == "hi allyo\n"  # of one utterance; no space was heard
     assert lines("--rule2-min-trailing-silence", "1.8") == "hi allyo\n"
     assert lines("--rule2-min-trailing-silence", "1.8", "--rule1-min-trailing-silence", "1.4") == "hi all\nyo\n"
-    assert lines("--rule3-min-utterance-length", "0.2") == "hi a\nll\nyo\n"  # cut at frames 13, 23, 33, ...
+    assert lines("--rule3-min-utterance-length", "0.2") == "hi\nall\nyo\n"  # cut at frames 10, 20, 30, ...
 
 
 def test_jsonl_is_an_object_a_change(ds2: Ds2, model: Path) -> None:

@@ -6,7 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -249,6 +249,69 @@ def test_more_streams_than_agreed_are_refused() -> None:
         del streams[1]
         gc.collect()
         assert heard_by(dispatcher.create_stream(), babble(5000)).text == text_of(babble(5000))
+
+
+def test_a_full_dispatcher_is_not_held_up_by_those_who_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for forgotten streams takes the time of all that the process holds."""
+    looked = []
+    monkeypatch.setattr("ds2_deploy.streaming.dispatcher.gc.collect", lambda: looked.append(1))
+    with dispatching(max_streams=1) as dispatcher:
+        held = dispatcher.create_stream()
+        for _ in range(5):
+            with pytest.raises(OverloadError):
+                dispatcher.create_stream()
+        assert len(looked) == 1
+        assert not held.finished
+
+
+def test_a_stream_is_reset_when_its_listener_has_heard_all() -> None:
+    """Else a service that uses it again takes the end of one recording for the beginning of the next."""
+    hearing, go_on, told = threading.Event(), threading.Event(), []
+
+    def listener(result: StreamResult) -> None:
+        hearing.set()
+        go_on.wait(10)
+        told.append(result.text)
+
+    with dispatching() as dispatcher:
+        stream = dispatcher.create_stream(on_result=listener)
+        feed(stream, audio_of("ab" + "_" * 20))
+        assert hearing.wait(10)
+        resetting = threading.Thread(target=stream.reset)
+        resetting.start()
+        resetting.join(0.2)
+        assert resetting.is_alive()
+        go_on.set()
+        resetting.join(10)
+        assert not resetting.is_alive()
+        assert told
+
+
+def test_a_stream_of_a_closed_dispatcher_does_not_wait_for_it() -> None:
+    with dispatching() as dispatcher:
+        stream = dispatcher.create_stream()
+    stream.reset()
+    feed(stream, babble(100))
+    with pytest.raises(StreamError, match="dispatcher was closed"):
+        stream.input_finished()
+    assert stream.wait(1)
+
+
+def test_listeners_may_close_the_dispatcher_together() -> None:
+    both = threading.Barrier(2)
+    with dispatching(workers=2, max_batch=1) as dispatcher:
+
+        def listener(_: StreamResult) -> None:
+            both.wait(10)
+            dispatcher.close()
+
+        streams = [dispatcher.create_stream(on_result=listener) for _ in range(2)]
+        for stream in streams:
+            with suppress(StreamError):  # of the second not all may be taken
+                feed(stream, audio_of("ab" + "_" * 20))
+        for worker in dispatcher._workers:
+            worker.join(10)
+            assert not worker.is_alive()
 
 
 def test_a_stream_forgotten_half_way_is_gone() -> None:

@@ -70,7 +70,13 @@ def test_samples_come_without_waiting_for_more() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("AIFF", "an AIFF file"), ("FLAC", "a FLAC file"), ("OGG", "an Ogg file"), ("CAF", "a CAF file")],
+    [
+        ("AIFF", "an AIFF file"),
+        ("FLAC", "a FLAC file"),
+        ("OGG", "an Ogg file"),
+        ("CAF", "a CAF file"),
+        ("RF64", "an RF64 file"),
+    ],
 )
 @pytest.mark.parametrize("first", [1, 3, 4, 10**6])
 def test_audio_files_are_refused_by_name(kind: str, words: str, first: int) -> None:
@@ -85,6 +91,20 @@ def test_audio_files_are_refused_by_name(kind: str, words: str, first: int) -> N
 def test_tagged_mp3_is_refused_by_name(version: int) -> None:
     with pytest.raises(AudioError, match="an MP3 file"):
         list(raw_pcm(pipe(b"ID3" + bytes([version, 0, 0, 0, 0, 0, 0]) + bytes(1000)), 16000))
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"RIFX\0\0\1\0WAVE", "a RIFX file"),
+        (b"\x1aE\xdf\xa3\x9fB\x86\x81", "a WebM or Matroska file"),
+        (b"\0\0\0\x20ftypisom", "an MP4 file"),
+        (b"\0\0\0\x18ftypM4A ", "an MP4 file"),
+    ],
+)
+def test_what_browsers_and_cameras_record_is_refused_by_name(head: bytes, words: str) -> None:
+    with pytest.raises(AudioError, match=f"{words}.*, not raw samples"):
+        list(raw_pcm(pipe(head[:3], head[3:] + bytes(1000)), 16000))
 
 
 def wav(samples: npt.NDArray[np.float32], rate: int = 16000, subtype: str = "PCM_16") -> bytes:

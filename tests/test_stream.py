@@ -232,8 +232,19 @@ def test_the_score_of_an_utterance_is_that_of_its_frames() -> None:
     stream.input_finished()
     scores = [final.score for final in stream.take_finals()]
     best = emissions_of(samples).max(axis=1)
-    # Silent since frame 8: over at 18. From there silent since 52: over at 63.
-    assert scores == pytest.approx([float(best[:18].sum()), float(best[18:63].sum())], rel=1e-5)
+    # Silent since frame 8: over at 18. From there silent since 52: over at 62.
+    assert scores == pytest.approx([float(best[:18].sum()), float(best[18:62].sum())], rel=1e-5)
+
+
+@pytest.mark.parametrize("before", range(6))
+def test_a_pause_ends_an_utterance_wherever_chunks_begin(before: int) -> None:
+    """It is as long as the rule asks and not a frame longer; chunks have five frames."""
+    stream = own_stream(endpoint=PAUSE)
+    feed(stream, audio_of("_" * before + "hi" + "_" * 10 + "yo" + "_" * 9 + "ab" + "_" * 3))
+    stream.input_finished()
+    finals = stream.take_finals()
+    assert [final.text for final in finals] == ["hi", "yoab"]
+    assert [final.start_s for final in finals] == pytest.approx([before * 0.02, (before + 12) * 0.02])
 
 
 def test_silence_restarts_the_clock_and_is_no_utterance() -> None:
@@ -243,7 +254,7 @@ def test_silence_restarts_the_clock_and_is_no_utterance() -> None:
     samples = audio_of("_" * 110 + "ab" * 40 + "_" * 20)
     stream = own_stream(endpoint=rules)
     feed(stream, samples)
-    assert stream.take_finals() == []  # without restarts at frames 53 and 103 rule 3 would have cut at 153
+    assert stream.take_finals() == []  # without restarts at frames 50 and 100 rule 3 would have cut at 150
     stream.input_finished()
     (final,) = stream.take_finals()
     assert final.text == "ab" * 40
@@ -256,12 +267,12 @@ def test_an_utterance_that_does_not_end_is_cut() -> None:
     feed(stream, audio_of(path))
     stream.input_finished()
     finals = stream.take_finals()
-    assert [final.text for final in finals] == [path[:103], path[103:203], path[203:]]
+    assert [final.text for final in finals] == [path[:100], path[100:200], path[200:]]
     times = [(final.start_s, final.end_s) for final in finals]
     assert [(final.words[0].start_s, final.words[-1].end_s) for final in finals] == [
         pytest.approx(time) for time in times
     ]
-    np.testing.assert_allclose(times, [(0, 2.06), (2.06, 4.06), (4.06, 6.0)], atol=1e-9)
+    np.testing.assert_allclose(times, [(0, 2.0), (2.0, 4.0), (4.0, 6.0)], atol=1e-9)
     assert stream.result == finals[-1]
 
 
@@ -356,6 +367,30 @@ def test_a_bad_call_is_one_sentence_and_takes_nothing(name: str) -> None:
     stream.accept_waveform(samples[5000:], 16000)
     stream.input_finished()
     assert stream.result.text == text_of(samples)
+
+
+def test_a_rate_may_be_a_whole_float() -> None:
+    """As sound libraries give it."""
+    samples = babble(5000)
+    assert heard_by(own_stream(), samples, rate=16000.0).text == text_of(samples)  # type: ignore[arg-type]
+    assert heard_by(own_stream(), samples, rate=np.float32(16000)).text == text_of(samples)  # type: ignore[arg-type]
+
+
+def test_an_interrupt_in_the_decoder_leaves_a_stream_that_can_be_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, samples = own_stream(), audio_of("hi" + "_" * 30)
+    feed(stream, samples)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(type(stream._decoder), "accept", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            feed(stream, samples)
+    assert stream.wait(1)
+    stream.input_finished()
+    assert stream.finished
+    assert stream.result.text.startswith("hi")
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,9 @@ OTHERS = {
     b"FORM": "an AIFF file",
     b".snd": "an AU file",
     b"caff": "a CAF file",
+    b"RF64": "an RF64 file",
+    b"RIFX": "a RIFX file",
+    b"\x1aE\xdf\xa3": "a WebM or Matroska file",
 }
 
 
@@ -40,11 +43,12 @@ def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
     behind the samples of a WAV file, such as tags, is not heard.
     """
     data, left = b"", sys.maxsize
-    while len(data) < 4 and (more := _read(pipe)):
+    while len(data) < 8 and (more := _read(pipe)):
         data += more
     if len(data) < 2:
         raise AudioError("Standard input holds no sample: whatever should send audio sent none.")
-    for magic, kind in OTHERS.items():
+    kinds = OTHERS | {data[:4] + b"ftyp": "an MP4 file"}  # which says first how long that is
+    for magic, kind in kinds.items():
         if data.startswith(magic):
             raise AudioError(f"Standard input holds {kind}, not raw samples: use ds2 transcribe -, or give its path.")
     if data.startswith(b"RIFF"):

@@ -13,6 +13,7 @@ turn like everybody else; and whoever sends faster than the model steps is made 
 import gc
 import os
 import threading
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
@@ -36,6 +37,8 @@ from ds2_deploy.streaming.stream import Stream, StreamResult
 MAX_BATCH = 32
 """Streams of a step. On a CPU a step takes as long per stream from 4 streams on, and short steps let others in."""
 MAX_STREAMS = 1000
+COLLECT_S = 5.0
+"""Between looks for forgotten streams, which take a second where a service holds much: a full one is asked often."""
 MAX_WAITING_CHUNKS = 10
 """What one stream may have waiting before whoever feeds it has to wait."""
 
@@ -66,6 +69,7 @@ class Dispatcher:
         self._queued: set[int] = set()  # ids of streams in the queue or in a step
         self._idle = 0
         self._closed = False
+        self._collect_at = 0.0  # by the monotonic clock
         self._work = threading.Condition()  # guards all above
         self._workers = [
             threading.Thread(target=self._run, name=f"ds2-stream-{i}", daemon=True) for i in range(workers)
@@ -111,8 +115,9 @@ class Dispatcher:
         """
         with self._work:
             self._check_open()
-            if len(self._streams) >= self._max_streams:
+            if len(self._streams) >= self._max_streams and time.monotonic() >= self._collect_at:
                 gc.collect()  # of the forgotten, those that their own listeners refer to
+                self._collect_at = time.monotonic() + COLLECT_S
             if len(self._streams) >= self._max_streams:
                 raise OverloadError(
                     f"{self._max_streams} streams are open, which is all this dispatcher takes: try again later."
@@ -128,8 +133,8 @@ class Dispatcher:
             self._queue.clear()
             streams = list(self._streams)
             self._work.notify_all()
-        for worker in self._workers:
-            if worker is not threading.current_thread():
+        if threading.current_thread() not in self._workers:  # else a listener closes it: two could wait for each other
+            for worker in self._workers:
                 worker.join()
         for stream in streams:
             if not stream.finished:
@@ -151,7 +156,11 @@ class Dispatcher:
     def pump(self, stream: Stream) -> None:
         """Queue it if it has a chunk; return when not too much of it waits."""
         if stream.ready:
-            self._enqueue(stream)
+            try:
+                self._enqueue(stream)
+            except StreamError as error:  # closed: nobody will ever step it
+                stream.fail(error)
+                raise
         stream.wait_for_room(MAX_WAITING_CHUNKS * self.chunk_samples)
 
     def release(self, stream: Stream) -> None:

@@ -1,4 +1,7 @@
-"""When an utterance is over: the three rules of Kaldi's and sherpa-onnx's online recognisers, under their names."""
+"""When an utterance is over: the three rules of sherpa-onnx's online recognisers, under their names.
+
+Kaldi's are five, which also ask how probable the end of the utterance is.
+"""
 
 import math
 

@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -87,6 +88,7 @@ class Stream:
         self._feeding = threading.RLock()  # held by the thread that feeds
         self._changed = threading.Condition()  # guards all below; told of every step
         self._stepping = False
+        self._telling: int | None = None  # the thread in which the listener is hearing news
         self._closed = False
         self._restart()
 
@@ -108,7 +110,7 @@ class Stream:
 
     # --- the caller's side --------------------------------------------------------------------------------------
 
-    def accept_waveform(self, samples: npt.NDArray[np.floating[Any]], sample_rate: int) -> None:
+    def accept_waveform(self, samples: npt.NDArray[np.floating[Any]], sample_rate: float) -> None:
         """The next samples (S,) in [-1, 1], as many as there are; any rate, but one and the same for the stream.
 
         Waits while the stepper has too much to do. AudioError or StreamError, and nothing taken, where they cannot
@@ -170,9 +172,10 @@ class Stream:
             return finals
 
     def reset(self) -> None:
-        """Forget everything and be as new: for the next recording."""
+        """Forget everything and be as new: for the next recording. The listener hears nothing of this one after it."""
         with self._feeding, self._changed:
-            self._changed.wait_for(lambda: not self._stepping)
+            itself = threading.get_ident()
+            self._changed.wait_for(lambda: not self._stepping and self._telling in (None, itself))
             if self._closed:
                 raise StreamError("This stream was closed: create another one.")
             self._restart()
@@ -194,7 +197,7 @@ class Stream:
         if self._error is not None:
             raise self._error.with_traceback(None)  # it is raised more than once, and would grow each time
 
-    def _resampled(self, samples: Samples, sample_rate: int) -> Samples:
+    def _resampled(self, samples: Samples, sample_rate: float) -> Samples:
         """At the model's rate; the resampler remembers what it needs, so the cuts leave no trace."""
         if self._rate is None:
             self._begin(sample_rate)
@@ -207,9 +210,9 @@ class Stream:
         resampled: Samples = self._resampler.resample_chunk(samples)
         return resampled
 
-    def _begin(self, sample_rate: int) -> None:
-        whole = isinstance(sample_rate, int | np.integer) and not isinstance(sample_rate, bool)
-        if not whole or not 1_000 <= sample_rate <= 1_000_000:
+    def _begin(self, sample_rate: float) -> None:
+        is_number = isinstance(sample_rate, Real) and not isinstance(sample_rate, bool)
+        if not is_number or not float(sample_rate).is_integer() or not 1_000 <= sample_rate <= 1_000_000:
             raise AudioError(f"The sample rate is {sample_rate}: it must be whole hertz, from 1000 to 1000000.")
         target = self._metadata.feature.sample_rate
         self._rate = int(sample_rate)
@@ -271,28 +274,44 @@ class Stream:
     def put(self, log_probs: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> None:
         """What the step gave: the valid frames (t, V) and the next state (N,)."""
         with self._changed:
-            if self._error is not None:  # closed meanwhile
+            try:
+                news = [] if self._error is not None else self._news_of(log_probs, state)  # it may be closed meanwhile
+                if listened := bool(news and self._on_result):
+                    self._telling = threading.get_ident()
+            finally:  # Ctrl-C in the decoder included: what was said by then can still be had
                 self._stepping = False
                 self._changed.notify_all()
-                return
-            self._state = state
-            self._frames += len(log_probs)
-            self._decoder.accept(log_probs)
-            news: list[StreamResult] = []
-            if self._ended and self._frames >= self._expected_frames():
-                news = self._close_utterance(is_last=True)
-            elif self._endpoint and self._endpoint_detected(self._endpoint):
-                news = self._close_utterance()
-            elif self._on_result and (now := self._partial()).text != self._last.text:
-                self._last = now
-                news = [now]
-            self._stepping = False
-            self._empty_steps = 0 if len(log_probs) or not self._ended else self._empty_steps + 1
-            if self._empty_steps > MAX_EMPTY_STEPS:
-                frames = f"{self._frames} of {self._expected_frames()} frames"
-                self._give_up(InferenceError(f"The model gave {frames}: export it again."))
-            self._changed.notify_all()
-        self._tell(news)
+        if listened:
+            self._tell(news)
+
+    def _news_of(self, log_probs: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> list[StreamResult]:
+        """Let the decoder hear the frames; utterances that became final, and one that has grown, if anybody listens."""
+        self._state = state
+        news = self._heard(log_probs)
+        if self._all_heard:
+            news += self._close_utterance(is_last=True)
+        elif self._on_result and (now := self._partial()).text != self._last.text:
+            self._last = now
+            news.append(now)
+        self._empty_steps = 0 if len(log_probs) or not self._ended else self._empty_steps + 1
+        if self._empty_steps > MAX_EMPTY_STEPS:
+            frames = f"{self._frames} of {self._expected_frames()} frames"
+            self._give_up(InferenceError(f"The model gave {frames}: export it again."))
+        return news
+
+    def _heard(self, log_probs: npt.NDArray[np.float32]) -> list[StreamResult]:
+        """The utterances that end within the frames (t, V), each with the very frame after which a rule holds.
+
+        So chunks, however long, end none elsewhere. Frames after which none can hold are decoded at once.
+        """
+        finals: list[StreamResult] = []
+        possible = self._endpoint is not None and self._endpoint_holds(self._endpoint, len(log_probs))
+        for frames in np.split(log_probs, len(log_probs)) if possible and len(log_probs) else [log_probs]:
+            self._frames += len(frames)
+            self._decoder.accept(frames)
+            if self._endpoint and not self._all_heard and self._endpoint_holds(self._endpoint):
+                finals += self._close_utterance()
+        return finals
 
     def fail(self, error: Exception) -> None:
         """The model, or the stepper, has given up: all who ask hear why."""
@@ -311,16 +330,21 @@ class Stream:
             return False
         return self._waiting >= self._stepper.chunk_samples or (self._ended and not self._last.is_final)
 
+    @property
+    def _all_heard(self) -> bool:
+        return self._ended and self._frames >= self._expected_frames()
+
     def _expected_frames(self) -> int:
         return self._metadata.output_frames(self._taken + self._waiting)
 
-    def _endpoint_detected(self, endpoint: EndpointConfig) -> bool:
+    def _endpoint_holds(self, endpoint: EndpointConfig, ahead: int = 0) -> bool:
+        """Whether the utterance is over; or may be within `ahead` frames, whatever they say."""
         frame_s, spoken = self._metadata.frame_s, self._decoder.spoken
         silent = self._decoder.frames - (spoken[1] if spoken else 0)
         return endpoint.detected(
-            contains_nonsilence=spoken is not None,
-            trailing_silence_s=silent * frame_s,
-            utterance_s=self._decoder.frames * frame_s,
+            contains_nonsilence=spoken is not None or ahead > 0,
+            trailing_silence_s=(silent + ahead) * frame_s,
+            utterance_s=(self._decoder.frames + ahead) * frame_s,
         )
 
     def _close_utterance(self, *, is_last: bool = False) -> list[StreamResult]:
@@ -360,9 +384,14 @@ class Stream:
 
     def _tell(self, results: list[StreamResult]) -> None:
         """Outside the lock, so that a listener may use the stream."""
-        for result in results:
-            try:
-                if self._on_result:
-                    self._on_result(result)
-            except (Exception, SystemExit):  # the listener's own; other streams must not suffer
-                log.exception("A stream's listener failed on %r", result.text)
+        try:
+            for result in results:
+                try:
+                    if self._on_result:
+                        self._on_result(result)
+                except (Exception, SystemExit):  # the listener's own; other streams must not suffer
+                    log.exception("A stream's listener failed on %r", result.text)
+        finally:
+            with self._changed:
+                self._telling = None
+                self._changed.notify_all()
