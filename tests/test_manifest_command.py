@@ -252,6 +252,41 @@ def test_lhotse_cuts(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     ]
 
 
+def test_windows_of_a_longer_text_are_dropped(make: Make, tmp_path: Path) -> None:
+    """As lhotse's `cut_into_windows` leaves them: the supervision keeps its length and reaches beyond the cut."""
+    write_audio(tmp_path / "long.flac", 48000)
+
+    def window(name: str, start_s: float, from_s: float, said_s: float) -> dict[str, Any]:
+        entry = cut(name, "long.flac", start_s, 1.0, [f"text {name}"])
+        entry["supervisions"][0] |= {"start": from_s, "duration": said_s}
+        return entry
+
+    cuts = [
+        window("before", 1.0, -0.5, 1.2),
+        window("after", 1.0, 0.2, 0.9),
+        window("within", 1.0, 0.2, 0.5),
+        window("rounded", 2.0, -0.0005, 1.001),
+    ]
+    source = write_text(tmp_path / "cuts.jsonl", "".join(json.dumps(entry) + "\n" for entry in cuts))
+    code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
+    assert (code, [(entry["text"], entry["duration"]) for entry in lines]) == (
+        0, [("text within", 1.0), ("text rounded", 1.0)],
+    )  # fmt: skip
+    assert dropped(report) == [("long.flac", Reason.BEYOND)] * 2
+    assert report["dropped"][0]["detail"] == "supervision before/0, -0.500 to 0.700 s of a cut of 1.000 s"
+
+
+def test_a_supervision_without_text_is_dropped_alone(make: Make, tmp_path: Path) -> None:
+    write_audio(tmp_path / "long.flac", 48000)
+    null, missing = cut("null", "long.flac", 0, 3.0, [""]), cut("several", "long.flac", 0, 3.0, ["said", ""])
+    null["supervisions"][0]["text"] = None
+    del missing["supervisions"][1]["text"]
+    source = write_text(tmp_path / "cuts.jsonl", json.dumps(null) + "\n" + json.dumps(missing) + "\n")
+    code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
+    assert (code, [entry["text"] for entry in lines]) == (0, ["said"])
+    assert dropped(report) == [("long.flac", Reason.EMPTY_TEXT)] * 2
+
+
 @pytest.mark.parametrize(
     ("kind", "subtype"), [("WAV", "FLOAT"), ("WAV", "DOUBLE"), ("WAV", "PCM_24"), ("OGG", "VORBIS"), ("OGG", "OPUS")]
 )

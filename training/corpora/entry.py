@@ -54,6 +54,7 @@ class Reason(StrEnum):
     NO_TRANSCRIPT = "audio without transcript"
     UNUSED_TRANSCRIPT = "transcript without audio"
     EMPTY_TEXT = "text is empty"
+    BEYOND = "its text goes beyond the cut"
     TOO_SHORT = "too short"
     TOO_LONG = "too long"
     TOO_FAST = "too much text for its duration"

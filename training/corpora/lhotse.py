@@ -1,7 +1,6 @@
 """Cut sets of lhotse (https://lhotse.readthedocs.io, "Cuts"), read without lhotse."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,8 @@ def is_lhotse(source: Path) -> bool:
 def read_lhotse(source: Path) -> Items:
     """JSON lines of MonoCuts: recording, start, duration and supervisions, whose times count from the cut's start.
 
-    A supervision is the text of its cut; where there are several, each is an utterance of its own.
+    A supervision is the text of its cut; where there are several, each is an utterance of its own. One that goes
+    beyond its cut, as in windows of a fixed length, is dropped: nobody knows which of its words are in the cut.
     """
     for number, line in lines_of(source):
         where = f"{source}, line {number}"
@@ -35,17 +35,22 @@ def read_lhotse(source: Path) -> Items:
             yield Dropped(where, Reason.MALFORMED, f"{type(error).__name__}: {error}")
 
 
-def _entries(cut: dict[str, Any], folder: Path, number: int) -> Iterator[Entry]:
+def _entries(cut: dict[str, Any], folder: Path, number: int) -> Items:
     audio, channel = _audio_of(cut, folder)
     supervisions = cut["supervisions"]
     for supervision in supervisions:
         start_s, duration_s = float(cut["start"]), float(cut["duration"])
+        from_s, said_s = float(supervision["start"]), float(supervision["duration"])  # within the cut
+        if from_s < -SAME_S or from_s + said_s > duration_s + SAME_S:
+            lasts = f"{from_s:.3f} to {from_s + said_s:.3f} s of a cut of {duration_s:.3f} s"
+            yield Dropped(str(audio), Reason.BEYOND, f"supervision {supervision['id']}, {lasts}")
+            continue
         if len(supervisions) > 1:
-            start_s, duration_s = start_s + float(supervision["start"]), float(supervision["duration"])
+            start_s, duration_s = start_s + from_s, said_s
         whole = start_s < SAME_S and abs(duration_s - cut["recording"]["duration"]) < SAME_S and channel is None
         name = f"{number:06d}-{str(supervision['id']).replace('/', '_')}"
         part = None if whole else Part(name, start_s, duration_s, channel)
-        yield Entry(str(audio), str(supervision["text"]), str(supervision.get("speaker") or ""), part)
+        yield Entry(str(audio), str(supervision.get("text") or ""), str(supervision.get("speaker") or ""), part)
 
 
 def _audio_of(cut: dict[str, Any], folder: Path) -> tuple[Path, int | None]:
