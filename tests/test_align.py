@@ -154,6 +154,7 @@ def test_a_book_becomes_a_manifest(
         assert begin_s - 1 <= start / rate
         assert (start + len(cut)) / rate <= end_s + 1
         assert line["score"] > -1.5
+        assert line["recording"] == audio.name
     cuts = [load_audio(tmp_path / line["audio_filepath"], rate) for line in found]
     again = Recognizer.open(threads=1).recognize(cuts)
     errors = Errors.total(Errors.between(line["text"], heard.text) for line, heard in zip(found, again, strict=True))

@@ -230,9 +230,9 @@ def test_lhotse_cuts(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
     assert lines == [
         line("long.flac", 3.0, "the whole", "s"),
-        line("parts/000002-part_0.flac", 1.25, "a part", "s"),
-        line("parts/000003-several_0.flac", 1.0, "first", "s"),
-        line("parts/000003-several_1.flac", 1.0, "second", "s"),
+        line("parts/000002-part_0.flac", 1.25, "a part", "s") | {"recording": "long.flac"},
+        line("parts/000003-several_0.flac", 1.0, "first", "s") | {"recording": "long.flac"},
+        line("parts/000003-several_1.flac", 1.0, "second", "s") | {"recording": "long.flac"},
     ]
     for name, first, last in (("000002-part_0", 8000, 28000), ("000003-several_1", 32000, 48000)):
         written, rate = soundfile.read(tmp_path / "parts" / f"{name}.flac", dtype="int16")
@@ -302,17 +302,34 @@ def test_cuts_sound_as_their_recording(make: Make, tmp_path: Path, kind: str, su
     np.testing.assert_allclose(written, heard[4000:12000].clip(-1, 1), atol=2**-15)
 
 
-def test_pieces_of_one_recording_are_not_parted(make: Make, tmp_path: Path) -> None:
+@pytest.mark.parametrize("runs", [1, 2])
+def test_pieces_of_one_recording_are_not_parted(make: Make, tmp_path: Path, runs: int) -> None:
+    """Whether they are cut and split at once or one after the other."""
     entries = []
     for name in ("a", "b", "c", "d"):
         write_audio(tmp_path / f"{name}.wav", 4 * RATE)
         entries += [line(f"{name}.wav", 1.0, f"text {name} {second}") | {"offset": second} for second in range(4)]
     source = write_text(tmp_path / "o.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
     valid = tmp_path / "v.jsonl"
+    if runs == 2:
+        make(source, "--audio-dir", tmp_path / "parts")
+        source = (tmp_path / "m.jsonl").rename(tmp_path / "cut.jsonl")
     _, train, _ = make(source, "--audio-dir", tmp_path / "parts", "--valid-share", 0.5, "--valid-out", valid)
     held = lines_of(valid)
     assert (len(train), len(held)) == (8, 8)
     assert not {entry["text"].split()[1] for entry in train} & {entry["text"].split()[1] for entry in held}
+
+
+def test_what_is_known_of_a_piece_is_kept(make: Make, tmp_path: Path) -> None:
+    """Its score, and what it was cut from, even where that is gone, or where it is cut again."""
+    write_audio(tmp_path / "a.wav", 48000)
+    known = {"score": -0.25, "recording": "book.mp3"}
+    entries = [line("a.wav", 3.0, "whole") | known, line("a.wav", 1.0, "again") | known | {"offset": 1.0}]
+    source = write_text(tmp_path / "in.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+    code, lines, _ = make(source, "--audio-dir", tmp_path / "parts")
+    assert (code, lines) == (
+        0, [line("a.wav", 3.0, "whole") | known, line("parts/000002-a.flac", 1.0, "again") | known],
+    )  # fmt: skip
 
 
 def test_a_cut_of_one_channel_is_that_channel(make: Make, tmp_path: Path) -> None:
@@ -437,8 +454,8 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
     assert lines == [
         line("in/a.wav", 1.5, "a lie", "s1"),
         line("in/b.wav", 2.0, "true"),
-        line("parts/000003-b.flac", 0.5, "a part"),
-        line("parts/000005-b.flac", 0.75, "the beginning"),
+        line("parts/000003-b.flac", 0.5, "a part") | {"recording": "in/b.wav"},
+        line("parts/000005-b.flac", 0.75, "the beginning") | {"recording": "in/b.wav"},
         line("in/c.wav", 1.0, "all of it"),
     ]
     assert (code, dropped(report)) == (

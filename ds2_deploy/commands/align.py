@@ -70,12 +70,12 @@ def align(
             print_failure(f"dropped, {where}, score {passage.score:.2f}: {passage.text}")
     if not kept:
         raise AlignmentError(f"No passage of {text} fits {audio} with a score of {least:g} or more.")
-    _write(audio.stem, samples, rate, kept, out)
+    _write(audio, samples, rate, kept, out)
     seconds = sum(passage.end_s - passage.start_s for passage in kept)
     typer.echo(f"{out}: {len(kept)} of {len(placed)} passages, {seconds:.1f} of {sound.duration_s:.1f} s", err=True)
 
 
-def _write(name: str, samples: "Samples", rate: int, passages: "list[Passage]", out: Path) -> None:
+def _write(audio: Path, samples: "Samples", rate: int, passages: "list[Passage]", out: Path) -> None:
     """The recordings first, then the manifest: who sees the manifest finds them all."""
     from ds2_deploy.files import remove
     from training.corpora.build import write_manifest
@@ -86,9 +86,10 @@ def _write(name: str, samples: "Samples", rate: int, passages: "list[Passage]", 
     remove(out)  # it would name other recordings, if these are not finished
     utterances = []
     for number, passage in enumerate(passages, 1):
-        path = folder / f"{name}-{number:05}.flac"
+        path = folder / f"{audio.stem}-{number:05}.flac"
         cut = samples[round(passage.start_s * rate) : round(passage.end_s * rate)]
         write_flac(path, cut, rate)
         duration_s, score = round(len(cut) / rate, 3), round(passage.score, 3)
-        utterances.append(Utterance(str(path.absolute()), duration_s, passage.text, "", score))
+        whole = str(audio.absolute())
+        utterances.append(Utterance(str(path.absolute()), duration_s, passage.text, "", score, whole))
     write_manifest(out, utterances)

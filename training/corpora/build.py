@@ -101,9 +101,8 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
 
 
 def _line(utterance: Utterance, folder: Path) -> str:
-    audio = Path(utterance.audio)
     fields: dict[str, Any] = {
-        "audio_filepath": (audio.relative_to(folder) if audio.is_relative_to(folder) else audio).as_posix(),
+        "audio_filepath": _named(utterance.audio, folder),
         "duration": utterance.duration_s,
         "text": utterance.text,
     }
@@ -111,7 +110,15 @@ def _line(utterance: Utterance, folder: Path) -> str:
         fields["speaker"] = utterance.speaker
     if utterance.score is not None:
         fields["score"] = utterance.score
+    if utterance.recording not in ("", utterance.audio):  # else a later split would part what was said in one breath
+        fields["recording"] = _named(utterance.recording, folder)
     return json.dumps(fields, ensure_ascii=False) + "\n"
+
+
+def _named(audio: str, folder: Path) -> str:
+    """From the folder of the manifest, where it lies below."""
+    path = Path(audio)
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def write_report(path: Path, found: Survey) -> None:

@@ -57,7 +57,7 @@ class Utterance(NamedTuple):
     score: float | None = None
     """How well an aligned text fits its recording."""
     recording: str = ""
-    """What it was cut from, where it is a part."""
+    """What it was cut from, absolute, where it is a part; itself where it is whole."""
 
 
 Result = Utterance | Dropped
@@ -78,7 +78,8 @@ def distinct(items: Iterable[Entry | Dropped]) -> Items:
             yield Dropped(audio, Reason.DUPLICATE, f"its text there: {item.text.strip()!r}")
         else:
             seen.add(key)
-            yield item._replace(audio=audio, text=" ".join(item.text.split()))
+            recording = os.path.abspath(item.recording or audio)  # noqa: PTH100
+            yield item._replace(audio=audio, text=" ".join(item.text.split()), recording=recording)
 
 
 def checked(
@@ -108,4 +109,4 @@ def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None
         return Dropped(entry.audio, Reason.NO_AUDIO)
     except AudioError as error:
         return Dropped(entry.audio, Reason.UNREADABLE, str(error))
-    return Utterance(audio, round(duration_s, 4), entry.text, entry.speaker, recording=entry.audio)
+    return Utterance(audio, round(duration_s, 4), entry.text, entry.speaker, entry.score, entry.recording)

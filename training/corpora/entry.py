@@ -31,6 +31,10 @@ class Entry(NamedTuple):
     text: str
     speaker: str = ""
     part: Part | None = None
+    score: float | None = None
+    """How well an aligned text fits its recording."""
+    recording: str = ""
+    """What `audio` was cut from, where it is known for a part."""
 
 
 class Dropped(NamedTuple):

@@ -137,7 +137,10 @@ def is_manifest(source: Path) -> bool:
 
 
 def read_manifest_again(source: Path) -> Items:
-    """JSON lines of audio_filepath and text; NeMo's `offset` makes an utterance a part of its recording."""
+    """JSON lines of audio_filepath and text; NeMo's `offset` makes an utterance a part of its recording.
+
+    The recording and the score of what was cut before are kept: a split heeds the one, whoever filters the other.
+    """
     for number, line in lines_of(source):
         try:
             yield _entry_of(json.loads(line), source.parent, number)
@@ -150,7 +153,9 @@ def _entry_of(fields: dict[str, Any], folder: Path, number: int) -> Entry:
     part = None
     if fields.get("offset") is not None:
         part = Part(f"{number:06d}-{path.stem}", float(fields["offset"]), float(fields["duration"]))
-    return Entry(str(path), text.strip(), speaker, part)
+    score = None if fields.get("score") is None else float(fields["score"])
+    recording = str(folder / fields["recording"]) if fields.get("recording") else ""
+    return Entry(str(path), text.strip(), speaker, part, score, recording)
 
 
 def first_object(source: Path) -> dict[str, Any]:
