@@ -514,6 +514,14 @@ def test_limits_drop_and_are_no_failure(make: Make, ds2: Ds2, tmp_path: Path) ->
     assert (outcome.code, "min_seconds is 3.0 and max_seconds 2.0" in " ".join(outcome.err.split())) == (2, True)
 
 
+def test_nothing_is_too_short_whatever_is_allowed(make: Make, tmp_path: Path) -> None:
+    for name, samples in (("none", 0), ("one", 1)):
+        write_text(write_audio(tmp_path / f"{name}.wav", samples).with_suffix(".txt"), "x")
+    code, lines, report = make(tmp_path, "--min-seconds", 0, "--max-chars-per-second", 1e9)
+    assert (code, [entry["audio_filepath"] for entry in lines]) == (0, ["one.wav"])
+    assert dropped(report) == [("none.wav", Reason.TOO_SHORT)]
+
+
 def test_the_summary_names_reasons_counts_and_first_examples(ds2: Ds2, tmp_path: Path) -> None:
     for name in ("a", "b", "c"):
         write_text(write_audio(tmp_path / f"{name}.wav", 16000).with_suffix(".txt"), "x" if name == "a" else "")

@@ -35,7 +35,9 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ConfigError(f"min_{unit} is {low} and max_{unit} {high}: both from 0, and the first smaller.")
 
     def fault(self, duration_s: float, text: str) -> tuple[Reason, str] | None:
-        """The first limit that an utterance breaks, and by how much."""
+        """The first limit that an utterance breaks, and by how much; nothing is too short, whatever is allowed."""
+        if duration_s <= 0:
+            return Reason.TOO_SHORT, "it holds no samples"
         if not self.min_seconds <= duration_s <= self.max_seconds:
             reason = Reason.TOO_SHORT if duration_s < self.min_seconds else Reason.TOO_LONG
             return reason, f"{duration_s:.2f} s; allowed are {self.min_seconds:g} to {self.max_seconds:g}"
