@@ -558,13 +558,38 @@ def test_an_engine_for_shorter_recordings_is_left_out(monkeypatch: pytest.Monkey
     assert len(closed) == 1
 
 
-def test_a_worker_that_dies_is_named(conv_model: ConvModel) -> None:
+@pytest.mark.parametrize(("backends", "ends"), [((), False), (("torch", "onnxruntime"), True)])
+def test_a_backend_that_crashes_as_it_loads_is_left_out(
+    conv_model: ConvModel, monkeypatch: pytest.MonkeyPatch, backends: tuple[str, ...], ends: bool
+) -> None:
+    """Of a report that asked for it by name it is the end."""
+
+    class Crashing(Remote):
+        def __init__(self, spec: Spec) -> None:
+            if spec.backend == "torch":
+                raise BenchError("The process of torch fp32 ended by signal SIGSEGV.")
+            super().__init__(spec)
+
+    monkeypatch.setattr(run_module, "Remote", Crashing)
+    asked = Asked(str(conv_model.path), backends, ("fp32",), "cpu", 1, None, 3, "ds2 bench")
+    small = plan.Plan(workloads=("batch",), batches=(1,), seconds=(1.0,), cell_s=0.05, rounds=1)
+    if ends:
+        with pytest.raises(BenchError, match="SIGSEGV"):
+            run(asked, small, lambda _: None)
+    else:
+        found, ended = run(asked, small, lambda _: None)
+        assert (ended, [r.backend for r in found.rows]) == (None, ["onnxruntime"])
+        assert found.not_run["torch fp32"] == "The process of torch fp32 ended by signal SIGSEGV."
+
+
+@pytest.mark.parametrize(("name", "why"), [("SIGKILL", ", most likely for want of memory"), ("SIGSEGV", "")])
+def test_a_worker_that_dies_is_named(conv_model: ConvModel, name: str, why: str) -> None:
     remote = Remote(Spec(str(conv_model.path), "onnxruntime", "fp32", "cpu", 1, False))
     try:
         with pytest.raises(BenchError, match="onnxruntime fp32: ValueError"):
             remote.ask("prepare", plan.Inputs(np.zeros((1, 99), np.float32), np.array([99, 99])))
-        os.kill(remote._process.pid or 0, signal.SIGKILL)
-        with pytest.raises(BenchError, match="onnxruntime fp32 ended by signal SIGKILL"):
+        os.kill(remote._process.pid or 0, getattr(signal, name))
+        with pytest.raises(BenchError, match=rf"onnxruntime fp32 ended by signal {name}{why}\.$"):
             remote.ask("warm_up")
     finally:
         remote.close()

@@ -116,7 +116,7 @@ def _open(
         spec = Spec(str(folder.path), name, precision, asked.device, asked.threads, stream)  # type: ignore[arg-type]
         try:
             remote = _loaded(spec, longest_s, folder.metadata.feature.sample_rate)
-        except (*NOT_HERE, ModelError) as error:
+        except (*NOT_HERE, ModelError, BenchError) as error:  # the last, where its process crashed
             if asked.backends:
                 raise
             not_run[label] = str(error)

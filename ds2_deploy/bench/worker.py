@@ -123,8 +123,10 @@ class Remote:
     def _died(self) -> BenchError:
         self._process.join(5)
         code = self._process.exitcode
-        how = f"by signal {signal.Signals(-code).name}" if code is not None and code < 0 else f"with code {code}"
-        return BenchError(f"The process of {self.spec.name} ended {how}, most likely for want of memory.")
+        name = signal.Signals(-code).name if code is not None and code < 0 else None
+        how = f"by signal {name}" if name else f"with code {code}"
+        why = ", most likely for want of memory" if name == "SIGKILL" else ""
+        return BenchError(f"The process of {self.spec.name} ended {how}{why}.")
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
