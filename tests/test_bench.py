@@ -21,10 +21,10 @@ import pytest
 import soundfile
 from safetensors.numpy import load_file, save_file
 
-from ds2_deploy.bench import checks, plan, stats
+from ds2_deploy.bench import checks, measure, plan, stats
 from ds2_deploy.bench import run as run_module
 from ds2_deploy.bench.compare import compare
-from ds2_deploy.bench.load_test import LoadTest, poisson, serve
+from ds2_deploy.bench.load_test import LoadTest, Served, poisson, serve
 from ds2_deploy.bench.page import page
 from ds2_deploy.bench.report import Loaded, Report, Row
 from ds2_deploy.bench.run import Asked, fastest, run
@@ -285,7 +285,33 @@ def test_a_server_that_is_too_slow_loses_requests(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("ds2_deploy.bench.load_test.DRAIN_S", 0.05)
     served = serve(Clockwork(), GreedyDecoder(ENGLISH), 1, [noise(100)], LoadTest([0.001] * 200, [0] * 200, 1))
     assert 0 < served.lost < 200
-    assert len(served.latencies_ms) == 200 - served.lost
+    assert len(served.waits_ms) == len(served.texts) == 200 - served.lost
+    lost_ms = served.latencies_ms[200 - served.lost :]
+    assert lost_ms == pytest.approx([1000 * (served.wall_s - 0.001)] * served.lost)
+    assert min(lost_ms) >= max(served.latencies_ms) - 1
+
+
+def test_what_is_lost_counts_among_the_slowest() -> None:
+    """Half of the requests are lost; of the others alone the median would be half of what it is at least."""
+    latencies_ms = [float(ms) for ms in range(1, 101)] + [100.0] * 100
+    periods, stage = [0, *range(1, 200, 2)], [1.0] * 100
+    served = Served(
+        latencies_ms, stage, stage, stage, ["x"] * 100, [1] * 100, periods, 0.0, 50.0, 10.0, lost=100, finite=True
+    )
+    spec = Spec("m", "onnxruntime", "fp32", "cpu", 1, stream=False)
+    remote: Any = SimpleNamespace(spec=spec, loaded=SimpleNamespace(device="cpu"))
+    bench: Any = SimpleNamespace(sound=SimpleNamespace(samples=[noise(16000)]), rate=16000)
+    lossy = measure._load_row(bench, remote, 20.0, [0] * 200, served)
+    assert (lossy.latency.p50, lossy.latency.mean) == (100.0, pytest.approx(75.25))
+    assert (lossy.latency.p90, lossy.latency.p99) == (None, None)  # although there were 101 busy periods
+    assert (lossy.runs, lossy.lost, lossy.utterances_per_s, lossy.rtfx) == (200, 100, 10.0, 10.0)
+    assert checks.failed([lossy]) == []
+    assert "lost requests, so that their latencies are at least what they say" in weak([lossy])
+    shown = markdown(report([lossy]))
+    assert "| ≥ 75.2 |" in shown
+    assert "| 100 lost | 100 lost | 100 lost | 100 lost | ≥ 100 |" in shown
+    whole = measure._load_row(bench, remote, 20.0, [0] * 200, served._replace(lost=0))
+    assert whole.latency.p90 == 100.0
 
 
 def test_batches_are_cut_of_the_sound_without_padding() -> None:
@@ -390,6 +416,21 @@ def test_the_command_compares_and_fails_on_demand(ds2: Ds2, tmp_path: Path) -> N
     assert ds2("bench-compare", tmp_path / "b.json", tmp_path / "a.json", "--fail-over", "25").code == 0
     code, _, err = ds2("bench-compare", tmp_path / "a.json", tmp_path / "c.json")
     assert (code, "no row in common" in err) == (1, True)
+
+
+def test_rows_that_lost_requests_are_not_compared(ds2: Ds2, tmp_path: Path) -> None:
+    kept, lossy = (row(exponential(200), workload="load", offered=5.0, lost=lost) for lost in (0, 3))
+    for name, load in (("kept", kept), ("lossy", lossy)):
+        (tmp_path / f"{name}.json").write_bytes(report([row(exponential(200)), load]).to_json())
+        (tmp_path / f"{name}-alone.json").write_bytes(report([load]).to_json())
+    for first, second, code in (("kept", "lossy", 1), ("lossy", "kept", 0), ("lossy", "lossy", 0)):
+        paths = [tmp_path / f"{first}.json", tmp_path / f"{second}.json"]
+        told = ds2("bench-compare", *paths)
+        assert (told.code, told.out.count("onnxruntime fp32, load")) == (0, 0)
+        assert "not compared, for requests were lost: 1 rows, such as onnxruntime fp32, 5 arrivals/s" in told.out
+        assert ds2("bench-compare", *paths, "--fail-over", "1000").code == code
+    told = ds2("bench-compare", tmp_path / "kept-alone.json", tmp_path / "lossy-alone.json")
+    assert (told.code, "no row in common but such as lost requests, which are not compared." in told.err) == (1, True)
 
 
 # --- the real thing, small --------------------------------------------------------------------------------------

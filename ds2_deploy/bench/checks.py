@@ -68,9 +68,9 @@ def _littles_law(row: Row) -> Iterator[str]:
 
 
 def _parts(row: Row) -> Iterator[str]:
-    """Stages are means, and so is the whole that they are compared with."""
+    """Stages are means, and so is the whole that they are compared with; what is lost has no stages."""
     total = sum(milliseconds for name, milliseconds in row.stages.items() if name != "enqueue")
-    if row.stages and abs(total - row.latency.mean) > TOLERANCE * row.latency.mean:
+    if row.stages and not row.lost and abs(total - row.latency.mean) > TOLERANCE * row.latency.mean:
         yield f"the parts add up to {total:.3g} ms of {row.latency.mean:.3g} ms"
 
 
@@ -91,6 +91,7 @@ def weaknesses(
     found += _about(rows, "are bound by transfers: copying takes longer than computing", _is_transfer_bound)
     found += _about(rows, "are bound by launches: the device waits for the host", _is_enqueue_bound)
     found += _about(rows, "could not keep up with the arrivals", _is_overloaded)
+    found += _about(rows, "lost requests, so that their latencies are at least what they say", lambda row: row.lost > 0)
     found += _about(rows, "had few busy periods, so requests that waited for each other", _has_few_periods)
     if 0 < recordings < FEW_RECORDINGS and any(row.workload == "utterance" for row in rows):
         found.append(f"Latencies of utterances are those of {recordings} recordings, heard again and again.")

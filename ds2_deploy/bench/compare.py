@@ -25,6 +25,8 @@ class Change(NamedTuple):
 
 class Comparison(NamedTuple):
     changes: list[Change]
+    lost: list[tuple[Row, Row]]
+    """Not compared, since requests were lost in the one or the other: what is known from below has no ratio."""
     only_before: list[Row]
     only_after: list[Row]
     environment: list[str]
@@ -35,13 +37,10 @@ def compare(before: Report, after: Report) -> Comparison:
     """Rows belong together where workload, backend, precision, kind of device, batch and lengths are the same."""
     first, second = ({row.key: row for row in report.rows} for report in (before, after))
     same_sound = before.audio == after.audio
-    changes = [
-        Change(first[key], second[key], *_ratio(first[key], second[key], same_sound=same_sound))
-        for key in first
-        if key in second
-    ]
+    pairs = [(first[key], second[key]) for key in first if key in second]
     return Comparison(
-        changes,
+        [Change(a, b, *_ratio(a, b, same_sound=same_sound)) for a, b in pairs if not a.lost and not b.lost],
+        [(a, b) for a, b in pairs if a.lost or b.lost],
         [row for key, row in first.items() if key not in second],
         [row for key, row in second.items() if key not in first],
         list(_differences(_facts(before), _facts(after))),

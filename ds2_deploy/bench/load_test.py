@@ -37,6 +37,7 @@ class Served(NamedTuple):
     """What became of it, in the order of arrival."""
 
     latencies_ms: list[float]
+    """Of all requests: the last ones, which are lost, had waited so long when the test stopped, and were not done."""
     waits_ms: list[float]
     """Until its batch began."""
     model_ms: list[float]
@@ -104,15 +105,16 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
         batches.append(len(audio))
         served = rows.stop
     wall_s = time.perf_counter() - start
+    latencies[served:] = wall_s - arrivals[served:]
     in_system = counter.end()
     return Served(
-        latencies_ms=(1000 * latencies[:served]).tolist(),
+        latencies_ms=(1000 * latencies).tolist(),
         waits_ms=(1000 * waits[:served]).tolist(),
         model_ms=(1000 * models[:served]).tolist(),
         text_ms=(1000 * texts[:served]).tolist(),
         texts=texts_told,
         batches=batches,
-        begins=[first for first in begins if first < served],
+        begins=begins,
         padding=padded / max(padded + real, 1),
         in_system=in_system,
         wall_s=wall_s,

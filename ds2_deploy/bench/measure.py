@@ -208,8 +208,8 @@ def _load(bench: Bench, share: float | None, rate: float) -> list[Row]:
 
 
 def _load_row(bench: Bench, remote: Remote, rate: float, numbers: list[int], s: Served) -> Row:
-    done = len(s.latencies_ms)
-    periods_ms = [s.latencies_ms[first:last] for first, last in pairwise([*s.begins, done])]
+    done = len(s.latencies_ms) - s.lost
+    periods_ms = [s.latencies_ms[first:last] for first, last in pairwise([*s.begins, len(s.latencies_ms)])]
     seconds = [len(bench.sound.samples[n]) / bench.rate for n in numbers]
     stages = {"wait": s.waits_ms, "model": s.model_ms, "text": s.text_ms}
     return Row(
@@ -220,8 +220,8 @@ def _load_row(bench: Bench, remote: Remote, rate: float, numbers: list[int], s: 
         offered=rate,
         padding=s.padding,
         warm_up=2,
-        runs=done,
-        latency=Latency.of(periods_ms, independent=len(periods_ms)),
+        runs=len(s.latencies_ms),
+        latency=Latency.of(periods_ms, independent=len(periods_ms), complete=not s.lost),
         runs_ms=_rounded(periods_ms),
         stages={name: float(np.mean(values)) for name, values in stages.items()},
         utterances_per_s=done / s.wall_s,

@@ -108,12 +108,12 @@ def _curves(axes: Any, rows: Sequence[Row]) -> None:
     several = len(offered) > 1
     for row in rows:
         label = f"{row.name}, {row.offered:.3g}/s" if several else row.name
-        values = np.sort(np.concatenate(row.runs_ms))
+        values = np.sort(np.concatenate(row.runs_ms)[: row.runs - row.lost])
         color, style = (
             COLORS[_names(rows).index(row.name) % len(COLORS)],
             STYLES[offered.index(row.offered or 0.0) % len(STYLES)],
         )
-        axes.step(values, 100 * np.arange(1, len(values) + 1) / len(values), style, label=label, color=color)
+        axes.step(values, 100 * np.arange(1, len(values) + 1) / row.runs, style, label=label, color=color)
     axes.set(xscale="log", xlabel="milliseconds", ylabel="% of runs", ylim=(0, 101))
     axes.legend(fontsize=8)
 

@@ -75,7 +75,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     in_system: float | None = None
     """Requests waiting or under way, on average over the time of a load test, counted as it went."""
     lost: int = 0
-    """Requests that were not done long after the last one had come."""
+    """Of the runs, requests that were not done long after the last one had come: they count with what they had waited
+    by then, so that no latency of such a row is less than it says; throughput and stages are of what was done."""
     host_mb: float
     """Peak of the process."""
     device_mb: float | None = None

@@ -38,15 +38,20 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
     """Ends of the 95% bootstrap interval of the median."""
     p50_high: float
     p90: float | None
-    """None where there are too few independent runs for it; see `runs_needed`."""
+    """None where there are too few independent runs for it, see `runs_needed`, or some are not complete."""
     p95: float | None
     p98: float | None
     p99: float | None
     max: float
 
     @classmethod
-    def of(cls, rounds_ms: Rounds, *, same_work: bool = False, independent: int | None = None) -> "Latency":
+    def of(
+        cls, rounds_ms: Rounds, *, same_work: bool = False, independent: int | None = None, complete: bool = True
+    ) -> "Latency":
         """`independent`: runs that owe nothing to each other, where not all are that.
+
+        `complete`: where it is false some runs had not ended, so that their times, and what is said here, are least
+        values; no high percentile is given, for these are the slowest runs.
 
         `same_work`: each round holds the same pieces of work in the same order, which are then what is independent.
         """
@@ -57,7 +62,8 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True):
             medians, independent = _medians(rounds_ms, SEED), independent or len(values)
         low, high = np.percentile(medians, [2.5, 97.5])
         high_percentiles = {
-            f"p{p}": float(np.percentile(values, p)) if independent >= runs_needed(p) else None for p in PERCENTILES[1:]
+            f"p{p}": float(np.percentile(values, p)) if complete and independent >= runs_needed(p) else None
+            for p in PERCENTILES[1:]
         }
         return cls(
             mean=float(values.mean()),

@@ -27,9 +27,16 @@ def number(value: float | None) -> str:
 
 
 def percentile(row: Row, p: int) -> str:
-    """Or what it would take."""
+    """Or why there is none: what it would take, or that requests were lost."""
     value = getattr(row.latency, f"p{p}")
-    return f"≥ {runs_needed(p)} {INDEPENDENT[row.workload]}" if value is None else number(value)
+    if value is None:
+        return f"{row.lost} lost" if row.lost else f"≥ {runs_needed(p)} {INDEPENDENT[row.workload]}"
+    return number(value)
+
+
+def at_least(row: Row, value: float) -> str:
+    """A latency, which is but a lower bound where requests were lost."""
+    return f"≥ {number(value)}" if row.lost else number(value)
 
 
 def percent(value: float | None) -> str:
@@ -50,12 +57,12 @@ COLUMNS: list[Column] = [
     ("padding", lambda row: percent(row.padding)),
     ("warm-up", lambda row: str(row.warm_up)),
     ("runs", lambda row: str(row.runs)),
-    ("mean ms", lambda row: number(row.latency.mean)),
+    ("mean ms", lambda row: at_least(row, row.latency.mean)),
     ("± ms", lambda row: number(row.latency.deviation)),
-    ("p50 ms", lambda row: number(row.latency.p50)),
+    ("p50 ms", lambda row: at_least(row, row.latency.p50)),
     ("95% interval", lambda row: f"{number(row.latency.p50_low)} to {number(row.latency.p50_high)}"),
     *map(_percentile_column, PERCENTILES[1:]),
-    ("max ms", lambda row: number(row.latency.max)),
+    ("max ms", lambda row: at_least(row, row.latency.max)),
     ("stages ms", lambda row: ", ".join(f"{name} {number(ms)}" for name, ms in row.stages.items())),
     ("per s", lambda row: number(row.utterances_per_s)),
     ("× real time", lambda row: number(row.rtfx)),

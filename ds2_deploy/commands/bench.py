@@ -161,7 +161,8 @@ def bench_compare(
     first, second = Report.read(before), Report.read(after)
     found = compare(first, second)
     if not found.changes:
-        raise BenchError(f"{before} and {after} have no row in common.")
+        but = " but such as lost requests, which are not compared" if found.lost else ""
+        raise BenchError(f"{before} and {after} have no row in common{but}.")
     print_columns(
         ("what", "A ms", "B ms", "B / A", "95% interval"),
         [
@@ -180,6 +181,9 @@ def bench_compare(
     for name, rows in (("A", found.only_before), ("B", found.only_after)):
         if rows:
             print(f"only in {name}: {len(rows)} rows, such as {rows[0].name}, {rows[0].workload}, {rows[0].cell}")
+    if found.lost:
+        row = found.lost[0][1]
+        print(f"not compared, for requests were lost: {len(found.lost)} rows, such as {row.name}, {row.cell}")
     for name, report in (("A", first), ("B", second)):
         if report.failed_checks or report.partial:
             print(f"{name} {'contradicts itself' if report.failed_checks else 'was interrupted'}: see its top.")
@@ -190,3 +194,6 @@ def bench_compare(
             f"{len(slower)} of {len(found.changes)} medians grew by more than {fail_over:g}%, most of all "
             f"{worst.after.name}, {worst.after.workload}, {worst.after.cell}: {worst.ratio - 1:+.1%}."
         )
+    overrun = [b for a, b in found.lost if fail_over is not None and not a.lost]
+    if overrun:
+        raise BenchError(f"B lost requests where A lost none, such as {overrun[0].name}, {overrun[0].cell}.")
