@@ -466,6 +466,38 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
     assert (outcome.code, "old.jsonl names a part of b.wav, from 1 s on" in outcome.err) == (1, True)
 
 
+def test_parts_that_are_all_of_a_recording_come_once(make: Make, tmp_path: Path) -> None:
+    """Whatever their durations say, which are not theirs."""
+    write_audio(tmp_path / "a.wav", 48000)
+    ways: list[dict[str, Any]] = [{"offset": 0}, {}, {"offset": 0.0, "duration": 3.01}, {"offset": 0, "duration": 2.98}]
+    entries = [line("a.wav", 3.0, f"text {i}") | way for i, way in enumerate(ways)]
+    source = write_text(tmp_path / "in.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+    code, lines, report = make(source)
+    assert (code, lines) == (0, [line("a.wav", 3.0, "text 0")])
+    assert dropped(report) == [("a.wav", Reason.DUPLICATE)] * 3
+    assert sorted(item["detail"] for item in report["dropped"]) == [f"its text there: 'text {i}'" for i in (1, 2, 3)]
+
+
+def test_a_last_piece_ends_with_its_recording(make: Make, tmp_path: Path) -> None:
+    """Durations rounded to 10 ms, as many tools write them; more than rounding is refused."""
+    samples, _ = soundfile.read(write_audio(tmp_path / "a.wav", 47937), dtype="int16")  # 2.99606 s
+    entries = [
+        line("a.wav", 1.0, "last") | {"offset": 2.0},
+        line("a.wav", 1.04, "rounder") | {"offset": 2.0},
+        line("a.wav", 1.06, "beyond") | {"offset": 2.0},
+        line("a.wav", 1.0, "after it") | {"offset": 3.0},
+        line("a.wav", 0.11, "short") | {"offset": 2.9},
+    ]
+    source = write_text(tmp_path / "in.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+    code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
+    assert (code, [(entry["text"], entry["duration"]) for entry in lines]) == (
+        1, [("last", 0.9961), ("rounder", 0.9961)],
+    )  # fmt: skip
+    written, _ = soundfile.read(tmp_path / lines[0]["audio_filepath"], dtype="int16")
+    np.testing.assert_array_equal(written, samples[32000:])
+    assert dropped(report) == [("a.wav", Reason.UNREADABLE)] * 2 + [("a.wav", Reason.TOO_SHORT)]
+
+
 def test_recordings_that_are_none(make: Make, tmp_path: Path) -> None:
     for name in ("fine", "cut", "empty", "text"):
         write_text(write_audio(tmp_path / f"{name}.flac", 48000).with_suffix(".txt"), "some words")

@@ -64,7 +64,8 @@ class Utterance(NamedTuple):
 
 Result = Utterance | Dropped
 WHOLE_S = 0.05
-"""A part from the beginning that leaves out less of its recording is all of it."""
+"""A part from the beginning that leaves out less of its recording is all of it; one that ends later by no more than
+that, as durations that were rounded do, ends with it."""
 
 
 def distinct(items: Iterable[Entry | Dropped]) -> Items:
@@ -77,7 +78,7 @@ def distinct(items: Iterable[Entry | Dropped]) -> Items:
         audio = os.path.abspath(item.audio)  # noqa: PTH100  # pathlib keeps `..`, and a million of its objects cost
         key = (audio, *(item.part or ())[1:])
         if key in seen:
-            yield Dropped(audio, Reason.DUPLICATE, f"its text there: {item.text.strip()!r}")
+            yield _second(audio, item.text.strip())
         else:
             seen.add(key)
             recording = os.path.abspath(item.recording or audio)  # noqa: PTH100
@@ -87,26 +88,45 @@ def distinct(items: Iterable[Entry | Dropped]) -> Items:
 def checked(
     entries: list[Entry], limits: Limits, *, decode: bool, audio_dir: Path | None, workers: int
 ) -> Iterator[Result]:
-    """A result per entry, in order whatever the number of threads."""
+    """A result per entry, in order whatever the number of threads, and each file once: only here is it known which
+    parts are all of their recordings."""
     check: Callable[[Entry], Result] = partial(_check, limits=limits, decode=decode, audio_dir=audio_dir)
+    seen: set[str] = set()
     with ThreadPool(workers) as pool:
-        yield from pool.imap(check, entries, chunksize=16)
+        for result in pool.imap(check, entries, chunksize=16):
+            if isinstance(result, Dropped):
+                yield result
+            elif result.audio in seen:
+                yield _second(result.audio, result.text)
+            else:
+                seen.add(result.audio)
+                yield result
 
 
-def _is_whole(audio: str, part: Part) -> bool:
-    """Whether a part is all of its recording."""
-    return not part.start_s and part.channel is None and part.duration_s > audio_duration_s(audio) - WHOLE_S
+def _second(audio: str, text: str) -> Dropped:
+    return Dropped(audio, Reason.DUPLICATE, f"its text there: {text!r}")
+
+
+def _within(part: Part, audio: str) -> Part | None:
+    """The part as it lies in its recording; None where it is all of it."""
+    left_s = audio_duration_s(audio) - part.start_s
+    if not part.start_s and part.channel is None and part.duration_s > left_s - WHOLE_S:
+        return None
+    return part._replace(duration_s=left_s) if left_s < part.duration_s <= left_s + WHOLE_S else part
 
 
 def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None) -> Result:
     if not entry.text:
         return Dropped(entry.audio, Reason.EMPTY_TEXT)
     try:
-        part = None if entry.part and _is_whole(entry.audio, entry.part) else entry.part
+        part = _within(entry.part, entry.audio) if entry.part else None
         duration_s = part.duration_s if part else audio_duration_s(entry.audio, decode=decode)
         if fault := limits.fault(duration_s, entry.text):
             return Dropped(entry.audio, *fault)
-        audio = str(write_part(entry.audio, part, audio_dir)) if part else entry.audio
+        audio = entry.audio
+        if part:
+            path, duration_s = write_part(entry.audio, part, audio_dir)
+            audio = str(path)
     except AudioNotFoundError:
         return Dropped(entry.audio, Reason.NO_AUDIO)
     except AudioError as error:

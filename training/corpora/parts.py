@@ -15,8 +15,8 @@ from training.corpora.entry import Part
 FLAC_CHANNELS = 8
 
 
-def write_part(source: str, part: Part, folder: Path | None) -> Path:
-    """The stretch as 16-bit FLAC at the recording's own rate; ConfigError without a folder for it."""
+def write_part(source: str, part: Part, folder: Path | None) -> tuple[Path, float]:
+    """The stretch as 16-bit FLAC at the recording's own rate, and its seconds; ConfigError without a folder for it."""
     if folder is None:
         raise ConfigError(f"{source} is cut into parts: --audio-dir says where to write these as files.")
     recording_s = audio_duration_s(source)  # says in a sentence what cannot be opened
@@ -41,7 +41,7 @@ def write_part(source: str, part: Part, folder: Path | None) -> Path:
     if samples.shape[-1] > FLAC_CHANNELS and samples.ndim > 1:
         raise AudioError(f"{source} has {samples.shape[-1]} channels, and a FLAC file holds {FLAC_CHANNELS}.")
     write_flac(path, samples, rate)
-    return path
+    return path, len(samples) / rate
 
 
 def write_flac(path: Path, samples: npt.NDArray[np.float32], rate: int) -> None:
