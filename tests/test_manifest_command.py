@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from ds2_deploy.audio.find import find_recordings
 from ds2_deploy.commands.manifest import manifest
 from ds2_deploy.errors import OutputError
 from tests.conftest import Ds2, noise
@@ -161,6 +162,12 @@ def test_aishell(make: Make, tmp_path: Path) -> None:
     )
     code, lines, report = make(root, "--split", "test")
     assert (code, [entry["text"] for entry in lines], report["dropped"]) == (0, ["北京", "天气"], [])
+    (root / "wav/train").rename(root / "train-on-another-disk")  # its speaker is none of another split, but gone
+    code, lines, report = make(root, "--split", "test")
+    assert (code, len(lines)) == (0, 2)
+    assert dropped(report) == [(f"aishell_transcript_v0.8.txt, line {n}", Reason.UNUSED_TRANSCRIPT) for n in (1, 2)]
+    (root / "wav/train").symlink_to(root / "train-on-another-disk")
+    assert len(make(root, "--split", "train")[1]) == 1
 
 
 def test_common_voice(make: Make, ds2: Ds2, tmp_path: Path) -> None:
@@ -390,6 +397,40 @@ def test_one_table_for_all(make: Make, tmp_path: Path, name: str, table: str) ->
     code, lines, report = make(path if name == "other.tsv" else root)
     assert lines == [line("in/a.wav", 1.0, "one, two"), line("in/sub/b.wav", 1.0, "three")]
     assert (code, report["format"], report["dropped"]) == (0, "folder", [])
+
+
+def test_links_to_folders_are_followed_once(make: Make, tmp_path: Path) -> None:
+    """To other disks, to each other, upwards, and to nowhere; a folder that lies below goes by its own name."""
+    root, disk = tmp_path / "in", tmp_path / "disk"
+    for path in (root / "a.wav", root / "z" / "b.wav", disk / "c.wav", disk / "d" / "e.wav"):
+        write_text(write_audio(path).with_suffix(".txt"), f"text {path.stem}")
+    for link, target in (
+        (root / "link", disk),
+        (root / "again", disk / "d"),
+        (root / "first", root / "z"),
+        (root / "z" / "up", root),
+        (disk / "round", disk),
+        (root / "nowhere", tmp_path / "gone"),
+    ):
+        link.symlink_to(target)  # fmt: skip
+    code, lines, report = make(root)
+    assert (code, report["dropped"]) == (0, [])
+    assert [entry["audio_filepath"] for entry in lines] == [
+        "in/a.wav", "in/again/e.wav", "in/link/c.wav", "in/z/b.wav",
+    ]  # fmt: skip
+    write_text(disk / "alone.txt", "of nothing")
+    assert dropped(make(root)[2]) == [("alone.txt", Reason.UNUSED_TRANSCRIPT)]
+    found, _ = find_recordings([str(root)], recursive=False)
+    assert [recording.name for recording in found] == [str(root / "a.wav")]
+
+
+def test_a_subset_of_librispeech_may_be_a_link(make: Make, tmp_path: Path) -> None:
+    source = librispeech(tmp_path)
+    whole, dev = make(source)[1], make(source, "--split", "dev-clean")[1]
+    (source / "dev-clean").rename(tmp_path / "elsewhere")
+    (source / "dev-clean").symlink_to(tmp_path / "elsewhere")
+    assert (make(source)[1], make(source, "--split", "dev-clean")[1]) == (whole, dev)
+    assert len(whole) == len(dev) + 2 == 3
 
 
 def test_a_header_says_which_column_is_the_text(make: Make, ds2: Ds2, tmp_path: Path) -> None:

@@ -65,19 +65,37 @@ def standard_input() -> BinaryIO:
 
 
 def _in_folder(folder: Path, recursive: bool) -> list[Recording]:
-    found = sorted(path for path in _files(folder, recursive) if _is_audio(path))
+    found = sorted(path for path in files_below(folder, recursive=recursive) if _is_audio(path))
     if not found:
         hint = "" if recursive else "; --recursive also searches its subfolders"
         raise AudioNotFoundError(f"The folder {folder} holds no recording (WAV, FLAC, OGG, MP3, AIFF){hint}.")
     return [Recording(str(path), str(path), path.relative_to(folder)) for path in found]
 
 
-def _files(folder: Path, recursive: bool) -> Iterator[Path]:
+def files_below(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
+    """The files of a folder and of those below it, in no order; AudioError where one of these cannot be read.
+
+    Links to folders are followed, as corpora on several disks have them, but each folder is walked once: by its own
+    name where it has one here, so links come last, and where they lead in circles there is an end.
+    """
+
     def fail(error: OSError) -> NoReturn:
         raise AudioError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
 
-    for root, _, names in itertools.islice(os.walk(folder, onerror=fail), None if recursive else 1):
-        yield from (Path(root, name) for name in names)
+    walked: set[str] = set()
+    tops = [folder]
+    for top in tops:  # which grows
+        for root, folders, names in os.walk(top, onerror=fail):
+            real = os.path.realpath(root)
+            if real in walked:
+                folders.clear()
+                continue
+            walked.add(real)
+            yield from (Path(root, name) for name in names)
+            if not recursive:
+                return
+            folders.sort()  # of several links to one folder always the same gives the names
+            tops += (path for name in folders if (path := Path(root, name)).is_symlink())
 
 
 def _is_audio(path: Path) -> bool:

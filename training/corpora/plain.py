@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ds2_deploy.audio.find import files_below
 from ds2_deploy.errors import ManifestError
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason, audio_files, lines_of, readable
 from training.manifest import speaker_name
@@ -45,7 +46,7 @@ def _from_pairs(folder: Path) -> Items:
         else:
             seen.add(transcript)
             yield _with_text_of(path, transcript)
-    texts = (path for path in folder.rglob("[!.]*") if path.suffix in TRANSCRIPT_SUFFIXES)
+    texts = (path for path in files_below(folder) if path.suffix in TRANSCRIPT_SUFFIXES and path.name[0] != ".")
     for transcript in sorted(set(texts) - seen):
         yield Dropped(str(transcript), Reason.UNUSED_TRANSCRIPT)
 

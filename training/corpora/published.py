@@ -4,18 +4,23 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from ds2_deploy.audio.find import files_below
 from ds2_deploy.errors import ConfigError, ManifestError
 from training.corpora.entry import Dropped, Entry, Items, Reason, audio_by_stem, lines_of
 
 
 def is_librispeech(source: Path) -> bool:
-    return source.is_dir() and next(source.rglob("*.trans.txt"), None) is not None
+    return source.is_dir() and any(map(_is_chapter, files_below(source)))
+
+
+def _is_chapter(path: Path) -> bool:
+    return path.name.endswith(".trans.txt")
 
 
 def read_librispeech(source: Path, split: str | None) -> Items:
     """SUBSET/SPEAKER/CHAPTER/SPEAKER-CHAPTER.trans.txt, lines "ID TEXT", beside ID.flac; any level may be given."""
     root = source / split if split else source
-    tables = sorted(root.rglob("*.trans.txt"))
+    tables = sorted(filter(_is_chapter, files_below(root))) if root.is_dir() else []
     if not tables:
         raise ManifestError(f"{root} holds no chapter of LibriSpeech: there is no *.trans.txt below it.")
     for table in tables:
@@ -62,13 +67,16 @@ def read_aishell(source: Path, split: str | None) -> Items:
     folder = source / "wav" / _checked(split, ("dev", "test", "train"), "AISHELL")
     audio = _audio_below(folder, "unpack the archives in wav/ first")
     speakers = {path.parent.name for path in audio.values()}
+    elsewhere = {path.name for path in source.glob("wav/*/*")} - speakers
     table = min(source.glob("transcript/aishell_transcript*.txt"))
     for number, line in lines_of(table):
         name, _, text = line.partition(" ")
         if path := audio.pop(name, None):
             yield Entry(str(path), "".join(text.split()), speaker=path.parent.name)
-        elif name[6:11] in speakers:  # BAC009S0002W0122; the lines of other splits are no fault
+        elif (speaker := name[6:11]) in speakers:  # BAC009S0002W0122
             yield Dropped(f"{table}, line {number}", Reason.NO_AUDIO, f"no recording {name} below {folder}")
+        elif speaker not in elsewhere:  # the lines of other splits are no fault
+            yield Dropped(f"{table}, line {number}", Reason.UNUSED_TRANSCRIPT, f"no folder of {speaker} in wav/")
     yield from _without_transcript(audio)
 
 
