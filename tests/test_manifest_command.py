@@ -682,16 +682,20 @@ def test_any_number_of_workers_gives_the_same_file(ds2: Ds2, tmp_path: Path) -> 
 
 
 def test_quotes_in_a_table(ds2: Ds2, make: Make, tmp_path: Path) -> None:
-    """One that ends and has letters behind it is meant as it stands; one that never ends swallows what follows."""
-    for name in ("a", "b"):
+    """One that ends and has letters behind it is meant as it stands; one that never ends swallows what follows, up to
+    the next one or to the end."""
+    for name in ("a", "b", "c"):
         write_audio(tmp_path / "in" / f"{name}.wav")
     table = tmp_path / "in" / "metadata.csv"
     write_text(table, 'a.wav,"yes" she said\nb.wav,no\n')
     assert [line["text"] for line in make(tmp_path / "in")[1]] == ["yes she said", "no"]
-    write_text(table, 'a.wav,"yes\nb.wav,no\n')
-    outcome = ds2("manifest", tmp_path / "in", "--out", tmp_path / "m.jsonl", "--overwrite")
-    assert outcome.code == 1
-    assert 'metadata.csv has a quote that never ends: a.wav,"yes.' in outcome.err
+    write_text(table, 'a.wav,"two\nlines, one ""text"""\nb.wav,no\n')
+    assert [line["text"] for line in make(tmp_path / "in")[1]] == ['two lines, one "text"', "no"]
+    for rows in ('a.wav,"yes\nb.wav,no\n', 'a.wav,"yes\nb.wav,no\nc.wav,"ok"\n', 'b.wav,no\na.wav,"yes'):
+        write_text(table, rows)
+        outcome = ds2("manifest", tmp_path / "in", "--out", tmp_path / "m.jsonl", "--overwrite")
+        assert outcome.code == 1
+        assert 'metadata.csv has a quote that never ends: a.wav,"yes.' in outcome.err
 
 
 def test_two_names_of_one_file(ds2: Ds2, tmp_path: Path) -> None:

@@ -119,17 +119,19 @@ def _rows(table: Path) -> Iterator[tuple[int, list[str]]]:
         rows, begins, ends = csv.reader(lines), 0, 0
         for fields in rows:
             begins, ends = ends, rows.line_num
+            if ends - begins > 1 or ends == len(lines):
+                _check_quotes(lines[begins:ends], table)
             if fields:
                 yield rows.line_num, fields
-        _check_last(lines[begins:ends], table)
 
 
-def _check_last(row: list[str], table: Path) -> None:
-    """ManifestError where the lines of a table's last row begin with a quote that never ends, and swallow the rest."""
+def _check_quotes(row: list[str], table: Path) -> None:
+    """ManifestError where a quote that never ends has swallowed lines of a table: up to its end, or to the next quote,
+    which begins a text there and so has no comma behind it. On a single line that is meant as it stands."""
     try:
         list(csv.reader(row, strict=True))
     except csv.Error as error:
-        if "unexpected end" in str(error):
+        if len(row) > 1 or "unexpected end" in str(error):
             raise ManifestError(f"{table} has a quote that never ends: {row[0].strip()[:60]}.") from error
 
 
