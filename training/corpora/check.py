@@ -35,7 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 raise ConfigError(f"min_{unit} is {low} and max_{unit} {high}: both from 0, and the first smaller.")
 
     def fault(self, duration_s: float, text: str) -> tuple[Reason, str] | None:
-        """The first limit that an utterance breaks, and by how much; nothing is too short, whatever is allowed."""
+        """The first limit that an utterance breaks, and by how much; what has no samples is too short for any."""
         if duration_s <= 0:
             return Reason.TOO_SHORT, "it holds no samples"
         if not self.min_seconds <= duration_s <= self.max_seconds:
@@ -81,7 +81,7 @@ def distinct(items: Iterable[Entry | Dropped]) -> Items:
             yield _second(audio, item.text.strip())
         else:
             seen.add(key)
-            recording = os.path.abspath(item.recording or audio)  # noqa: PTH100
+            recording = os.path.abspath(item.recording) if item.recording else audio  # noqa: PTH100
             yield item._replace(audio=audio, text=" ".join(item.text.split()), recording=recording)
 
 
