@@ -115,8 +115,12 @@ def _torch_gpu() -> str:
     return f"torch {torch.__version__}, CUDA {torch.version.cuda}"
 
 
+EXPORT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
+"""The packages of ds2 export."""
+
+
 def _export() -> str:
-    return ", ".join(f"{name} {require(name).__version__}" for name in ("torch", "onnx", "onnxscript"))
+    return ", ".join(f"{name} {require(name).__version__}" for name in EXPORT)
 
 
 def _tensorrt() -> str:
@@ -135,7 +139,7 @@ def _run_engines() -> str:
 
 
 def _beam_search() -> str:
-    for module in ("pyctcdecode", "kenlm", "flashlight", "loky", "optuna"):
+    for module in ("pyctcdecode", "kenlm", "flashlight", "loky"):
         require(module)
     return "with language models, by pyctcdecode and flashlight"
 

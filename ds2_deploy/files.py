@@ -83,8 +83,12 @@ def atomic_folder(path: Path, *, marker: str = "metadata.json") -> Iterator[Path
             if path.exists():
                 old = temporary.with_name(f"{temporary.name}.old")
                 path.replace(old)
-                temporary.replace(path)
-                shutil.rmtree(old)
+                try:
+                    temporary.replace(path)
+                except BaseException:  # Ctrl-C, too
+                    old.replace(path)
+                    raise
+                shutil.rmtree(old, ignore_errors=True)
             else:
                 temporary.replace(path)
         finally:

@@ -161,7 +161,8 @@ class Recognizer:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1.")
         threads = threads or cpu_cores()
-        workers = min(workers or MAX_WORKERS, threads)
+        share = -(-threads // min(workers or MAX_WORKERS, threads))  # of each worker, so that few threads are left over
+        workers = min(workers or threads // share, threads)
         each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // workers}
         loaded = open_backend(backend, folder, **each)
         return cls(
@@ -218,9 +219,10 @@ class Recognizer:
     def transcribe(self, sources: Iterable[Source]) -> Iterator[Result]:
         """A result per source, in order, each as soon as it and all before it are there.
 
-        A source that cannot be used becomes a result with an error. Memory is bounded: at most HEADERS_AHEAD
-        sources are looked at ahead, and a window's and `workers + 2` batches of audio are held, with a search as many
-        more as it has processes.
+        A source that cannot be used becomes a result with an error. HEADERS_AHEAD sources at a time are taken and
+        looked at before the first of them is heard, so `sources` must not wait for results: what comes in slowly is
+        for streams, or for a call of its own. Memory is bounded: a window's and `workers + 2` batches of audio are
+        held, with a search as many more as it has processes.
         """
         readers = ThreadPoolExecutor(min(MAX_READERS, cpu_cores()), "ds2-reader")
         runners = ThreadPoolExecutor(self.workers + self._decoding_ahead, "ds2-runner")
@@ -314,7 +316,7 @@ class Recognizer:
         """The results of one batch; what is too short for a frame has an empty transcript."""
         loaded = {place: future.result() for (place, _), future in zip(batch, audio, strict=True)}
         recordings = {place: samples for place, samples in loaded.items() if not isinstance(samples, AudioError)}
-        long = {place for place, samples in recordings.items() if len(samples) > self.max_segment_s * self._rate}
+        long = {place for place, samples in recordings.items() if len(samples) / self._rate > self.max_segment_s}
         fitting = [
             p for p, samples in recordings.items() if p not in long and self.metadata.output_frames(len(samples))
         ]

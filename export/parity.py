@@ -228,7 +228,7 @@ class _Gap:
             return
         if not len(expected):
             return
-        gap = np.where(np.isfinite(got), np.abs(expected - got), np.inf)
+        gap = np.where(np.isfinite(got) & np.isfinite(expected), np.abs(expected - got), np.inf)
         self.max_abs = max(self.max_abs, float(gap.max()))
         self.sum_abs += float(gap.sum())
         self.values += gap.size

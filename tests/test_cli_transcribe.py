@@ -1,10 +1,13 @@
 """`ds2 transcribe`, `ds2 info` and `ds2 doctor` as a user meets them: streams, exit codes, files."""
 
+import errno
+import io
 import json
 import os
 import re
 import select
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ds2_deploy.audio.find import Recording
+from ds2_deploy.commands.transcribe import _sources
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from tests.conftest import ConvModel, Ds2
 
@@ -172,6 +177,32 @@ def test_an_empty_name_is_not_the_folder_one_is_in(transcribe: Ds2, texts: dict[
     assert transcribe("", *texts) == (1, lines(texts), "ds2: An empty name names no recording.\n")
 
 
+def test_a_closed_folder_is_told_and_the_others_are_heard(
+    transcribe: Ds2, texts: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hidden one is nobody's concern."""
+    a, scandir, corpus = next(iter(texts)), os.scandir, tmp_path / "corpus"
+    for name in ("mine", "theirs", ".cache"):
+        (corpus / name).mkdir(parents=True)
+        shutil.copy(a, corpus / name / "a.wav")
+
+    def closed(path: str) -> object:
+        if str(path).endswith(("theirs", ".cache")):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    outcome = transcribe(corpus, "--recursive")
+    assert (outcome.code, outcome.out) == (1, lines({str(corpus / "mine" / "a.wav"): texts[a]}))
+    assert outcome.err == f"ds2: Cannot read the folder {corpus / 'theirs'}: Permission denied.\n"
+
+
+def test_what_a_pipe_sends_is_held_as_it_came() -> None:
+    """And heard block by block, since its length is known then."""
+    (source,) = _sources(Recording(io.BytesIO(b"RIFF"), "-", Path("stdin")), None)
+    assert source == b"RIFF"
+
+
 def test_a_folder_without_audio(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
     outcome = transcribe(tmp_path)  # its recordings lie deeper
     assert (outcome.code, outcome.out) == (1, "")
@@ -278,6 +309,11 @@ def test_skip_existing(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -
 def test_two_recordings_for_one_file(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
     a = next(iter(texts))
     outcome = transcribe(a, a, "--output-dir", tmp_path / "out")
+    assert (outcome.code, outcome.err) == (1, f"ds2: {a} is named twice: name each recording once.\n")
+    elsewhere = tmp_path / "elsewhere" / Path(a).name
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    outcome = transcribe(a, elsewhere, "--output-dir", tmp_path / "out")
     assert outcome.code == 1
     assert "would both be written" in outcome.err
     assert "name the folder above them" in outcome.err

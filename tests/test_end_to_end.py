@@ -35,7 +35,7 @@ def test_train_then_export_from_the_command_line(ds2, corpus, tmp_path):
     run = ds2("train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path / "run")
     assert (run.code, run.out) == (0, "")
     assert re.search(r"epoch +1/1 +loss .* WER .* blank .* h/h", run.err)
-    assert run.err.count("\n") == 2  # no progress bar where no terminal is
+    assert run.err.count("\n") == 3  # no progress bar where no terminal is
     made = ds2("export", tmp_path / "run/last.pt", "--out", tmp_path / "model", "--precision", "fp32")
     assert made.code == 0, made.err
     assert "onnxruntime fp32" in made.out
@@ -100,6 +100,14 @@ def test_parity_in_numbers_and_in_its_exit_code(ds2, corpus, trained, tmp_path):
     assert run.code == 3
     assert "TOO FAR" in run.out
     assert re.fullmatch(r"ds2: .*onnxruntime fp32 differs by up to .* nats .*\n", run.err)
+
+
+def test_parity_without_a_backend_says_why(ds2, trained):
+    """The graph is there; what is not, ONNX Runtime names."""
+    run = ds2("parity", trained[1], "--device", "cuda:99")
+    assert run.code == 1
+    assert "no graph" not in run.err
+    assert re.search("onnxruntime|CUDA|GPU", run.err)
 
 
 def test_an_engine_knows_its_model(ds2, trained):

@@ -236,6 +236,23 @@ def test_a_failure_leaves_the_old_folder_and_no_other(tmp_path: Path, failure: B
     assert tree(tmp_path) == before
 
 
+def test_an_interrupt_between_two_folders_loses_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model"
+    path.mkdir()
+    write_model(path, "old")
+    before, replace = tree(tmp_path), Path.replace
+
+    def interrupted(self: Path, target: Path) -> Path:
+        if Path(target) == path and self.name[-4:] != ".old":
+            raise KeyboardInterrupt
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
+        write_model(temporary, "new")
+    assert tree(tmp_path) == before
+
+
 def test_leftovers_of_a_killed_process_do_not_stop_the_next(tmp_path: Path) -> None:
     for name in ("model", ".model.old", ".model.abcdefgh.old"):
         (tmp_path / name).mkdir()

@@ -82,6 +82,10 @@ def test_what_is_not_a_number_is_far_off_and_says_nothing() -> None:
     broken.run = poisoned  # type: ignore[method-assign]
     report = compare(REFERENCE, [(broken, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH))
     assert (report.passed, report.differences[0].max_abs, report.differences[0].different_words) == (False, np.inf, 6)
+    report = compare(
+        broken, [(REFERENCE, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH)
+    )  # nor can it be compared with
+    assert (report.passed, report.differences[0].max_abs) == (False, np.inf)
 
 
 def test_words_are_compared_as_the_language_spells_them() -> None:

@@ -1,5 +1,6 @@
 """The pipeline against text computed by hand, and its promises about order, memory and failures."""
 
+import gc
 import io
 import json
 import threading
@@ -240,6 +241,7 @@ def test_sources_are_taken_a_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_the_caller_does_not_ask_for_is_not_computed() -> None:
+    gc.collect()  # threads of results that earlier tests have left half-way
     recognizer, backend = fake(batch_seconds=0.1)
     results = recognizer.transcribe([noise(1600)] * 200)
     next(results)
@@ -270,6 +272,20 @@ def test_a_recognizer_is_shared_by_threads(conv_model: ConvModel) -> None:
     for thread in threads:
         thread.join()
     assert texts == {seed: conv_model.text(noise(8000, seed=seed)) for seed in range(4)}
+
+
+def test_a_recording_as_long_as_a_piece_may_be_is_whole(conv_model: ConvModel) -> None:
+    """2.01 * 16000 is a little less than 32160."""
+    recognizer = Recognizer.open(conv_model.path, threads=1, max_segment_s=2.01)
+    (result,) = recognizer.transcribe([noise(32160)])
+    assert result.hypothesis
+    assert result.hypothesis.text == conv_model.text(noise(32160))
+    assert not result.passages
+
+
+@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 2), (8, 8), (9, 4), (12, 6), (15, 7), (16, 8), (20, 6)])
+def test_few_threads_are_left_over(conv_model: ConvModel, threads: int, workers: int) -> None:
+    assert Recognizer.open(conv_model.path, threads=threads).workers == workers
 
 
 def test_a_decoder_that_is_not_there(conv_model: ConvModel) -> None:

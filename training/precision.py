@@ -17,7 +17,7 @@ def bf16_is_fast(device: torch.device) -> bool:
     """Whether `device` multiplies bf16 faster than fp32.
 
     A CPU is timed at it, a quarter of a second: instructions for bf16 say little. Two processors with AVX-512 BF16 are
-    2.4 times as fast and 0.8 times as fast with it (benchmarks/train_precision.py).
+    2.4 and 0.77 times as fast with it (benchmarks/train_precision.py).
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -4,7 +4,7 @@ import glob
 import itertools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, NoReturn
 
@@ -27,10 +27,11 @@ class Recording(NamedTuple):
 
 def find_recordings(paths: list[str], *, recursive: bool) -> tuple[list[Recording], list[AudioError]]:
     """The recordings in the order given, those of a folder or glob by name; and what led to none."""
-    recordings, errors = [], []
+    recordings: list[Recording] = []
+    errors: list[AudioError] = []
     for path in paths:
         try:
-            recordings += _expand(path, recursive)
+            recordings += _expand(path, recursive, errors)
         except AudioError as error:
             errors.append(error)
     return recordings, errors
@@ -45,13 +46,13 @@ def _has_wildcard(path: str) -> bool:
     return any(character in path for character in "*?[")
 
 
-def _expand(path: str, recursive: bool) -> list[Recording]:
+def _expand(path: str, recursive: bool, errors: list[AudioError]) -> list[Recording]:
     if not path:  # an unset variable of the shell, which Path takes for the folder one is in
         raise AudioNotFoundError("An empty name names no recording.")
     if path == STANDARD_INPUT:
         return [Recording(standard_input(), path, Path("stdin"))]
     if is_folder(path):
-        return _in_folder(Path(path), recursive)
+        return _in_folder(Path(path), recursive, errors)
     if is_glob(path):
         return _matching(path)
     return [Recording(path, path, Path(Path(path).name))]  # whether it is there shows when it is read
@@ -64,23 +65,32 @@ def standard_input() -> BinaryIO:
     return sys.stdin.buffer
 
 
-def _in_folder(folder: Path, recursive: bool) -> list[Recording]:
-    found = sorted(path for path in files_below(folder, recursive=recursive) if _is_audio(path))
-    if not found:
+def _in_folder(folder: Path, recursive: bool, errors: list[AudioError]) -> list[Recording]:
+    """What lies there and can be reached; of folders that cannot, `errors` hears."""
+    before = len(errors)
+    found = sorted(path for path in files_below(folder, recursive=recursive, closed=errors.append) if _is_audio(path))
+    if not found and len(errors) == before:
         hint = "" if recursive else "; --recursive also searches its subfolders"
         raise AudioNotFoundError(f"The folder {folder} holds no recording (WAV, FLAC, OGG, MP3, AIFF){hint}.")
     return [Recording(str(path), str(path), path.relative_to(folder)) for path in found]
 
 
-def files_below(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
-    """The files of a folder and of those below it, in no order; AudioError where one of these cannot be read.
+def _raised(error: AudioError) -> NoReturn:
+    raise error
 
+
+def files_below(
+    folder: Path, *, recursive: bool = True, closed: Callable[[AudioError], None] = _raised
+) -> Iterator[Path]:
+    """The files of a folder and of those below it, in no order; hidden folders are left out.
+
+    `closed` hears of folders that cannot be read; by itself it raises what it hears.
     Links to folders are followed, as corpora on several disks have them, but each folder is walked once: by its own
     name where it has one here, so links come last, and where they lead in circles there is an end.
     """
 
-    def fail(error: OSError) -> NoReturn:
-        raise AudioError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
+    def fail(error: OSError) -> None:
+        closed(AudioError(f"Cannot read the folder {error.filename}: {error.strerror}."))
 
     walked: set[str] = set()
     tops = [folder]
@@ -94,7 +104,7 @@ def files_below(folder: Path, *, recursive: bool = True) -> Iterator[Path]:
             yield from (Path(root, name) for name in names)
             if not recursive:
                 return
-            folders.sort()  # of several links to one folder always the same gives the names
+            folders[:] = sorted(name for name in folders if name[0] != ".")  # of links to one folder always the same
             tops += (path for name in folders if (path := Path(root, name)).is_symlink())
 
 

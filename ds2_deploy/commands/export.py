@@ -46,9 +46,10 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model folder.")] = False,
 ) -> None:
     """Write ONNX graphs, weights and metadata, and check them against PyTorch; exit code 3 if they disagree."""
+    from ds2_deploy.doctor import EXPORT
     from ds2_deploy.extras import require
 
-    for package in ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime"):
+    for package in EXPORT:
         require(package)
     from ds2_deploy.commands.parity import print_report
     from export.exporter import export_model

@@ -11,6 +11,7 @@ import typer
 from ds2_deploy.commands.common import path_argument, print_columns, usage_errors
 
 if TYPE_CHECKING:
+    from ds2_deploy.errors import DS2Error
     from ds2_deploy.model_folder import ModelFolder
     from ds2_deploy.runtime.engine_info import Precision
     from export.parity import Candidate, ParityReport, Recording
@@ -68,7 +69,8 @@ def parity(
 def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "list[Candidate]":
     """The asked backends on `device` in every precision, offline and as a stream, whose graph is in the folder.
 
-    With none asked, all but the reference that can run here; the log says which cannot, and why.
+    With none asked, all but the reference that can run here; the log says which cannot, and why. Where none can, that
+    is ONNX Runtime's error, as it is what one can have anywhere.
     """
     from ds2_deploy.model_folder import graph_file
     from ds2_deploy.runtime import BACKENDS, NOT_HERE, open_backend, open_stream_backend
@@ -76,6 +78,7 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "li
 
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     candidates: list[Candidate] = []
+    refused: dict[str, DS2Error] = {}
     for name, precision, stream in itertools.product(asked or BACKENDS, precisions, (False, True)):
         reference = name == "torch" and (not asked or precision == "fp16")
         if reference or not (folder.path / graph_file(precision, stream=stream)).is_file():
@@ -90,6 +93,9 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "li
             if asked:
                 raise
             log.info("Not %s %s: %s", name, precision, error)
+            refused[name] = error
+    if refused and not candidates:
+        raise refused.get("onnxruntime", next(iter(refused.values())))
     return candidates
 
 

@@ -36,6 +36,8 @@ def output_files(recordings: Iterable[Recording], folder: Path, suffix: str) -> 
         file = folder / recording.relative.with_suffix(suffix)
         if file in owners:
             other = owners[file]
+            if other.name == recording.name:
+                raise OutputError(f"{recording.name} is named twice: name each recording once.")
             raise OutputError(
                 f"{other.name} and {recording.name} would both be written to {file}: "
                 + (
