@@ -256,15 +256,16 @@ def _by_length(scored: Sequence[Scored]) -> list[Group]:
 def _missing(texts: Iterable[str], alphabet: Alphabet, language: str) -> list[set[str]]:
     """Of each text, in the language's spelling, what no label writes, neither as it is nor as the language spells it.
 
-    An accent may have a label of its own, so letters are compared in their parts.
+    An accent may have a label of its own, so a letter may be written in its parts, too.
     """
-
-    def parts(text: str) -> set[str]:
-        return set(alphabet.tokens(unicodedata.normalize("NFD", text)))
-
     labels = [label for i, label in enumerate(alphabet.labels) if i != alphabet.blank]
-    writable = set().union(*(parts(label) | parts(respelled(label, language)) for label in labels))
-    return [{token for token in alphabet.tokens(text) if not parts(token) <= writable} for text in texts]
+    writable = {unicodedata.normalize("NFC", label) for own in labels for label in (own, respelled(own, language))}
+
+    def is_writable(token: str) -> bool:
+        parts = alphabet.tokens(unicodedata.normalize("NFD", token))
+        return unicodedata.normalize("NFC", token) in writable or all(part in writable for part in parts)
+
+    return [{token for token in alphabet.tokens(text) if not is_writable(token)} for text in texts]
 
 
 def _spelled(references: Sequence[Reference], language: Language) -> tuple[list[Reference], list[DS2Error]]:

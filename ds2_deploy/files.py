@@ -82,13 +82,16 @@ def atomic_folder(path: Path, *, marker: str = "metadata.json") -> Iterator[Path
             temporary.chmod(0o755)
             if path.exists():
                 old = temporary.with_name(f"{temporary.name}.old")
-                path.replace(old)
                 try:
+                    path.replace(old)
                     temporary.replace(path)
                 except BaseException:  # Ctrl-C, too
-                    old.replace(path)
+                    if old.exists() and not path.exists():
+                        old.replace(path)
                     raise
-                shutil.rmtree(old, ignore_errors=True)
+                finally:
+                    if path.exists():
+                        shutil.rmtree(old, ignore_errors=True)
             else:
                 temporary.replace(path)
         finally:

@@ -153,7 +153,7 @@ class Recognizer:
     ) -> "Recognizer":
         """Load a bundled model or a model folder.
 
-        `threads`: CPU threads in all, None for one per core; `workers`: how many batches share them, None for
+        `threads`: CPU threads in all, at most, None for one per core; `workers`: how many batches share them, None for
         as many as is fastest with many recordings. For a single long recording `workers=1` is.
         """
         folder = open_model(model)
@@ -161,8 +161,7 @@ class Recognizer:
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1.")
         threads = threads or cpu_cores()
-        share = -(-threads // min(workers or MAX_WORKERS, threads))  # of each worker, so that few threads are left over
-        workers = min(workers or threads // share, threads)
+        workers = min(workers or MAX_WORKERS, threads)
         each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // workers}
         loaded = open_backend(backend, folder, **each)
         return cls(

@@ -430,7 +430,7 @@ def test_rows_that_lost_requests_are_not_compared(ds2: Ds2, tmp_path: Path) -> N
         assert "not compared, for requests were lost: 1 rows, such as onnxruntime fp32, 5 arrivals/s" in told.out
         assert ds2("bench-compare", *paths, "--fail-over", "1000").code == code
     told = ds2("bench-compare", tmp_path / "kept-alone.json", tmp_path / "lossy-alone.json")
-    assert (told.code, "no row in common but such as lost requests, which are not compared." in told.err) == (1, True)
+    assert (told.code, "lost requests in all the rows they have in common" in told.err) == (1, True)
 
 
 # --- the real thing, small --------------------------------------------------------------------------------------

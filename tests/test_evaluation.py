@@ -180,6 +180,8 @@ def one_who_hears(results: list[Result], **metadata: Any) -> Any:
         ("en", " ab", ["a, b.", "b.", "ab"], [",", "."]),
         ("en", " ae\u0301", ["\u00e9a", "e"], []),
         ("en", " ae", ["\u00e9a", "e"], ["\u00e9"]),
+        ("en", " ae\u00e9\u00e0", ["\u00e9a", "\u00e1"], ["\u00e1"]),  # which is made of parts of several labels
+        ("zh", "\uac00\ub9c9\ub098", ["\uac01"], ["\uac01"]),
         ("en-phonemes", ["SIL", "HH", "AH"], ["HH AH", "AH OW"], ["OW"]),
         ("zh", "你好", ["你，好", "好吗"], ["吗"]),
     ],

@@ -236,21 +236,30 @@ def test_a_failure_leaves_the_old_folder_and_no_other(tmp_path: Path, failure: B
     assert tree(tmp_path) == before
 
 
-def test_an_interrupt_between_two_folders_loses_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "model"
+@pytest.mark.parametrize(
+    ("renamed", "done", "left"), [(1, False, "old"), (1, True, "old"), (2, False, "old"), (2, True, "new")]
+)
+def test_an_interrupt_between_two_folders_loses_neither(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, renamed: int, done: bool, left: str
+) -> None:
+    """Before or after each of the two renamings."""
+    path, calls, replace = tmp_path / "model", [], Path.replace
     path.mkdir()
     write_model(path, "old")
-    before, replace = tree(tmp_path), Path.replace
 
     def interrupted(self: Path, target: Path) -> Path:
-        if Path(target) == path and self.name[-4:] != ".old":
-            raise KeyboardInterrupt
-        return replace(self, target)
+        calls.append(target)
+        if len(calls) != renamed:
+            return replace(self, target)
+        if done:
+            replace(self, target)
+        raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", interrupted)
     with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
         write_model(temporary, "new")
-    assert tree(tmp_path) == before
+    assert [item.name for item in tmp_path.iterdir()] == ["model"]
+    assert (path / "metadata.json").read_text() == left
 
 
 def test_leftovers_of_a_killed_process_do_not_stop_the_next(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """`ds2 manifest`: every layout in miniature, what is dropped, exit codes; real corpora against their manifests."""
 
+import errno
 import gzip
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,13 +16,13 @@ import soundfile
 
 from ds2_deploy.audio.find import find_recordings
 from ds2_deploy.commands.manifest import manifest
-from ds2_deploy.errors import OutputError
+from ds2_deploy.errors import AudioError, OutputError
 from tests.conftest import Ds2, noise
 from tests.test_files import largest_file
 from tests.test_imports import loaded_by
 from training.corpora.build import split_off
 from training.corpora.check import Limits, Utterance
-from training.corpora.entry import Reason
+from training.corpora.entry import Reason, audio_files
 from training.corpora.formats import FORMATS
 from training.corpora.parts import write_flac
 from training.manifest import read_manifest
@@ -141,6 +143,22 @@ def test_a_release_in_raw_says_what_to_do(ds2: Ds2, tmp_path: Path) -> None:
     assert (outcome.code, outcome.err.count("\n")) == (1, 1)
     assert "holds no recording" in outcome.err
     assert "convert headerless .raw files to WAV first" in outcome.err
+
+
+def test_a_folder_that_cannot_be_read_ends_the_making(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A manifest without its recordings would look whole."""
+    for speaker in ("S0002", "S0003"):
+        write_audio(tmp_path / speaker / "a.wav")
+    scandir = os.scandir
+
+    def closed(path: str) -> object:
+        if str(path).endswith("S0003"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", closed)
+    with pytest.raises(AudioError, match="S0003: Permission denied"):
+        audio_files(tmp_path)
 
 
 def test_aishell(make: Make, tmp_path: Path) -> None:

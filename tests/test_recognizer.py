@@ -283,11 +283,6 @@ def test_a_recording_as_long_as_a_piece_may_be_is_whole(conv_model: ConvModel) -
     assert not result.passages
 
 
-@pytest.mark.parametrize(("threads", "workers"), [(1, 1), (2, 2), (8, 8), (9, 4), (12, 6), (15, 7), (16, 8), (20, 6)])
-def test_few_threads_are_left_over(conv_model: ConvModel, threads: int, workers: int) -> None:
-    assert Recognizer.open(conv_model.path, threads=threads).workers == workers
-
-
 def test_a_decoder_that_is_not_there(conv_model: ConvModel) -> None:
     with pytest.raises(ConfigError, match="greedy"):
         Recognizer.open(conv_model.path, decoder="fancy")

@@ -5,6 +5,7 @@ import math
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -367,6 +368,42 @@ def test_a_bad_call_is_one_sentence_and_takes_nothing(name: str) -> None:
     stream.accept_waveform(samples[5000:], 16000)
     stream.input_finished()
     assert stream.result.text == text_of(samples)
+
+
+@pytest.mark.parametrize("before", range(5))
+def test_a_listener_that_resets_hears_no_more_of_the_recording(before: int) -> None:
+    """Though several utterances ended in one step."""
+    told = []
+
+    def listener(result: StreamResult) -> None:
+        told.append(result.text)
+        if result.is_final:
+            stream.reset()
+
+    rule = EndpointRule(must_contain_nonsilence=True, min_trailing_silence=0.02)
+    stream = own_stream(endpoint=EndpointConfig(rule2=rule), on_result=listener)
+    with suppress(StreamError):  # what is left of the samples belongs to the next recording
+        feed(stream, audio_of("_" * before + "hi_yo___"), 10**6)
+        stream.input_finished()
+    assert "hi" in told
+    assert "yo" not in told
+
+
+def test_what_ended_before_the_decoder_failed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    told, accept = [], GreedyStream.accept
+
+    def failing(self: GreedyStream, log_probs: Samples) -> None:
+        if (log_probs.argmax(axis=1) == ENGLISH.labels.index("y")).any():
+            raise ValueError("The decoder does not like y.")
+        accept(self, log_probs)
+
+    monkeypatch.setattr(GreedyStream, "accept", failing)
+    rule = EndpointRule(must_contain_nonsilence=True, min_trailing_silence=0.02)
+    stream = own_stream(endpoint=EndpointConfig(rule2=rule), on_result=lambda result: told.append(result))
+    with suppress(DS2Error, ValueError):
+        feed(stream, audio_of("__hi_yo___"), 10**6)
+        stream.input_finished()
+    assert ("hi", True) in [(result.text, result.is_final) for result in told]
 
 
 def test_a_rate_may_be_a_whole_float() -> None:

@@ -74,7 +74,8 @@ def _features(utterances: Sequence[Utterance], feature: FeatureConfig, processes
     """(F, T) float64 of each recording of this process's share, not normalised and without a tail."""
     feature = msgspec.structs.replace(feature, normalization="none", tail_ms=0.0)
     frontend = Frontend(feature)
-    for index in range(processes.rank, len(utterances), processes.count)[:: -(-len(utterances) // HEARD)]:
+    heard = range(0, len(utterances), max(-(-len(utterances) // HEARD), 1))
+    for index in heard[processes.rank :: processes.count]:
         utterance = utterances[index]
         audio = torch.from_numpy(load_audio(utterance.path, feature.sample_rate))[None]  # (1, S)
         if feature.frames(audio.shape[1]):

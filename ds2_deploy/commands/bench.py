@@ -161,8 +161,8 @@ def bench_compare(
     first, second = Report.read(before), Report.read(after)
     found = compare(first, second)
     if not found.changes:
-        but = " but such as lost requests, which are not compared" if found.lost else ""
-        raise BenchError(f"{before} and {after} have no row in common{but}.")
+        why = "lost requests in all the rows they have in common" if found.lost else "have no row in common"
+        raise BenchError(f"{before} and {after} {why}: there is nothing to compare.")
     print_columns(
         ("what", "A ms", "B ms", "B / A", "95% interval"),
         [

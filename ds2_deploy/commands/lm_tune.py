@@ -11,6 +11,9 @@ from ds2_deploy.commands.common import path_argument, path_option
 if TYPE_CHECKING:
     from training.lm_tune import Trial, Tuned
 
+OTHER_SETS = {"train", "valid", "validation", "val", "dev", "tune"}
+"""What a manifest is for, where its name says so."""
+
 
 def lm_tune(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A bundled model or a model folder.")],
@@ -63,20 +66,18 @@ def lm_tune(
     _write(tuned, lm)
 
 
-VALIDATION = {"valid", "validation", "val", "dev"}
-
-
 def _check_name(manifest: Path) -> None:
     """What is tuned on a test set cannot be measured on it any more.
 
-    The folder speaks for a file that does not say of itself that it is for validation.
+    The folder speaks for a file that does not say of itself what it is for.
     """
     from ds2_deploy.errors import ManifestError
 
     own, folder = (re.split("[^a-z]+", name.lower()) for name in (manifest.stem, manifest.absolute().parent.name))
-    if "test" in own or ("test" in folder and VALIDATION.isdisjoint(own)):
+    if "test" in own or ("test" in folder and OTHER_SETS.isdisjoint(own)):
         raise ManifestError(
-            f"{manifest} is a test set by its name: tune on validation recordings, and measure on the test set."
+            f"{manifest} is a test set by its name, or its folder's: tune on validation recordings, and measure on the "
+            "test set."
         )
 
 

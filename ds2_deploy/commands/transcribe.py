@@ -86,7 +86,7 @@ def transcribe(
         bool, typer.Option("--refuse-long", help="Refuse such recordings instead of cutting them.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option(min=1, max=256, help="CPU threads in all; without it, one per core.")
+        int | None, typer.Option(min=1, max=256, help="CPU threads in all, at most; without it, one per core.")
     ] = None,
 ) -> None:
     """Turn recordings into text.

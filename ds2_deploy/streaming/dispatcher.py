@@ -108,7 +108,8 @@ class Dispatcher:
         endpoint: EndpointConfig | None = None,
         on_result: Callable[[StreamResult], None] | None = None,
     ) -> Stream:
-        """A new stream; OverloadError where `max_streams` are open (closed and forgotten ones do not count).
+        """A new stream; OverloadError where `max_streams` are open (closed and forgotten ones do not count;
+        those whose own listeners refer to them are looked for every COLLECT_S seconds).
 
         `on_result` is called in a worker's thread with every utterance that grows or becomes final, in order. It must
         be quick, and not feed or reset a stream, which may have to wait for that very worker; `close` it may.

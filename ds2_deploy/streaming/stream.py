@@ -90,9 +90,11 @@ class Stream:
         self._stepping = False
         self._telling: int | None = None  # the thread in which the listener is hearing news
         self._closed = False
+        self._recording = 0  # since the stream was made; each reset begins another
         self._restart()
 
     def _restart(self) -> None:
+        self._recording += 1
         self._rate: int | None = None
         self._resampler: soxr.ResampleStream | None = None
         self._pending: deque[Samples] = deque()
@@ -273,21 +275,29 @@ class Stream:
 
     def put(self, log_probs: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> None:
         """What the step gave: the valid frames (t, V) and the next state (N,)."""
-        with self._changed:
-            try:
-                news = [] if self._error is not None else self._news_of(log_probs, state)  # it may be closed meanwhile
-                if listened := bool(news and self._on_result):
-                    self._telling = threading.get_ident()
-            finally:  # Ctrl-C in the decoder included: what was said by then can still be had
-                self._stepping = False
-                self._changed.notify_all()
-        if listened:
-            self._tell(news)
+        news: list[StreamResult] = []
+        try:
+            with self._changed:
+                recording = self._recording
+                try:
+                    if self._error is None:  # else it was closed meanwhile
+                        self._hear(log_probs, state, news)
+                finally:  # also where the decoder fails, or is interrupted: what was said by then is had
+                    if news and self._on_result:
+                        self._telling = threading.get_ident()
+                    self._stepping = False
+                    self._changed.notify_all()
+        finally:
+            if news and self._on_result:
+                self._tell(news, recording)
 
-    def _news_of(self, log_probs: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> list[StreamResult]:
-        """Let the decoder hear the frames; utterances that became final, and one that has grown, if anybody listens."""
+    def _hear(
+        self, log_probs: npt.NDArray[np.float32], state: npt.NDArray[np.float32], news: list[StreamResult]
+    ) -> None:
+        """Let the decoder hear the frames; to `news` come utterances that end, and one that has grown, if anybody
+        listens."""
         self._state = state
-        news = self._heard(log_probs)
+        self._decode(log_probs, news)
         if self._all_heard:
             news += self._close_utterance(is_last=True)
         elif self._on_result and (now := self._partial()).text != self._last.text:
@@ -297,21 +307,17 @@ class Stream:
         if self._empty_steps > MAX_EMPTY_STEPS:
             frames = f"{self._frames} of {self._expected_frames()} frames"
             self._give_up(InferenceError(f"The model gave {frames}: export it again."))
-        return news
 
-    def _heard(self, log_probs: npt.NDArray[np.float32]) -> list[StreamResult]:
-        """The utterances that end within the frames (t, V), each with the very frame after which a rule holds.
-
-        So chunks, however long, end none elsewhere. Frames after which none can hold are decoded at once.
+    def _decode(self, log_probs: npt.NDArray[np.float32], news: list[StreamResult]) -> None:
+        """To `news` come the utterances that end within the frames (t, V), each with the very frame after which a rule
+        holds, so that chunks, however long, end none elsewhere. Frames after which none can hold are decoded at once.
         """
-        finals: list[StreamResult] = []
         possible = self._endpoint is not None and self._endpoint_holds(self._endpoint, len(log_probs))
         for frames in np.split(log_probs, len(log_probs)) if possible and len(log_probs) else [log_probs]:
             self._frames += len(frames)
             self._decoder.accept(frames)
             if self._endpoint and not self._all_heard and self._endpoint_holds(self._endpoint):
-                finals += self._close_utterance()
-        return finals
+                news += self._close_utterance()
 
     def fail(self, error: Exception) -> None:
         """The model, or the stepper, has given up: all who ask hear why."""
@@ -382,10 +388,12 @@ class Stream:
         """When a frame begins, in the stream; those of a tail, which come after its end, at its end."""
         return min(frame * self._metadata.frame_s, self._heard_s)
 
-    def _tell(self, results: list[StreamResult]) -> None:
-        """Outside the lock, so that a listener may use the stream."""
+    def _tell(self, results: list[StreamResult], recording: int) -> None:
+        """Outside the lock, so that a listener may use the stream; none of a recording that it has reset."""
         try:
             for result in results:
+                if self._recording != recording:
+                    return
                 try:
                     if self._on_result:
                         self._on_result(result)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2_deploy.audio.find import find_recordings
-from ds2_deploy.errors import ManifestError
+from ds2_deploy.errors import AudioNotFoundError, ManifestError
 
 
 class Part(NamedTuple):
@@ -92,8 +92,11 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def audio_files(folder: Path, *, recursive: bool = True) -> list[Path]:
-    """The recordings of a folder by name; none where it holds none."""
-    recordings, _ = find_recordings([str(folder)], recursive=recursive)
+    """The recordings of a folder by name, none where it holds none; AudioError where one below cannot be read."""
+    recordings, errors = find_recordings([str(folder)], recursive=recursive)
+    for error in errors:
+        if not isinstance(error, AudioNotFoundError):
+            raise error
     return [Path(str(recording.source)) for recording in recordings]
 
 
