@@ -208,18 +208,15 @@ def _streamed(**options: Any) -> Opened:
 
 
 def _sources(recording: "Recording", channel: "int | Literal['each'] | None") -> "list[AudioSource]":
-    """What is to be heard of it; a file that cannot be read is heard as it is, which says why.
-
-    What can be read but once is held as it came, since decoded it may be many times as large.
-    """
+    """What is to be heard of it; a file that cannot be read is heard as it is, which says why."""
     from ds2_deploy.audio.load import Channel, channels_of, to_read_again
     from ds2_deploy.errors import AudioError
 
-    file = to_read_again(recording.source)
     if channel is None:
-        return [file]
+        return [recording.source]
     if channel != "each":
-        return [Channel(file, channel)]
+        return [Channel(recording.source, channel)]
+    file = to_read_again(recording.source)
     try:
         return [*channels_of(file)]
     except AudioError:
