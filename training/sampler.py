@@ -36,8 +36,9 @@ class BatchSampler:
                 f"A batch of {smallest} utterances cannot be shared by {processes.count} processes: raise "
                 "batch_size, or start fewer."
             )
-        self.typical = len(self._drawn(2)) if recipe.sorta_grad and recipe.epochs > 1 else len(self)
-        """Batches of an epoch; a sorted one may have fewer, since its neighbours are of one length."""
+        later = recipe.sorta_grad and recipe.batch_seconds is not None and recipe.epochs > 1
+        self.typical = len(self._drawn(2)) if later else len(self)
+        """Batches of an epoch; with a limit of seconds a sorted one, whose neighbours are of one length, has fewer."""
 
     def __len__(self) -> int:
         return len(self.batches())

@@ -85,6 +85,7 @@ def files_below(
     """The files of a folder and of those below it, in no order; hidden folders are left out.
 
     `closed` hears of folders that cannot be read; by itself it raises what it hears.
+
     Links to folders are followed, as corpora on several disks have them, but each folder is walked once: by its own
     name where it has one here, so links come last, and where they lead in circles there is an end.
     """
