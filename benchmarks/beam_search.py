@@ -88,7 +88,7 @@ def main(
     """Decode two sets in every way."""
     path = open_model(model).path if model in bundled_models() else Path(model)
     lm = lm or (path / LM_FOLDER if (path / LM_FOLDER).is_dir() else None)
-    network = load_model(path)
+    network = load_model(model)
     backend = TorchBackend.of(network)
     sets = [hear(backend, network.metadata, read_manifest(manifest)) for manifest in (valid, test)]
     print("| decoder | beam | language model | valid WER | valid CER | test WER | test CER | utterances / s |")

@@ -27,9 +27,8 @@ from growth import sound
 from machine import interleaved, machine, save_result
 
 from ds2_deploy.extras import require
-from ds2_deploy.model.checkpoint import load_weights
+from ds2_deploy.model.checkpoint import load_model
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from ds2_deploy.model_folder import open_model
 from export.to_onnx import write_onnx
 
 SECONDS = 3.0
@@ -68,7 +67,7 @@ def session(path: Path, options: dict[str, Any]) -> Any:
 def sessions(name: str, folder: Path) -> dict[str, Any]:
     """A session for each variant of a network."""
     metadata = metadata_of(name)
-    network = DeepSpeech2(metadata) if name in NETS else load_weights(open_model(name).path, metadata)
+    network = DeepSpeech2(metadata) if name in NETS else load_model(name)
     write_onnx(network.eval(), folder / "model.onnx", "fp32")
     found = {variant: session(folder / "model.onnx", options) for variant, options in OPTIONS.items()}
     logging.disable(logging.WARNING)  # the quantiser's advice on preprocessing

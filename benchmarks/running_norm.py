@@ -18,12 +18,11 @@ import typer
 from machine import machine, save_result
 from model_report import measured, recognizer_of, spoken
 
-from ds2_deploy.model.checkpoint import Checkpoint
+from ds2_deploy.model.checkpoint import Checkpoint, open_checkpoint
 from ds2_deploy.recognizer import Recognizer
 from training.augment import change_level
 from training.manifest import read_manifest
 from training.statistics import feature_statistics
-from training.weights import weights_of
 
 SETTINGS = ((6, 0.1), (6, 0.5), (6, 3), (3, 0.5), (12, 0.5))
 """`feature.running_s` and `feature.prior_s`."""
@@ -51,7 +50,7 @@ def main(
 
 def under_each(model: str, train: Path) -> Iterator[tuple[dict[str, Any], Recognizer]]:
     """What is set, and the model so, decoded greedily."""
-    checkpoint = weights_of(Path(model))
+    checkpoint = open_checkpoint(model)
     yield {"normalization": checkpoint.metadata.feature.normalization}, recognizer_of(checkpoint)
     known = with_running(checkpoint, train).metadata
     for running_s, prior_s in SETTINGS:

@@ -172,7 +172,7 @@ def ways(folder: ModelFolder, chunk_ms: int, work: Path) -> list[tuple[str, Stre
     from export.to_onnx import write_stream_onnx
 
     torch.set_num_threads(1)
-    network = load_weights(folder.path, folder.metadata)
+    network = load_weights(folder).model()
     chunk = folder.metadata.stream_chunk_samples(chunk_ms)
     target = work / str(chunk_ms)
     target.mkdir()

@@ -20,8 +20,7 @@ from model_report import measured, recognizer_of, spoken
 from running_norm import with_running
 
 from ds2_deploy.extras import require
-from ds2_deploy.model.checkpoint import Checkpoint
-from training.weights import weights_of
+from ds2_deploy.model.checkpoint import Checkpoint, open_checkpoint
 
 CONTEXTS = (1, 2, 4, 6, 10, 18, 34)
 """Frames that a window of two hears beyond itself."""
@@ -36,7 +35,7 @@ def main(
     data = Path(os.environ["DS2_DATA"]) / "an4"
     rows = []
     for model in models or ["streaming", "default"]:
-        checkpoint = weights_of(Path(model))
+        checkpoint = open_checkpoint(model)
         if checkpoint.metadata.feature.normalization.startswith("utterance"):
             checkpoint = with_running(checkpoint, data / "train.jsonl")
         for row in at_each_delay(checkpoint, manifest or data / "test.jsonl"):

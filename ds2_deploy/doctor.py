@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ds2_deploy import __version__
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, MissingPackageError, ModelNotFoundError
-from ds2_deploy.extras import installed_version, require
+from ds2_deploy.extras import EXPORT, installed_version, require
 from ds2_deploy.model_folder import bundled_models, open_model
 from ds2_deploy.runtime import cpu_cores, trt
 from ds2_deploy.runtime.cuda_device import pycuda_driver
@@ -113,10 +113,6 @@ def _torch_gpu() -> str:
         built = f"it is built for CUDA {torch.version.cuda}" if torch.version.cuda else "it is built without CUDA"
         raise BackendUnavailableError(f"torch {torch.__version__} can use no GPU here: {built}.")
     return f"torch {torch.__version__}, CUDA {torch.version.cuda}"
-
-
-EXPORT = ("torch", "safetensors", "onnx", "onnxscript", "onnxruntime")
-"""The packages of ds2 export."""
 
 
 def _export() -> str:

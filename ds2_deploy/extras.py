@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+from collections.abc import Iterable
 from types import ModuleType
 
 from ds2_deploy.errors import MissingPackageError
@@ -24,6 +25,10 @@ EXTRAS = {
     "tensorrt_rtx": "tensorrt-rtx",
 }
 
+TRAIN = ("torch", "safetensors")
+"""What reads and writes checkpoints and weights needs, all of one extra's modules or a part of them."""
+EXPORT = (*TRAIN, "onnx", "onnxscript", "onnxruntime")
+
 PACKAGES = {"flashlight": "flashlight-text"}
 """Where a package is called otherwise than its module."""
 
@@ -39,6 +44,12 @@ def require(module: str) -> ModuleType:
         raise MissingPackageError(missing_sentence(module)) from error
     except (ImportError, OSError) as error:  # a library of it, or one that it needs, is damaged or not there
         raise MissingPackageError(f"The package '{package}' is installed but does not load: {error}.") from error
+
+
+def require_all(modules: Iterable[str]) -> None:
+    """The same for several, before any work is done."""
+    for module in modules:
+        require(module)
 
 
 def installed_version(package: str) -> str | None:

@@ -51,6 +51,12 @@ def open_model(model: str | os.PathLike[str]) -> ModelFolder:
     return ModelFolder(folder, ModelMetadata.read(folder / METADATA_FILE))
 
 
+def is_checkpoint(model: str | os.PathLike[str]) -> bool:
+    """Whether this names a file of weights, or would if it were there, and neither a folder nor a bundled model."""
+    path = Path(model)
+    return not path.is_dir() and os.fspath(model) not in bundled_models() and (path.is_file() or path.suffix == ".pt")
+
+
 def _find(model: str) -> Path:
     bundled = bundled_models()
     path = BUNDLED / model if model in bundled else Path(model)

@@ -1,6 +1,7 @@
 """`ds2 export`: from a checkpoint to a model folder that has been checked, or to no folder at all."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -8,8 +9,16 @@ from ds2_deploy.decoding import LM_FOLDER
 from ds2_deploy.errors import InferenceError, OutputError, ParityError
 from ds2_deploy.files import atomic_folder
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model.checkpoint import Checkpoint, load_model, save_weights
-from ds2_deploy.model_folder import METADATA_FILE, PRECISIONS, WEIGHTS_FILE, ModelFolder, graph_file, open_model
+from ds2_deploy.model.checkpoint import open_checkpoint, save_weights
+from ds2_deploy.model_folder import (
+    METADATA_FILE,
+    PRECISIONS,
+    WEIGHTS_FILE,
+    ModelFolder,
+    graph_file,
+    is_checkpoint,
+    open_model,
+)
 from ds2_deploy.runtime.bench_choice import BENCH_FILE
 from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
@@ -52,11 +61,10 @@ def export_model(
         raise OutputError(f"{out} already holds a model: add --overwrite, or choose another --out.")
     if (out / METADATA_FILE).exists():
         ModelMetadata.read(out / METADATA_FILE)  # raises where it is not a model's
-    model = load_model(source)
+    checkpoint = open_checkpoint(source)
     if window is not None or window_context is not None:
-        changed = model.metadata.with_windows(window, window_context, source)
-        model = Checkpoint(metadata=changed, weights=model.state_dict()).model()
-    metadata = model.metadata
+        checkpoint = replace(checkpoint, metadata=checkpoint.metadata.with_windows(window, window_context, source))
+    model, metadata = checkpoint.model(), checkpoint.metadata
     with atomic_folder(out) as folder:
         (folder / METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")
         (folder / "tokens.txt").write_text(metadata.alphabet.to_lines(), encoding="utf-8")
@@ -97,7 +105,7 @@ def _keep_others(old: Path, new: Path) -> None:
 
 def _bring_language_model(source: Path, new: Path) -> None:
     """Of the model that is exported anew: the same weights are decoded with it."""
-    if not source.is_file() and not (new / LM_FOLDER).exists():
+    if not is_checkpoint(source) and not (new / LM_FOLDER).exists():
         old = open_model(source).path / LM_FOLDER
         if old.is_dir():
             shutil.copytree(old, new / LM_FOLDER)

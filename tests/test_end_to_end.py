@@ -132,6 +132,8 @@ def test_info_of_a_checkpoint_and_of_a_folder(ds2, trained):
         (["evaluate", "no-model", "m.jsonl"], "Cannot read the manifest m.jsonl"),
         (["parity", "no-model"], "There is no model 'no-model'"),
         (["export", "no.pt", "--out", "x"], "There is no checkpoint no.pt"),
+        (["evaluate", "no.pt", "m.jsonl"], "Cannot read the manifest m.jsonl"),
+        (["info", "no.pt"], "There is no checkpoint no.pt"),
         (["train", "no-recipe", "--train", "m", "--valid", "m", "--out", "x"], "There is no recipe no-recipe"),
         (["train", "an4", "--train", "m.jsonl", "--valid", "m", "--out", "x"], "Cannot read the manifest m.jsonl"),
         (["train", "an4", "--train", "m", "--valid", "m", "--out", "x"], "The manifest m holds no utterance"),
@@ -180,6 +182,8 @@ def test_training_keeps_few_kernels_unless_told_otherwise(ds2, tmp_path, monkeyp
         ["parity", "default", "--backend", "magic"],
         ["parity", "default", "--backend", "auto"],
         ["parity"],
+        ["align", "x.wav", "x.txt", "--out", "y", "--device", "gpu"],
+        ["lm-tune", "default", "m", "--device", "gpu"],
         ["dance"],
     ],
 )

@@ -24,6 +24,7 @@ from export.exporter import export_model
 from export.parity import batches_of, compare, probe_recordings
 from export.to_onnx import write_onnx
 from tests.tiny import FEATURES, MODELS, tiny_metadata, tiny_model
+from training.weights import load_into
 
 # pairwise over cells, directions, convolutions, features and normalisation: an export takes seconds
 COMBINATIONS = [
@@ -361,8 +362,10 @@ def test_weights_of_another_model(tmp_path):
     one = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"]))
     other = tiny_metadata(MODELS["lstm, lookahead, 1d, fc"])
     Checkpoint(metadata=other, weights=one.state_dict()).save(tmp_path / "x.pt")
-    with pytest.raises(ModelError, match="does not fit its own metadata"):
+    with pytest.raises(ModelError, match=r"x\.pt does not fit its own metadata"):
         load_model(tmp_path / "x.pt")
+    with pytest.raises(ModelError, match=r"x\.pt does not fit its own metadata"):
+        load_into(tiny_model(other), load_checkpoint(tmp_path / "x.pt"), tmp_path / "x.pt", resume=False)
 
 
 def test_folder_without_weights(tmp_path):

@@ -9,7 +9,6 @@ answer some frames later.
 
 import hashlib
 from functools import cached_property
-from pathlib import Path
 
 import msgspec
 import torch
@@ -38,7 +37,7 @@ class Teacher:
         if recipe.teacher is None:
             return None
         try:
-            model = load_model(Path(recipe.teacher.model))
+            model = load_model(recipe.teacher.model)
         except ModelError as error:
             raise ConfigError(f"The recipe's teacher.model cannot be used: {error}") from error
         check_answers(recipe.teacher.model, model.metadata, recipe, alphabet)

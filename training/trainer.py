@@ -19,7 +19,7 @@ import ds2_deploy
 from ds2_deploy.audio.features import FeatureStatistics
 from ds2_deploy.errors import ConfigError, TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, open_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
@@ -38,7 +38,7 @@ from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
 from training.teacher import Teacher
 from training.validation import Validation, validate
-from training.weights import load_into, weights_of
+from training.weights import load_into
 
 LISTENS = "Listening to the training set for the statistics of its features."
 COLLAPSED = 0.999
@@ -158,7 +158,7 @@ class Training:
         # --- what to learn from ---------------------------------------------------------------------------------
         self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter)
         self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
-        checkpoint = load_checkpoint(folder.last) if resume else weights_of(init_from) if init_from else None
+        checkpoint = load_checkpoint(folder.last) if resume else open_checkpoint(init_from) if init_from else None
         self.teacher = Teacher.of(recipe, alphabet)
         if not checkpoint:
             _check_norm(recipe)

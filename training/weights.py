@@ -9,19 +9,13 @@ from torch import Tensor
 
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import ModelError
-from ds2_deploy.model.checkpoint import Checkpoint, load_model
+from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from training.labels import transfer_output
 
 LOOKAHEAD = "encoder.lookahead.conv.weight"
 """(H, 1, frames), the present frame first."""
-
-
-def weights_of(source: Path) -> Checkpoint:
-    """Of a checkpoint file, a model folder or a bundled model."""
-    model = load_model(source)
-    return Checkpoint(metadata=model.metadata, weights=model.state_dict())
 
 
 def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:
@@ -36,7 +30,7 @@ def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, res
     weights = _with_lookahead(weights, model.state_dict())
     if old.alphabet != new.alphabet:
         weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
-    model.load_state_dict(weights)
+    checkpoint.fill(model, weights)
 
 
 def _check_alike(name: str, old: msgspec.Struct, new: msgspec.Struct, path: Path | None) -> None:

@@ -1,11 +1,11 @@
 """ds2 align: a long recording and its text to a manifest of short utterances."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ds2_deploy.commands.common import path_argument, path_option
+from ds2_deploy.commands.common import BackendName, Device, path_argument, path_option
 
 if TYPE_CHECKING:
     from ds2_deploy.audio.load import Samples
@@ -20,8 +20,8 @@ def align(
     min_score: Annotated[
         float | None, typer.Option(help="Drop passages that fit worse: 0 is perfect, without it -1.5.")
     ] = None,
-    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    backend: BackendName = "auto",
+    device: Device = "auto",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an existing manifest, and recordings of these names.")
     ] = False,

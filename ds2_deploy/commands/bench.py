@@ -6,7 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ds2_deploy.commands.common import INTERRUPTED, path_argument, path_option, print_columns, usage_errors
+from ds2_deploy.commands.common import (
+    INTERRUPTED,
+    Device,
+    path_argument,
+    path_option,
+    print_columns,
+    usage_errors,
+)
 
 if TYPE_CHECKING:
     from ds2_deploy.bench.report import Report
@@ -26,7 +33,7 @@ def bench(
     precision: Annotated[
         list[str] | None, typer.Option(metavar="fp32|fp16", help="Without it, both where the model has them.")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    device: Device = "auto",
     out: Annotated[
         Path | None,
         path_option(help="Folder for bench.json, .csv, .md and .html; MODEL's own lets --backend auto go by it."),
@@ -58,7 +65,7 @@ def bench(
     from ds2_deploy.bench.run import Asked, run
     from ds2_deploy.bench.tables import markdown
     from ds2_deploy.errors import BenchError
-    from ds2_deploy.runtime import check_backend, cpu_cores, cuda_ordinal
+    from ds2_deploy.runtime import check_backend, cpu_cores
 
     for name in workload or []:
         if name not in WORKLOADS:
@@ -77,7 +84,6 @@ def bench(
     with usage_errors():
         for name in backend or []:
             check_backend(name)
-        cuda_ordinal(device)
     plan = Plan(
         workloads=tuple(workload or WORKLOADS),  # type: ignore[arg-type]
         batches=tuple(dict.fromkeys(batch or BATCHES)),

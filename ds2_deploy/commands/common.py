@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,6 +18,18 @@ INTERRUPTED = 130
 path_argument, path_option = partial(typer.Argument, readable=False), partial(typer.Option, readable=False)
 """Of files and folders. What cannot be read is told when it is read, with exit code 1: it is no wrong call."""
 
+
+def _known_device(name: str) -> str:
+    from ds2_deploy.runtime import cuda_ordinal
+
+    with usage_errors():
+        cuda_ordinal(name)
+    return name
+
+
+BackendName = Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option("--backend")]
+Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda:N", callback=_known_device)]
+PrecisionName = Annotated[Literal["fp32", "fp16"], typer.Option("--precision", help="Which graph of the model to run.")]
 DecoderName = Annotated[
     str | None,
     typer.Option(

@@ -2,17 +2,20 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ds2_deploy.commands.common import (
     Alpha,
+    BackendName,
     BeamWidth,
     Beta,
     DecoderName,
+    Device,
     HotWords,
     LmPath,
+    PrecisionName,
     chosen_decoder,
     path_argument,
     path_option,
@@ -32,9 +35,9 @@ def evaluate(
         str, typer.Argument(metavar="MODEL|CHECKPOINT", help="A bundled model, model folder or checkpoint.")
     ],
     manifest: Annotated[Path, path_argument(metavar="MANIFEST", help="JSON lines of audio_filepath, duration, text.")],
-    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
-    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
+    backend: BackendName = "auto",
+    device: Device = "auto",
+    precision: PrecisionName = "fp32",
     decoder: DecoderName = None,
     lm: LmPath = None,
     alpha: Alpha = None,
@@ -53,14 +56,12 @@ def evaluate(
     from ds2_deploy.evaluation import evaluate as run
     from ds2_deploy.files import atomic_path
     from ds2_deploy.output.differences import write_html
-    from ds2_deploy.runtime import cuda_ordinal
     from training.manifest import read_manifest
 
     if as_json and worst:
         raise typer.BadParameter("--worst does not go with --json: take --html for every error.")
     with usage_errors():
         search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
-        cuda_ordinal(device)
     utterances = read_manifest(manifest)
     recognizer = _open(model, backend, device, precision, search)
     evaluation, scored, failures = run(recognizer, [Reference(u.path, u.text, u.speaker) for u in utterances])
@@ -96,26 +97,23 @@ def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int,
         typer.echo(f"\n{s.reference.path}: {wrong} of {units} {language.unit}\n  {found}")
 
 
-def _open(
-    model: str, backend: str, device: str, precision: Literal["fp32", "fp16"], decoder: "str | BeamConfig"
-) -> "Recognizer":
+def _open(model: str, backend: str, device: str, precision: PrecisionName, decoder: "str | BeamConfig") -> "Recognizer":
     from ds2_deploy.errors import BackendUnavailableError
-    from ds2_deploy.extras import require
-    from ds2_deploy.model_folder import bundled_models
+    from ds2_deploy.extras import TRAIN, require_all
+    from ds2_deploy.model_folder import is_checkpoint
     from ds2_deploy.recognizer import Recognizer
 
-    if not Path(model).is_file() or model in bundled_models():
+    if not is_checkpoint(model):
         with usage_errors():  # a hot word that the model cannot spell
             return Recognizer.open(model, backend=backend, device=device, precision=precision, decoder=decoder)
     if backend not in ("auto", "torch") or precision != "fp32":
         raise BackendUnavailableError(f"{model} is a checkpoint, which runs in PyTorch in fp32 alone: export it first.")
-    require("torch")
-    require("safetensors")
+    require_all(TRAIN)
     from ds2_deploy.decoding import make_decoder
-    from ds2_deploy.model.checkpoint import load_checkpoint
+    from ds2_deploy.model.checkpoint import load_model
     from ds2_deploy.runtime.torch_backend import TorchBackend
 
-    module = load_checkpoint(Path(model)).model()
+    module = load_model(model)
     return Recognizer(
         metadata=module.metadata,
         backend=TorchBackend.of(module, device=device),

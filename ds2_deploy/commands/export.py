@@ -46,11 +46,9 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model folder.")] = False,
 ) -> None:
     """Write ONNX graphs, weights and metadata, and check them against PyTorch; exit code 3 if they disagree."""
-    from ds2_deploy.doctor import EXPORT
-    from ds2_deploy.extras import require
+    from ds2_deploy.extras import EXPORT, require_all
 
-    for package in EXPORT:
-        require(package)
+    require_all(EXPORT)
     from ds2_deploy.commands.parity import print_report
     from export.exporter import export_model
 

@@ -17,13 +17,12 @@ def import_(
 ) -> None:
     """Read a checkpoint of another DeepSpeech2 code, without running anything in it, and write the same network."""
     from ds2_deploy.commands.common import usage_errors
-    from ds2_deploy.extras import require
+    from ds2_deploy.extras import TRAIN, require_all
     from ds2_deploy.text.languages import language_named
 
     with usage_errors():
         language_named(language)
-    require("torch")
-    require("safetensors")
+    require_all(TRAIN)
     from ds2_deploy.commands.info import info
     from ds2_deploy.errors import OutputError
     from ds2_deploy.importing import import_checkpoint

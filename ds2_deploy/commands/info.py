@@ -47,12 +47,12 @@ def info(
 
 def _describe(model: str) -> "tuple[Path, ModelMetadata, dict[str, int], int | None]":
     """Path, metadata, bytes of each file, number of parameters (None without weights)."""
-    from ds2_deploy.extras import require
-    from ds2_deploy.model_folder import WEIGHTS_FILE, bundled_models, open_model
+    from ds2_deploy.extras import TRAIN, require_all
+    from ds2_deploy.model_folder import WEIGHTS_FILE, is_checkpoint, open_model
 
     path = Path(model)
-    if path.is_file() and model not in bundled_models():
-        require("torch")
+    if is_checkpoint(model):
+        require_all(TRAIN)
         from ds2_deploy.model.checkpoint import load_checkpoint
 
         checkpoint = load_checkpoint(path)

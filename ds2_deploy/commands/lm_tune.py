@@ -2,11 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ds2_deploy.commands.common import path_argument, path_option
+from ds2_deploy.commands.common import BackendName, Device, path_argument, path_option
 
 if TYPE_CHECKING:
     from training.lm_tune import Trial, Tuned
@@ -25,8 +25,8 @@ def lm_tune(
     workers: Annotated[
         int | None, typer.Option(min=1, max=256, help="Processes that decode; without it, one a core.")
     ] = None,
-    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    backend: BackendName = "auto",
+    device: Device = "auto",
 ) -> None:
     """Find alpha, beta and beam width with the fewest errors, and write them into the language model's folder.
 

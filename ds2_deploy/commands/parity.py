@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ds2_deploy.commands.common import path_argument, print_columns, usage_errors
+from ds2_deploy.commands.common import Device, path_argument, print_columns, usage_errors
 
 if TYPE_CHECKING:
     from ds2_deploy.errors import DS2Error
@@ -32,24 +32,22 @@ def parity(
             help="Compare this one; may be given often. Without it, every one that works here.",
         ),
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Compare every backend and precision with PyTorch in float32; exit code 3 if one is too far from it."""
     from ds2_deploy.decoding import make_decoder
     from ds2_deploy.errors import ModelError, ParityError
-    from ds2_deploy.extras import require
+    from ds2_deploy.extras import TRAIN, require_all
     from ds2_deploy.model_folder import open_model
 
     folder = open_model(model)
-    require("torch")
-    require("safetensors")
-    from ds2_deploy.runtime import check_backend, cuda_ordinal
+    require_all(TRAIN)
+    from ds2_deploy.runtime import check_backend
     from ds2_deploy.runtime.torch_backend import TorchBackend
     from export.parity import compare, probe_recordings
 
     with usage_errors():
-        cuda_ordinal(device)
         candidates = _candidates(folder, [check_backend(name) for name in backend or []], device)
     if not candidates:
         raise ModelError(f"{model} holds no graph to compare: write one with ds2 export.")

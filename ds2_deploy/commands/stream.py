@@ -7,11 +7,14 @@ import typer
 
 from ds2_deploy.commands.common import (
     Alpha,
+    BackendName,
     BeamWidth,
     Beta,
     DecoderName,
+    Device,
     HotWords,
     LmPath,
+    PrecisionName,
     chosen_decoder,
     usage_errors,
 )
@@ -33,9 +36,9 @@ def stream(
         int | None, typer.Option(min=1000, max=1_000_000, help="Sample rate of stdin in hertz; without it, 16000.")
     ] = None,
     model: Annotated[str, typer.Option(help="A bundled streaming model or a model folder.")] = "streaming",
-    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
-    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
+    backend: BackendName = "auto",
+    device: Device = "auto",
+    precision: PrecisionName = "fp32",
     decoder: DecoderName = None,
     lm: LmPath = None,
     alpha: Alpha = None,
@@ -76,7 +79,7 @@ def stream(
     from ds2_deploy.decoding import make_decoder
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.output.captions import caption_writer
-    from ds2_deploy.runtime import cuda_ordinal, open_stream_backend
+    from ds2_deploy.runtime import open_stream_backend
     from ds2_deploy.streaming.stepping import OwnThread
     from ds2_deploy.streaming.stream import Stream
 
@@ -88,7 +91,6 @@ def stream(
         raise typer.BadParameter("--no-endpoint leaves no rule to change: drop it, or the options of the rules.")
     with usage_errors():
         search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
-        cuda_ordinal(device)
         endpoint = _endpoint(rule1, rule2, rule3)
     folder = open_model(model)
     with usage_errors():  # a hot word that the model cannot spell

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from ds2_deploy.commands.common import path_option
+from ds2_deploy.commands.common import Device, path_option
 
 KERNELS_KEPT = "ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16"
 """oneDNN keeps its last 1024 kernels, each made for one shape, which takes gigabytes: no two batches have one shape."""
@@ -32,7 +32,7 @@ def train(
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="key=value", help="Change the recipe, e.g. model.rnn_size=512.")
     ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    device: Device = "auto",
     tensorboard: Annotated[
         bool, typer.Option("--tensorboard", help="Write events for TensorBoard to RUN/tensorboard, too.")
     ] = False,
@@ -40,16 +40,13 @@ def train(
     """Train a model; `torchrun --nproc-per-node N -m ds2_deploy train ...` uses N processes."""
     from ds2_deploy.commands.common import usage_errors
     from ds2_deploy.errors import ConfigError
-    from ds2_deploy.extras import require
-    from ds2_deploy.runtime import cuda_ordinal
+    from ds2_deploy.extras import TRAIN, require_all
 
     with usage_errors():
-        cuda_ordinal(device)
         if resume and init_from:
             raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
     os.environ.setdefault(*KERNELS_KEPT)  # read when the first kernel is made
-    require("torch")
-    require("safetensors")
+    require_all(TRAIN)
     from training.recipe import load_recipe
     from training.trainer import train as run
 

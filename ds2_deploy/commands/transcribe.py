@@ -11,11 +11,14 @@ import typer
 
 from ds2_deploy.commands.common import (
     Alpha,
+    BackendName,
     BeamWidth,
     Beta,
     DecoderName,
+    Device,
     HotWords,
     LmPath,
+    PrecisionName,
     chosen_decoder,
     path_option,
     print_failure,
@@ -43,12 +46,12 @@ def transcribe(
         str | None,
         typer.Option(help="A bundled model or a model folder; without it, default, or streaming with --stream."),
     ] = None,
-    backend: Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option()] = "auto",
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda:N")] = "auto",
+    backend: BackendName = "auto",
+    device: Device = "auto",
     stream: Annotated[
         bool, typer.Option("--stream", help="Chunk by chunk: files of any length in constant memory.")
     ] = False,
-    precision: Annotated[Literal["fp32", "fp16"], typer.Option(help="Which graph of the model to run.")] = "fp32",
+    precision: PrecisionName = "fp32",
     decoder: DecoderName = None,
     lm: LmPath = None,
     alpha: Alpha = None,
@@ -98,7 +101,6 @@ def transcribe(
     from ds2_deploy.files import is_file, is_folder
     from ds2_deploy.output.folder import FolderWriter, output_files
     from ds2_deploy.output.writers import writer_class
-    from ds2_deploy.runtime import cuda_ordinal
 
     for name, value in (("--batch-seconds", batch_seconds), ("--max-segment-seconds", max_segment_seconds)):
         if stream and value is not None:
@@ -113,7 +115,6 @@ def transcribe(
     with usage_errors():
         writer = writer_class(format_name)
         search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, n_best)
-        cuda_ordinal(device)
 
     recordings, errors = find_recordings(paths, recursive=recursive)
     for error in errors:

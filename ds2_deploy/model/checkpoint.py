@@ -1,6 +1,7 @@
 """Checkpoints and weights on disk. Nothing here executes what a file says: tensors and plain values only."""
 
 import errno
+import os
 import pickle
 import zipfile
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from ds2_deploy.errors import ModelError, ModelNotFoundError
 from ds2_deploy.files import atomic_path, check_readable
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from ds2_deploy.model_folder import WEIGHTS_FILE, bundled_models, open_model
+from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, is_checkpoint, open_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,8 @@ class Checkpoint:
     """The network's state dict."""
     training: dict[str, Any] = field(default_factory=dict)
     """Owned by training/trainer.py: optimizer, schedule, scaler, position, random states."""
+    name: str = "The checkpoint"
+    """What messages call it: where it was read, its path."""
 
     def save(self, path: Path) -> None:
         """Write atomically; the previous file survives a full disk."""
@@ -41,7 +44,17 @@ class Checkpoint:
 
     def model(self) -> DeepSpeech2:
         """The network with these weights, in evaluation mode."""
-        return _with_weights(self.metadata, self.weights, "The checkpoint")
+        model = DeepSpeech2(self.metadata)
+        self.fill(model, self.weights)
+        return model.eval()
+
+    def fill(self, model: DeepSpeech2, weights: dict[str, Tensor]) -> None:
+        """Give `model` weights of this; ModelError where they are not those of its architecture."""
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ModelError(f"{self.name} does not fit its own metadata: {reason}") from error
 
 
 def _save(content: dict[str, Any], path: Path) -> None:
@@ -63,7 +76,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         header, weights, training = content["ds2"], dict(content["weights"]), dict(content["training"])
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, ValueError) as error:
         raise ModelError(f"{path} is not a ds2 checkpoint, or it is damaged: expected a file of ds2 train.") from error
-    return Checkpoint(metadata=ModelMetadata.from_json(header, str(path)), weights=weights, training=training)
+    metadata = ModelMetadata.from_json(header, str(path))
+    return Checkpoint(metadata=metadata, weights=weights, training=training, name=str(path))
 
 
 def save_weights(model: DeepSpeech2, path: Path) -> None:
@@ -77,29 +91,21 @@ def save_weights(model: DeepSpeech2, path: Path) -> None:
     path.chmod(0o644)  # safetensors writes files that only their owner can read
 
 
-def load_weights(folder: Path, metadata: ModelMetadata) -> DeepSpeech2:
-    """The network of a model folder, in evaluation mode."""
-    path = folder / WEIGHTS_FILE
+def load_weights(folder: ModelFolder) -> Checkpoint:
+    """Of a model folder."""
+    path = folder.path / WEIGHTS_FILE
     try:
         weights = load_file(path)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"Cannot read the weights {path}: export the model again.") from error
-    return _with_weights(metadata, weights, str(path))
+    return Checkpoint(metadata=folder.metadata, weights=weights, name=str(path))
 
 
-def _with_weights(metadata: ModelMetadata, weights: dict[str, Tensor], source: str) -> DeepSpeech2:
-    model = DeepSpeech2(metadata)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{source} does not fit its own metadata: {reason}") from error
-    return model.eval()
+def open_checkpoint(source: str | os.PathLike[str]) -> Checkpoint:
+    """A checkpoint file, or the weights of a model folder or a bundled model."""
+    return load_checkpoint(Path(source)) if is_checkpoint(source) else load_weights(open_model(source))
 
 
-def load_model(source: Path) -> DeepSpeech2:
-    """From a checkpoint file, or from the weights of a model folder or a bundled model."""
-    if (source.is_file() and str(source) not in bundled_models()) or source.suffix == ".pt":
-        return load_checkpoint(source).model()
-    folder = open_model(source)
-    return load_weights(folder.path, folder.metadata)
+def load_model(source: str | os.PathLike[str]) -> DeepSpeech2:
+    """The network of the same, in evaluation mode."""
+    return open_checkpoint(source).model()

@@ -31,7 +31,7 @@ class TorchBackend:
             raise BackendUnavailableError("The torch backend is the float32 reference: fp16 runs in onnxruntime.")
         if threads is not None:
             torch.set_num_threads(threads)
-        self._place(load_weights(model.path, model.metadata), device)
+        self._place(load_weights(model).model(), device)
 
     @classmethod
     def of(cls, module: DeepSpeech2, *, device: str = "cpu") -> Self:
