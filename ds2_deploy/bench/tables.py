@@ -5,7 +5,7 @@ import io
 from collections.abc import Callable, Iterable, Sequence
 
 from ds2_deploy.bench.report import Loaded, Report, Row
-from ds2_deploy.bench.stats import PERCENTILES, runs_needed
+from ds2_deploy.bench.stats import PERCENTILES, Latency, runs_needed
 
 TITLES = {
     "utterance": "Utterances, from file to text, one at a time",
@@ -147,12 +147,8 @@ def comma_separated(report: Report) -> str:
     """Every row with every figure, for spreadsheets: names of the JSON's fields, empty where there is none."""
     out = io.StringIO()
     stages = sorted({name for row in report.rows for name in row.stages})
-    latency = ("mean", "deviation", "p50", "p50_low", "p50_high", "p90", "p95", "p98", "p99", "max")
-    plain = (
-        "workload", "backend", "precision", "device", "batch", "audio_s", "offered", "padding", "warm_up", "runs",
-        "utterances_per_s", "rtfx", "wall_s", "in_system", "lost", "host_mb", "device_mb", "max_abs", "wer",
-        "wer_difference", "wrong_outputs",
-    )  # fmt: skip
+    latency = Latency.__struct_fields__
+    plain = [name for name in Row.__struct_fields__ if name not in ("latency", "runs_ms", "stages")]
     writer = csv.writer(out, lineterminator="\n")
     libraries = {(one.name, one.stream): one for one in report.loaded}
     loaded = ("runtime", "file_mb", "load_s", "build_s")
