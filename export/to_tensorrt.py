@@ -47,7 +47,8 @@ def build_engine(
 
     `model` is a model folder or the name of a bundled model; `seconds` makes one profile of each range, none
     given are DEFAULT_SECONDS. `options.layers` writes NAME.layers.json, too. An engine that is there already is
-    replaced with `rebuild` only. What TensorRT measures stays in engines/RUNTIME.timing-cache for the next build.
+    replaced with `rebuild` only. What TensorRT measures stays in engines/RUNTIME.VERSION.timing-cache for the next
+    build.
 
     Raises ModelError, MissingPackageError and BackendUnavailableError for what is missing, EngineError for a graph
     that cannot be built, OutputError for what cannot be written or is being built by another process.
@@ -70,7 +71,7 @@ def build_engine(
             metadata.check_graph(inside, source)
         batch = batch or (DEFAULT_STREAMS if stream else DEFAULT_BATCH)
         profiles = make_profiles({i.name: i.shape for i in build.inputs}, batch, seconds or DEFAULT_SECONDS, metadata)
-        plan = build.plan(profiles, path.with_name(f"{tag}.timing-cache"), progress)
+        plan = build.plan(profiles, path.with_name(f"{tag}.{tensorrt.version}.timing-cache"), progress)
         build_s = time.perf_counter() - start
         info = build.describe(plan, profiles, metadata, precision="fp16" if fp16 else "fp32", build_s=build_s)
         if options.layers:
@@ -120,6 +121,7 @@ class Build:
 
     def __init__(self, tensorrt: TensorRT, source: Path, options: BuildOptions = DEFAULT_OPTIONS) -> None:
         self._tensorrt, self._source, self._options = tensorrt, source, options
+        self._source_sha256 = sha256(source)  # before it is parsed: `describe` sees whether it is still the same
         self._log = tensorrt.create_log()
         try:
             self._builder = tensorrt.api.Builder(self._log)
@@ -154,6 +156,7 @@ class Build:
         """The serialised engine. Whether there is one decides: a good build may log errors as well."""
         config = self._tensorrt.create_config(self._builder, self._options)
         self._tensorrt.use_timing_cache(config, timing_cache.read_bytes() if timing_cache.exists() else b"")
+        self._log.errors.clear()  # a refused cache is no reason of the build's
         monitor = self._tensorrt.create_monitor(progress) if progress else None
         if monitor is not None:
             config.progress_monitor = monitor
@@ -187,6 +190,9 @@ class Build:
         precision: Precision,
         build_s: float,
     ) -> EngineInfo:
+        """What the plan is; EngineError where the graph is not any more what was parsed."""
+        if sha256(self._source) != self._source_sha256:
+            raise EngineError(f"{self._source} was replaced while an engine was built from it: build it again.")
         target, options = self._tensorrt.target(self._options), self._options
         return EngineInfo(
             runtime=self._tensorrt.name,
@@ -195,7 +201,7 @@ class Build:
             compute_capability=target.compute_capability,
             gpu=target.gpu.name if target.gpu else None,
             source=self._source.name,
-            source_sha256=sha256(self._source),
+            source_sha256=self._source_sha256,
             sha256=hashlib.sha256(plan).hexdigest(),
             size_bytes=plan.nbytes,
             precision=precision,

@@ -133,9 +133,10 @@ class IOptimizationProfile:
 class IBuilderConfig:
     """Without the compute capabilities of TensorRT-RTX; assigning to them fails."""
 
-    __slots__ = ("_cache", "hardware_compatibility_level", "profiling_verbosity", "progress_monitor")
+    __slots__ = ("_cache", "_logger", "hardware_compatibility_level", "profiling_verbosity", "progress_monitor")
 
-    def __init__(self) -> None:
+    def __init__(self, logger: ILogger) -> None:
+        self._logger = logger
         self.hardware_compatibility_level = HardwareCompatibilityLevel.NONE
         self.progress_monitor: IProgressMonitor | None = None
 
@@ -145,12 +146,20 @@ class IBuilderConfig:
     def clear_flag(self, flag: BuilderFlag) -> None:
         asked.setdefault("cleared", []).append(flag.name)
 
-    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache:
+    def create_timing_cache(self, serialized_timing_cache: bytes) -> ITimingCache | None:
+        if serialized_timing_cache == b"damaged":
+            self._logger.log(ILogger.Severity.ERROR, "Serialization assertion magicTagRead == kMAGIC_TAG failed.")
+            return None
         return ITimingCache(serialized_timing_cache)
 
     def set_timing_cache(self, cache: ITimingCache, ignore_mismatch: bool) -> bool:
+        if not isinstance(cache, ITimingCache):
+            raise TypeError("set_timing_cache(): incompatible function arguments.")
+        if cache._content == b"another driver's":
+            self._logger.log(ILogger.Severity.ERROR, "the timing cache will not be used")
+            return ignore_mismatch
         self._cache = cache
-        return not ignore_mismatch
+        return True
 
     def get_timing_cache(self) -> ITimingCache:
         return self._cache
@@ -198,7 +207,7 @@ class Builder:
         return INetworkDefinition()
 
     def create_builder_config(self) -> IBuilderConfig:
-        return IBuilderConfig()
+        return IBuilderConfig(self._logger)
 
     def create_optimization_profile(self) -> IOptimizationProfile:
         return IOptimizationProfile()

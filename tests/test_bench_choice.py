@@ -43,10 +43,11 @@ def test_another_machines_report_is_not_heeded_and_that_is_said(
 
 
 @pytest.mark.parametrize(
-    "content", ["", "{}", '{"machine": 1, "fastest": {}}', '{"machine": "", "fastest": {"x": []}}']
+    "content",
+    [b"", b"{}", b'{"machine": 1, "fastest": {}}', b'{"machine": "", "fastest": {"x": []}}', b'{"machine\xff"'],
 )
-def test_what_is_no_report_is_refused(model: ModelFolder, content: str) -> None:
-    (model.path / "bench.json").write_text(content)
+def test_what_is_no_report_is_refused(model: ModelFolder, content: bytes) -> None:
+    (model.path / "bench.json").write_bytes(content)
     with pytest.raises(ModelError, match=r"bench\.json is no bench report"):
         in_order(NAMES, model, "offline")
 

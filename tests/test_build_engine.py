@@ -317,8 +317,8 @@ class TestRefusals:
         path = tmp_path / "x.json"
         with pytest.raises(EngineError, match=r"Cannot read .*No such file"):
             EngineInfo.read(path)
-        for content in ("", "[]", '{"runtime": "tensorrt"}', "\x00"):
-            path.write_text(content)
+        for content in (b"", b"[]", b'{"runtime": "tensorrt"}', b"\x00", b'{"runtime": "tensorrt\xff"}'):
+            path.write_bytes(content)
             with pytest.raises(EngineError, match="does not describe an engine"):
                 EngineInfo.read(path)
 

@@ -129,6 +129,12 @@ def test_a_json_that_is_missing_or_wrong(model: ModelFolder, content: bytes | No
     assert reason in refusal(model)
 
 
+def test_a_gpu_that_is_none(model: ModelFolder) -> None:
+    path = build_engine(model.path).with_suffix(".json")
+    path.write_text(path.read_text().replace('"9.0"', '"sm90"'))
+    assert "does not describe an engine" in refusal(model)
+
+
 def test_another_precision_is_no_engine_of_this_one(model: ModelFolder) -> None:
     build_engine(model.path, fp16=True)
     with pytest.raises(BackendUnavailableError, match=r"has no TensorRT engine of model\.onnx: .*build-engine \S+\.$"):

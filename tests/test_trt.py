@@ -75,10 +75,36 @@ class TestTensorRT:
             build_engine(model, options=BuildOptions(hardware_compatible=True))
 
     def test_the_timing_cache_grows_from_build_to_build(self, model: Path, fake: ModuleType, h200: Gpu) -> None:
-        cache = build_engine(model).with_name("tensorrt-sm90.timing-cache")
+        cache = build_engine(model).with_name("tensorrt-sm90.10.9.0.timing-cache")
         assert cache.read_bytes() == b"+"
         build_engine(model, fp16=True)
         assert cache.read_bytes() == b"++"
+
+    @pytest.mark.parametrize("content", [b"damaged", b"another driver's"])
+    def test_a_timing_cache_that_is_refused(
+        self, model: Path, fake: ModuleType, h200: Gpu, monkeypatch: pytest.MonkeyPatch, content: bytes
+    ) -> None:
+        (model / "engines").mkdir()
+        cache = model / "engines" / "tensorrt-sm90.10.9.0.timing-cache"
+        cache.write_bytes(content)
+        monkeypatch.setattr(fake, "plan", None)
+        with pytest.raises(EngineError, match=r"Internal Error \(out of memory\)"):  # not what is wrong with the cache
+            build_engine(model)
+        monkeypatch.setattr(fake, "plan", b"plan")
+        build_engine(model)
+        assert cache.read_bytes() == b"+"
+
+    def test_a_graph_that_is_replaced_meanwhile(self, model: Path, fake: ModuleType, h200: Gpu) -> None:
+        graph = model / "model.onnx"
+
+        def replace(share: float, phase: str) -> None:
+            other = graph.with_suffix(".other")
+            other.write_bytes(graph.read_bytes() + b"\x00")
+            other.rename(graph)
+
+        with pytest.raises(EngineError, match=r"model\.onnx was replaced while an engine was built from it"):
+            build_engine(model, progress=BuildProgress(replace))
+        assert not list(model.glob("engines/*.engine"))
 
     def test_progress_is_told_and_can_stop_the_build(self, model: Path, fake: ModuleType, h200: Gpu) -> None:
         heard: list[tuple[float, str]] = []

@@ -68,6 +68,13 @@ class Norm(NamedTuple):
         return weight * self.scale, bias + weight @ self.shift
 
 
+def _own(name: str, tensor: Tensor) -> Tensor:
+    """The tensor; ModelError where its numbers stand for more than the file holds, which would need memory."""
+    if tensor.numel() > tensor.untyped_storage().nbytes() // tensor.itemsize:
+        raise ModelError(f"its weights {name} are not all in the file")
+    return tensor
+
+
 class Weights:
     """Tensors of a foreign state dict, in float64, each taken by name; ModelError names what is not as expected."""
 
@@ -75,7 +82,7 @@ class Weights:
         tensors = settings_of(tensors)
         prefix = "module." if tensors and all(str(name).startswith("module.") for name in tensors) else ""
         self._left = {
-            str(name).removeprefix(prefix): tensor.double()
+            str(name).removeprefix(prefix): _own(str(name), tensor).double()
             for name, tensor in tensors.items()
             if isinstance(tensor, Tensor) and not str(name).endswith("num_batches_tracked")
         }

@@ -5,7 +5,6 @@ ordered dictionaries; whatever else a file names becomes a stub, which keeps wha
 """
 
 import io
-import math
 import pickle
 import zipfile
 import zlib
@@ -67,10 +66,18 @@ class Stub(dict[Any, Any]):
 
 
 def _view(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any) -> Tensor:
-    """What torch._utils._rebuild_tensor_v2 makes; as_strided refuses what lies outside the storage."""
-    if math.prod(size) > len(storage):
-        raise pickle.UnpicklingError("a tensor of more numbers than there are")
+    """What torch._utils._rebuild_tensor_v2 makes; as_strided refuses what lies outside the storage.
+
+    It may have more numbers than its storage, as `expand` makes them: whoever copies it looks at that first.
+    """
     return storage.as_strided(size, stride, offset)
+
+
+class Dictionary(OrderedDict[Any, Any]):
+    """An ordered dictionary with the methods of one, whatever attributes a file gives it."""
+
+    def __setstate__(self, state: Any) -> None:
+        pass
 
 
 def _parameter(tensor: Tensor, *_: Any) -> Tensor:
@@ -78,7 +85,7 @@ def _parameter(tensor: Tensor, *_: Any) -> Tensor:
 
 
 KNOWN: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
+    ("collections", "OrderedDict"): Dictionary,
     ("torch._utils", "_rebuild_tensor_v2"): _view,
     ("torch._utils", "_rebuild_parameter"): _parameter,
     **{(module, name): dtype for name, dtype in STORAGES.items() for module in ("torch", "torch.cuda")},

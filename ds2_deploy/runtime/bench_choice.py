@@ -54,7 +54,7 @@ def in_order(backends: list[str], model: ModelFolder, work: Work) -> list[str]:
         return backends
     try:
         choice = msgspec.json.decode(path.read_bytes(), type=BenchChoice)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ModelError(f"{path} is no bench report: {error}.") from error
     if choice.machine != (here := machine_name()):
         log.info("%s was measured on %s, and this is %s: not heeded.", path, choice.machine, here)

@@ -5,7 +5,7 @@ built for: a loader checks the hash and both, and can say which one differs.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -48,7 +48,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     runtime_version: str
     """Version of the builder, which the loading runtime has to match."""
     ds2_version: str
-    compute_capability: str
+    compute_capability: Annotated[str, msgspec.Meta(pattern=r"^\d+\.\d+\+?$")]
     """GPUs it runs on: `9.0` is that one alone, `8.0+` that one and later."""
     gpu: str | None
     """The GPU it was tuned on; None where it was built ahead of time."""
@@ -80,5 +80,5 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             return msgspec.json.decode(path.read_bytes(), type=cls)
         except OSError as error:
             raise EngineError(f"Cannot read {path}: {error.strerror}.") from error
-        except msgspec.DecodeError as error:  # ValidationError included
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError included
             raise EngineError(f"{path} does not describe an engine ({error}): build the engine again.") from error

@@ -179,9 +179,14 @@ class TensorRT:
         return config
 
     def use_timing_cache(self, config: Any, content: bytes) -> None:
-        """Start from what earlier builds measured; TensorRT-RTX, which measures nothing, keeps none."""
-        if self.name == "tensorrt":
-            config.set_timing_cache(config.create_timing_cache(content), ignore_mismatch=False)
+        """Start from what earlier builds measured, or anew where the library refuses it; TensorRT-RTX, which measures
+        nothing, keeps none."""
+        if self.name == "tensorrt-rtx":
+            return
+        cache = config.create_timing_cache(content)
+        if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+            _logger.info("What was measured before is not this library's: measured anew.")
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
 
     def timing_cache(self, config: Any) -> bytes | None:
         """What this build and those before it measured."""
