@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,15 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 def test_the_command_line_loads_no_numpy() -> None:
     assert "numpy" not in loaded_by("import ds2_deploy.cli")
+
+
+def test_nothing_is_kept_of_the_user_or_sent(tmp_path: Path) -> None:
+    """ONNX Runtime's telemetry would leave an identifier below HOME and send events later."""
+    environment = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    code = "import numpy\nfrom ds2_deploy.recognizer import Recognizer\n"
+    code += "Recognizer.open(backend='onnxruntime').recognize([numpy.zeros(16000, 'float32')])"
+    subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
+    assert list(tmp_path.rglob("*")) == []
 
 
 COMMANDS = sorted(str(command.name or command.callback.__name__) for command in app.registered_commands)  # type: ignore[union-attr]
