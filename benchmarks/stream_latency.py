@@ -35,7 +35,7 @@ from ds2_deploy.audio.segments import judged
 from ds2_deploy.decoding.greedy import GreedyDecoder, GreedyStream
 from ds2_deploy.extras import require
 from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
-from ds2_deploy.runtime import cpu_cores
+from ds2_deploy.runtime.devices import cpu_cores
 from ds2_deploy.runtime.ort_backend import OrtStreamBackend
 from ds2_deploy.runtime.protocol import Step, StreamBackend
 from ds2_deploy.streaming.dispatcher import Dispatcher

@@ -9,9 +9,16 @@ from ds2_deploy.errors import InferenceError, OutputError, ParityError
 from ds2_deploy.files import atomic_folder
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import Checkpoint, load_model, save_weights
-from ds2_deploy.model_folder import METADATA_FILE, PRECISIONS, WEIGHTS_FILE, ModelFolder, graph_file, open_model
+from ds2_deploy.model_folder import (
+    METADATA_FILE,
+    PRECISIONS,
+    WEIGHTS_FILE,
+    ModelFolder,
+    Precision,
+    graph_file,
+    open_model,
+)
 from ds2_deploy.runtime.bench_choice import BENCH_FILE
-from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
 from ds2_deploy.runtime.streamed import Streamed
 from ds2_deploy.runtime.torch_backend import TorchBackend

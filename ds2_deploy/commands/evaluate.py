@@ -53,7 +53,7 @@ def evaluate(
     from ds2_deploy.evaluation import evaluate as run
     from ds2_deploy.files import atomic_path
     from ds2_deploy.output.differences import write_html
-    from ds2_deploy.runtime import cuda_ordinal
+    from ds2_deploy.runtime.devices import cuda_ordinal
     from training.manifest import read_manifest
 
     if as_json and worst:

@@ -12,8 +12,7 @@ from ds2_deploy.commands.common import path_argument, print_columns, usage_error
 
 if TYPE_CHECKING:
     from ds2_deploy.errors import DS2Error
-    from ds2_deploy.model_folder import ModelFolder
-    from ds2_deploy.runtime.engine_info import Precision
+    from ds2_deploy.model_folder import ModelFolder, Precision
     from export.parity import Candidate, ParityReport, Recording
 
 
@@ -44,7 +43,8 @@ def parity(
     folder = open_model(model)
     require("torch")
     require("safetensors")
-    from ds2_deploy.runtime import check_backend, cuda_ordinal
+    from ds2_deploy.runtime import check_backend
+    from ds2_deploy.runtime.devices import cuda_ordinal
     from ds2_deploy.runtime.torch_backend import TorchBackend
     from export.parity import compare, probe_recordings
 

@@ -76,7 +76,8 @@ def stream(
     from ds2_deploy.decoding import make_decoder
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.output.captions import caption_writer
-    from ds2_deploy.runtime import cuda_ordinal, open_stream_backend
+    from ds2_deploy.runtime import open_stream_backend
+    from ds2_deploy.runtime.devices import cuda_ordinal
     from ds2_deploy.streaming.stepping import OwnThread
     from ds2_deploy.streaming.stream import Stream
 

@@ -41,7 +41,7 @@ def train(
     from ds2_deploy.commands.common import usage_errors
     from ds2_deploy.errors import ConfigError
     from ds2_deploy.extras import require
-    from ds2_deploy.runtime import cuda_ordinal
+    from ds2_deploy.runtime.devices import cuda_ordinal
 
     with usage_errors():
         cuda_ordinal(device)

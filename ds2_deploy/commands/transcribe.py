@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ds2_deploy.audio.load import AudioSource
     from ds2_deploy.output.folder import FolderWriter
     from ds2_deploy.output.writers import TextWriter
-    from ds2_deploy.recognizer import Result
+    from ds2_deploy.result import Result
 
 
 CALL_SEGMENT_S = 10.0
@@ -98,7 +98,7 @@ def transcribe(
     from ds2_deploy.files import is_file, is_folder
     from ds2_deploy.output.folder import FolderWriter, output_files
     from ds2_deploy.output.writers import writer_class
-    from ds2_deploy.runtime import cuda_ordinal
+    from ds2_deploy.runtime.devices import cuda_ordinal
 
     for name, value in (("--batch-seconds", batch_seconds), ("--max-segment-seconds", max_segment_seconds)):
         if stream and value is not None:

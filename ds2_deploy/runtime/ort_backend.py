@@ -17,9 +17,8 @@ import numpy.typing as npt
 from ds2_deploy.errors import BackendUnavailableError, InferenceError, ModelError, reason_of
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model_folder import ModelFolder, graph_file
-from ds2_deploy.runtime import cuda_ordinal
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import ModelFolder, Precision, graph_file
+from ds2_deploy.runtime.devices import cuda_ordinal
 from ds2_deploy.runtime.gpu import gpus, missing_gpu
 from ds2_deploy.runtime.protocol import (
     INPUTS,

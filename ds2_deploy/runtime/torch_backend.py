@@ -12,9 +12,8 @@ from ds2_deploy.errors import BackendUnavailableError
 from ds2_deploy.model.checkpoint import load_weights
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.streaming import StreamingDeepSpeech2
-from ds2_deploy.model_folder import ModelFolder
-from ds2_deploy.runtime import cuda_ordinal
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import ModelFolder, Precision
+from ds2_deploy.runtime.devices import cuda_ordinal
 from ds2_deploy.runtime.protocol import STAGES, Emissions, Step, at_least, failed_on
 
 

@@ -26,9 +26,9 @@ from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError, OverloadError, StreamError
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model_folder import open_model
-from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_stream_backend
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import Precision, open_model
+from ds2_deploy.runtime import open_stream_backend
+from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
 from ds2_deploy.runtime.protocol import StreamBackend
 from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import step_streams
