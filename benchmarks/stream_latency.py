@@ -242,7 +242,7 @@ def measure(
 def play(dispatcher: Dispatcher, audio: list[Samples], streams: int, seconds: float) -> list[Call]:
     """Poisson arrivals at the rate that keeps `streams` on the line; returns when the last has its final result."""
     rng = np.random.default_rng(streams)
-    rate, chunk = dispatcher.metadata.feature.sample_rate, dispatcher.chunk_samples
+    rate, chunk = dispatcher.metadata.feature.sample_rate, dispatcher.backend.chunk_samples
     mean_s = sum(map(len, audio)) / len(audio) / rate
     counter = itertools.count()
     begin = time.perf_counter()
