@@ -120,7 +120,7 @@ class OrtStreamBackend:
             return Step(*_run(self._session, self.device, STREAM_OUTPUTS, feeds))
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise InferenceError(
-                f"ONNX Runtime failed on a step of {len(audio)} streams: {str(error).splitlines()[0][:200]}."
+                f"ONNX Runtime failed on a step of {len(audio)} streams: {reason_of(error)[:200]}."
             ) from error
 
 

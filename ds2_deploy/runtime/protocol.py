@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.errors import InferenceError
+from ds2_deploy.errors import InferenceError, reason_of
 
 INPUTS, OUTPUTS = ["audio", "audio_lengths"], ["log_probs", "lengths"]
 """Names of the offline graph's tensors, in every runtime."""
@@ -88,10 +88,9 @@ def longest_piece_s(backend: Backend, rate: int, wanted_s: float) -> float:
 
 def failed_on(library: str, audio: npt.NDArray[np.float32], error: Exception) -> InferenceError:
     """What a backend raises where its library fails on a batch (B, S), with the first line of what that says."""
-    reason = str(error).partition("\n")[0][:200].rstrip(".")
     return InferenceError(
-        f"{library} failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: {reason}. If memory ran short, "
-        "split the recording or use a smaller batch."
+        f"{library} failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: {reason_of(error)[:200]}. If "
+        "memory ran short, split the recording or use a smaller batch."
     )
 
 
