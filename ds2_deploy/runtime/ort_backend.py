@@ -55,8 +55,7 @@ class OrtBackend:
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
         if len(audio) == 0:
-            empty = np.zeros((0, 0, len(self.metadata.alphabet)), dtype=np.float32)
-            return Emissions(empty, np.zeros(0, dtype=np.int64))
+            return Emissions.of_nothing(len(self.metadata.alphabet))
         audio = at_least(audio, self.metadata.min_samples)
         feeds: dict[str, npt.NDArray[Any]] = {
             "audio": np.ascontiguousarray(audio, dtype=np.float32),

@@ -3,7 +3,7 @@
 Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples and t frames of a chunk, N state.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,11 @@ class Emissions(NamedTuple):
     """(B, T, V) natural logarithms of probabilities."""
     lengths: npt.NDArray[np.int64]
     """(B,) frames that belong to each recording; what lies beyond is padding."""
+
+    @classmethod
+    def of_nothing(cls, labels: int) -> Self:
+        """Of a batch without recordings, which no library takes."""
+        return cls(np.zeros((0, 0, labels), dtype=np.float32), np.zeros(0, dtype=np.int64))
 
 
 class Step(NamedTuple):
@@ -54,7 +59,7 @@ class Backend(Protocol):
         ...
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
         ...
 
 

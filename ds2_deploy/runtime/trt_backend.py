@@ -49,8 +49,7 @@ class TensorRTBackend:
 
     def _run_all(self, audio: Array, lengths: Array, stages: dict[str, float] | None) -> Emissions:
         if len(audio) == 0:
-            empty = np.zeros((0, 0, len(self.metadata.alphabet)), dtype=np.float32)
-            return Emissions(empty, np.zeros(0, dtype=np.int64))
+            return Emissions.of_nothing(len(self.metadata.alphabet))
         number = self._profile(audio.shape[1])
         shapes = self._profiles[number].inputs["audio"]
         audio = at_least(audio, shapes.min[1])
