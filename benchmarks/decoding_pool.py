@@ -21,9 +21,10 @@ import typer
 from machine import default_source, machine, recordings, save_result
 
 from ds2_deploy.audio.load import load_audio
-from ds2_deploy.decoding.pool import DecodingPool, decode_row
+from ds2_deploy.decoding.outcome import decode_row
+from ds2_deploy.decoding.pool import DecodingPool
 from ds2_deploy.recognizer import Recognizer
-from ds2_deploy.runtime import cpu_cores
+from ds2_deploy.runtime.devices import cpu_cores
 from ds2_deploy.runtime.protocol import run_alone
 
 

@@ -13,8 +13,8 @@ import msgspec
 
 from ds2_deploy.audio.load import EXTENSIONS
 from ds2_deploy.extras import require
-from ds2_deploy.runtime import cpu_cores
 from ds2_deploy.runtime.bench_choice import processor_name
+from ds2_deploy.runtime.devices import cpu_cores
 from training.manifest import Utterance
 
 RESULTS = Path(__file__).parent / "results"

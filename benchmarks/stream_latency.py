@@ -35,7 +35,7 @@ from ds2_deploy.audio.segments import judged
 from ds2_deploy.decoding.greedy import GreedyDecoder, GreedyStream
 from ds2_deploy.extras import require
 from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
-from ds2_deploy.runtime import cpu_cores
+from ds2_deploy.runtime.devices import cpu_cores
 from ds2_deploy.runtime.ort_backend import OrtStreamBackend
 from ds2_deploy.runtime.protocol import Step, StreamBackend
 from ds2_deploy.streaming.dispatcher import Dispatcher
@@ -242,7 +242,7 @@ def measure(
 def play(dispatcher: Dispatcher, audio: list[Samples], streams: int, seconds: float) -> list[Call]:
     """Poisson arrivals at the rate that keeps `streams` on the line; returns when the last has its final result."""
     rng = np.random.default_rng(streams)
-    rate, chunk = dispatcher.metadata.feature.sample_rate, dispatcher.chunk_samples
+    rate, chunk = dispatcher.metadata.feature.sample_rate, dispatcher.backend.chunk_samples
     mean_s = sum(map(len, audio)) / len(audio) / rate
     counter = itertools.count()
     begin = time.perf_counter()

@@ -8,8 +8,9 @@ from ds2_deploy import __version__
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, MissingPackageError, ModelNotFoundError
 from ds2_deploy.extras import EXPORT, installed_version, require
 from ds2_deploy.model_folder import bundled_models, open_model
-from ds2_deploy.runtime import cpu_cores, trt
+from ds2_deploy.runtime import trt
 from ds2_deploy.runtime.cuda_device import pycuda_driver
+from ds2_deploy.runtime.devices import cpu_cores
 from ds2_deploy.runtime.gpu import gpus
 from ds2_deploy.runtime.ort_backend import OrtBackend
 

@@ -91,4 +91,9 @@ class ParityError(DS2Error, ArithmeticError):
 
 def reason_of(error: Exception) -> str:
     """Why a library failed, for a sentence of ours: the first line of its own, without a full stop, or its kind."""
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return first_line(str(error)) or type(error).__name__
+
+
+def first_line(text: str) -> str:
+    """Without a full stop; empty where there is none."""
+    return "".join(text.splitlines()[:1]).rstrip(".")

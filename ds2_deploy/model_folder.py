@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from ds2_deploy.errors import ModelError, ModelNotFoundError
 from ds2_deploy.files import check_readable
@@ -11,7 +11,9 @@ from ds2_deploy.metadata import ModelMetadata
 BUNDLED = Path(__file__).parent / "models"
 METADATA_FILE = "metadata.json"
 WEIGHTS_FILE = "model.safetensors"
-PRECISIONS = ("fp32", "fp16")
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+"""Of a model's graphs; in half precision, front end and softmax stay in float32."""
 
 
 def graph_file(precision: str, *, stream: bool = False) -> str:

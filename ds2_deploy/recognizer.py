@@ -13,12 +13,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_c
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import Semaphore
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ds2_deploy.audio.load import (
-    AudioSource,
     Channel,
     Samples,
     audio_blocks,
@@ -30,22 +29,22 @@ from ds2_deploy.audio.load import (
 from ds2_deploy.audio.segments import MAX_SEGMENT_S, segments
 from ds2_deploy.batching import plan_batches
 from ds2_deploy.decoding import make_decoder
-from ds2_deploy.decoding.pool import DecodingPool, Outcome, decode_row
-from ds2_deploy.decoding.protocol import Decoder, Hypothesis, TimedWord
+from ds2_deploy.decoding.outcome import Outcome, decode_row
+from ds2_deploy.decoding.pool import DecodingPool
+from ds2_deploy.decoding.protocol import Decoder, Hypothesis
 from ds2_deploy.decoding.search import BeamConfig, SearchDecoder
 from ds2_deploy.errors import AudioError, ConfigError, DS2Error, InferenceError, ModelError
 from ds2_deploy.files import is_file
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model_folder import open_model
-from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_backend, open_stream_backend
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import Precision, open_model
+from ds2_deploy.pieces import END, Piece, PieceResult, assembled, in_order
+from ds2_deploy.result import Result, Source, about
+from ds2_deploy.runtime import open_backend, open_stream_backend
+from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
 from ds2_deploy.runtime.protocol import Backend, StreamBackend, longest_piece_s, pad_batch
 from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import OwnThread
 from ds2_deploy.streaming.stream import Stream, StreamResult
-
-Source = AudioSource | Samples
-"""An audio file, or samples (S,) at the model's rate."""
 
 BATCH_SECONDS = 30.0
 """15 to 30 s were fastest on two CPU cores (benchmarks/transcribe_speed.py --batch-seconds); more needs more memory."""
@@ -55,60 +54,6 @@ HEADERS_AHEAD = 256
 """Recordings whose headers are read together."""
 MAX_WORKERS = 8
 MAX_READERS = 8
-
-
-class Passage(NamedTuple):
-    """What was said in one piece of a recording that was cut at silences."""
-
-    start_s: float
-    end_s: float
-    text: str
-
-
-class Result(NamedTuple):
-    """What became of one source: a hypothesis or an error."""
-
-    source: Source
-    hypothesis: Hypothesis | None
-    duration_s: float
-    error: DS2Error | None
-    passages: tuple[Passage, ...] = ()
-    """Of a recording longer than `max_segment_s`, the pieces with speech, in order."""
-    words: tuple[TimedWord, ...] = ()
-    """In seconds of the recording."""
-
-
-END: Samples = np.zeros(0, dtype=np.float32)
-"""No samples: what comes after a long recording's last segment."""
-
-
-class Piece(NamedTuple):
-    """What goes through the model at once: a recording, or a segment of a long one."""
-
-    source: Source
-    content: Source | AudioError
-    """The recording, the segment's samples; at the end of a long recording END or what went wrong with it."""
-    expected_s: float
-    start_s: float | None = None
-    """Where a segment begins; None for a whole recording."""
-
-    @property
-    def is_last(self) -> bool:
-        """The end of a long recording."""
-        return self.content is END or isinstance(self.content, AudioError)
-
-
-class PieceResult(NamedTuple):
-    """What became of a piece."""
-
-    piece: Piece
-    outcome: Hypothesis | DS2Error
-    duration_s: float
-    passages: tuple[Passage, ...] = ()
-    """Of a recording that proved to be long only when it was read."""
-    words: tuple[TimedWord, ...] = ()
-    """In seconds of the recording, not of the piece."""
-
 
 Batch = list[tuple[int, Piece]]
 """Pieces that go through the model together, each with its place among all."""
@@ -192,6 +137,10 @@ class Recognizer:
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}.")
         self._pool, self._model_free  # noqa: B018  # made here, before several threads ask for them
 
+    @property
+    def _rate(self) -> int:
+        return self.metadata.feature.sample_rate
+
     @cached_property
     def _pool(self) -> DecodingPool | None:
         return DecodingPool(self.decoder, self._decoding_ahead) if self._decoding_ahead else None
@@ -229,7 +178,7 @@ class Recognizer:
             pieces = enumerate(self._pieces(sources, readers))
             batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
             between = self.metadata.alphabet.word_end + self.metadata.alphabet.separator
-            yield from assembled(_in_order(self._results(batches, readers, runners)), between=between)
+            yield from assembled(in_order(self._results(batches, readers, runners)), between=between)
         finally:  # also when the caller stops early: what has not begun never does
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
@@ -255,7 +204,7 @@ class Recognizer:
 
     def _segments(self, source: Source) -> Iterator[Piece]:
         """A long recording, read here and block by block; the last piece is empty and says where it ends."""
-        rate, heard = self.metadata.feature.sample_rate, 0
+        heard = 0
 
         def read() -> Iterator[Samples]:
             nonlocal heard
@@ -264,22 +213,22 @@ class Recognizer:
                 yield block
 
         try:
-            for start, samples in segments(read(), rate, self.max_segment_s):
-                yield Piece(source, samples, len(samples) / rate, start / rate)
-            yield Piece(source, END, 0.0, heard / rate)
+            for start, samples in segments(read(), self._rate, self.max_segment_s):
+                yield Piece(source, samples, len(samples) / self._rate, start / self._rate)
+            yield Piece(source, END, 0.0, heard / self._rate)
         except AudioError as error:
-            yield Piece(source, error, 0.0, heard / rate)
+            yield Piece(source, error, 0.0, heard / self._rate)
 
     def _blocks(self, source: Source) -> Iterator[Samples]:
         if isinstance(source, np.ndarray):
             return iter([checked_samples(source)])
-        return audio_blocks(source, self.metadata.feature.sample_rate)
+        return audio_blocks(source, self._rate)
 
     def _expected_s(self, source: Source) -> float:
         """The length to plan with: the header's, where it can be read without using the source up."""
         try:
             if isinstance(source, np.ndarray):
-                return source.size / self.metadata.feature.sample_rate
+                return source.size / self._rate
             file = source.file if isinstance(source, Channel) else source
             if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and is_file(file)):
                 return audio_duration_s(source)
@@ -307,7 +256,7 @@ class Recognizer:
                 return content
             if isinstance(content, np.ndarray):
                 return checked_samples(content)
-            return load_audio(content, self.metadata.feature.sample_rate)
+            return load_audio(content, self._rate)
         except AudioError as error:
             return error
 
@@ -350,10 +299,6 @@ class Recognizer:
         outcome = result.hypothesis or about(piece.source, result.error or InferenceError("no result"))
         return PieceResult(piece, outcome, result.duration_s, result.passages, result.words)
 
-    @property
-    def _rate(self) -> int:
-        return self.metadata.feature.sample_rate
-
     def _hypotheses(self, recordings: list[Samples]) -> list[Outcome]:
         """One each; where a batch is too much for the machine, each recording by itself."""
         if not recordings:
@@ -368,48 +313,6 @@ class Recognizer:
             return [self._hypotheses([recording])[0] for recording in recordings]
         rows = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
         return self._pool.decode(rows) if self._pool else [decode_row(self.decoder, row) for row in rows]
-
-
-def assembled(results: Iterable[PieceResult], *, between: str = " ") -> Iterator[Result]:
-    """Pieces in order to one result per source; the first error of a long recording is its result.
-
-    `between` goes between the passages of a long recording.
-    """
-    passages: list[Passage] = []
-    words: list[TimedWord] = []
-    score = 0.0
-    error: DS2Error | None = None
-    for piece, outcome, duration_s, own_passages, own_words in results:
-        failure = outcome if isinstance(outcome, DS2Error) else None
-        heard = None if isinstance(outcome, DS2Error) else outcome
-        if piece.start_s is None:
-            yield Result(piece.source, heard, duration_s, failure, own_passages, own_words)
-            continue
-        error = error or failure
-        if heard and heard.text:
-            score += heard.score
-            words += own_words
-            passages.append(Passage(piece.start_s, piece.start_s + duration_s, heard.text))
-        if piece.is_last:
-            text = Hypothesis(between.join(passage.text for passage in passages), score)
-            yield Result(piece.source, None if error else text, piece.start_s, error, tuple(passages), tuple(words))
-            passages, words, score, error = [], [], 0.0, None
-
-
-def _in_order(results: Iterable[tuple[int, PieceResult]]) -> Iterator[PieceResult]:
-    waiting: dict[int, PieceResult] = {}
-    due = 0
-    for place, result in results:
-        waiting[place] = result
-        while due in waiting:
-            yield waiting.pop(due)
-            due += 1
-
-
-def about(source: Source, error: Exception) -> InferenceError:
-    """The error with the name of the recording."""
-    name = "samples" if isinstance(source, np.ndarray) else source_name(source)
-    return InferenceError(f"{name}: {error}")
 
 
 def _hypothesis(result: Result) -> Hypothesis:

@@ -15,12 +15,12 @@ from ds2_deploy.model_folder import (
     PRECISIONS,
     WEIGHTS_FILE,
     ModelFolder,
+    Precision,
     graph_file,
     is_checkpoint,
     open_model,
 )
 from ds2_deploy.runtime.bench_choice import BENCH_FILE
-from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
 from ds2_deploy.runtime.streamed import Streamed
 from ds2_deploy.runtime.torch_backend import TorchBackend

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from ds2_deploy.decoding.pool import text_or_nothing
+from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import Precision
 from ds2_deploy.runtime.protocol import Backend, Emissions, pad_batch
 from ds2_deploy.text.languages import respelled
 

@@ -28,7 +28,7 @@ from ds2_deploy.model.deepspeech2 import DeepSpeech2, Encoder
 from ds2_deploy.model.fold import fold_batch_norm
 from ds2_deploy.model.layers import RecurrentLayer
 from ds2_deploy.model.streaming import StreamingDeepSpeech2
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import Precision
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
 from export.recurrence import BothDirections, HoistedRNN, Recurrence
 

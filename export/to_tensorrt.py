@@ -19,8 +19,8 @@ from ds2_deploy import __version__
 from ds2_deploy.errors import ConfigError, EngineError, OutputError
 from ds2_deploy.files import alone_with, atomic_path, sha256
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model_folder import graph_file, open_model
-from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, Precision, TensorInfo
+from ds2_deploy.model_folder import Precision, graph_file, open_model
+from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, TensorInfo
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
 from ds2_deploy.runtime.trt import BuildOptions, RuntimeChoice, TensorRT, choose
 from export.profiles import DEFAULT_BATCH, DEFAULT_SECONDS, DEFAULT_STREAMS, Range, make_profiles

@@ -10,8 +10,7 @@ from typing import NamedTuple, cast
 
 from ds2_deploy.audio.features import FeatureConfig, Normalization
 from ds2_deploy.model.config import Cell, ConvLayer, ModelConfig
-from ds2_deploy.model_folder import METADATA_FILE, graph_file
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import METADATA_FILE, Precision, graph_file
 
 CONVOLUTIONS = {
     "2d": (2, (ConvLayer(channels=3, kernel=(11, 5), stride=(3, 2)), ConvLayer(channels=4, kernel=(4, 6)))),

@@ -23,7 +23,7 @@ from ds2_deploy.output.differences import (
     worst,
     write_html,
 )
-from ds2_deploy.recognizer import Result
+from ds2_deploy.result import Result
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import LANGUAGES
 from tests.conftest import ConvModel, Ds2, noise

@@ -13,10 +13,10 @@ HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx"}
 
 
 def loaded_by(statement: str) -> set[str]:
-    """Top-level modules present in a fresh process after `statement`."""
+    """Modules present in a fresh process after `statement`."""
     code = f"{statement}\nimport sys\nprint(*sys.modules)"
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return {name.partition(".")[0] for name in outcome.stdout.split()}
+    return set(outcome.stdout.split())
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,10 @@ def loaded_by(statement: str) -> set[str]:
 )
 def test_importing_loads_nothing_heavy(module: str) -> None:
     assert not loaded_by(f"import {module}") & HEAVY
+
+
+def test_streams_do_without_the_recognizer() -> None:
+    assert "ds2_deploy.recognizer" not in loaded_by("import ds2_deploy.streaming.files")
 
 
 def test_the_command_line_loads_no_numpy() -> None:

@@ -13,9 +13,8 @@ from ds2_deploy.errors import ModelError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
+from ds2_deploy.model_folder import ModelFolder, Precision, graph_file, open_model
 from ds2_deploy.runtime import open_stream_backend
-from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
 from ds2_deploy.runtime.protocol import Emissions, pad_batch
 from ds2_deploy.runtime.streamed import Streamed

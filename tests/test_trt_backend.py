@@ -300,13 +300,22 @@ class TestUnavailable:
         with pytest.raises(MissingPackageError, match=r"needs the package 'pycuda', .*: pip install pycuda"):
             open_backend("tensorrt", model)
 
-    def test_a_library_that_does_not_start(self, model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(
+        ("complaint", "reason"),
+        [
+            ("CUDA initialization failure with error: 35.\nMore of it.", "CUDA initialization failure with error: 35"),
+            ("", "the library gave no reason"),
+        ],
+    )
+    def test_a_library_that_does_not_start(
+        self, model: ModelFolder, monkeypatch: pytest.MonkeyPatch, complaint: str, reason: str
+    ) -> None:
         def broken(log: Any) -> None:
-            log.log(fake_tensorrt.ILogger.Severity.ERROR, "CUDA initialization failure with error: 35")
+            log.log(fake_tensorrt.ILogger.Severity.ERROR, complaint)
             raise TypeError("pybind11::init(): factory function returned nullptr")
 
         monkeypatch.setattr(fake_tensorrt, "Runtime", broken)
-        with pytest.raises(EngineError, match=r"does not load .*: CUDA initialization failure with error: 35\.$"):
+        with pytest.raises(EngineError, match=rf"does not load .*: {reason}\.$"):
             open_backend("tensorrt", model)
         assert open_backend("auto", model).name == "onnxruntime"
 

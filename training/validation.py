@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.decoding.pool import text_or_nothing
+from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.text.languages import respelled

@@ -12,8 +12,8 @@ from ds2_deploy import __version__
 from ds2_deploy.extras import installed_version
 from ds2_deploy.files import sha256
 from ds2_deploy.model_folder import ModelFolder
-from ds2_deploy.runtime import cpu_cores
 from ds2_deploy.runtime.bench_choice import processor_name
+from ds2_deploy.runtime.devices import cpu_cores
 
 PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
 GPU_FIELDS = (

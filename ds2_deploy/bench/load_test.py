@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.audio.load import Samples
-from ds2_deploy.decoding.pool import text_or_nothing
+from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.runtime.protocol import Backend, pad_batch
 

@@ -24,12 +24,11 @@ from ds2_deploy.bench.environment import process_device_mb
 from ds2_deploy.bench.load_test import LoadTest, Served, serve
 from ds2_deploy.bench.report import Loaded
 from ds2_deploy.decoding import make_decoder
-from ds2_deploy.decoding.pool import text_or_nothing
+from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.errors import BenchError, DS2Error
 from ds2_deploy.extras import installed_version
-from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, graph_file, open_model
+from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, Precision, graph_file, open_model
 from ds2_deploy.runtime import open_backend, open_stream_backend
-from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import Backend, StreamBackend, run_alone
 
 STEADY = 0.05

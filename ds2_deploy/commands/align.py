@@ -36,7 +36,8 @@ def align(
     from ds2_deploy.errors import AlignmentError, OutputError
     from ds2_deploy.files import is_folder, read_text
     from ds2_deploy.model_folder import open_model
-    from ds2_deploy.runtime import cpu_cores, open_backend
+    from ds2_deploy.runtime import open_backend
+    from ds2_deploy.runtime.devices import cpu_cores
     from training.align import MIN_SCORE, hear, passages_of
     from training.align import align as place
 

@@ -65,7 +65,8 @@ def bench(
     from ds2_deploy.bench.run import Asked, run
     from ds2_deploy.bench.tables import markdown
     from ds2_deploy.errors import BenchError
-    from ds2_deploy.runtime import check_backend, cpu_cores
+    from ds2_deploy.runtime import check_backend
+    from ds2_deploy.runtime.devices import cpu_cores
 
     for name in workload or []:
         if name not in WORKLOADS:

@@ -20,7 +20,7 @@ path_argument, path_option = partial(typer.Argument, readable=False), partial(ty
 
 
 def _known_device(name: str) -> str:
-    from ds2_deploy.runtime import cuda_ordinal
+    from ds2_deploy.runtime.devices import cuda_ordinal
 
     with usage_errors():
         cuda_ordinal(name)

@@ -51,7 +51,7 @@ def manifest(
     """
     from ds2_deploy.commands.common import print_failure, usage_errors
     from ds2_deploy.errors import ManifestError
-    from ds2_deploy.runtime import cpu_cores
+    from ds2_deploy.runtime.devices import cpu_cores
     from training.corpora.build import split_off, survey, write_manifest, write_report
     from training.corpora.check import Limits
 

@@ -12,8 +12,7 @@ from ds2_deploy.commands.common import Device, path_argument, print_columns, usa
 
 if TYPE_CHECKING:
     from ds2_deploy.errors import DS2Error
-    from ds2_deploy.model_folder import ModelFolder
-    from ds2_deploy.runtime.engine_info import Precision
+    from ds2_deploy.model_folder import ModelFolder, Precision
     from export.parity import Candidate, ParityReport, Recording
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ds2_deploy.audio.load import AudioSource
     from ds2_deploy.output.folder import FolderWriter
     from ds2_deploy.output.writers import TextWriter
-    from ds2_deploy.recognizer import Result
+    from ds2_deploy.result import Result
 
 
 CALL_SEGMENT_S = 10.0

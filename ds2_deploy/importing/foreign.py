@@ -1,10 +1,10 @@
 """What the readers of foreign checkpoints share: settings inside stubs, weights by name, batch norms as affine maps.
 
-C output channels, D inputs, H hidden size, G gates stacked as PyTorch stacks them.
+H hidden size, G gates stacked as PyTorch stacks them.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from ds2_deploy.errors import ModelError
 from ds2_deploy.importing.unpickler import Stub
 from ds2_deploy.model.config import Cell
+from ds2_deploy.model.norm import Affine
 
 T = TypeVar("T")
 CELLS: dict[int, Cell] = {1: "rnn", 3: "gru", 4: "lstm"}
@@ -53,21 +54,6 @@ def setting(settings: Mapping[Any, Any], name: str, kind: type[T]) -> T:
     return value
 
 
-class Norm(NamedTuple):
-    """A batch norm in evaluation: x becomes `scale` x + `shift`, (C,) in float64."""
-
-    scale: Tensor
-    shift: Tensor
-
-    def after(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the affine map (C, ...), (C,) that comes before this norm and takes it over."""
-        return weight * self.scale.view(-1, *[1] * (weight.dim() - 1)), bias * self.scale + self.shift
-
-    def before(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the matrix (C, D) and bias (C,) that come behind it: W (s x + t) + b = (W s) x + (W t + b)."""
-        return weight * self.scale, bias + weight @ self.shift
-
-
 def _own(name: str, tensor: Tensor) -> Tensor:
     """The tensor; ModelError where its numbers stand for more than the file holds, which would need memory."""
     if tensor.numel() > tensor.untyped_storage().nbytes() // tensor.itemsize:
@@ -101,15 +87,15 @@ class Weights:
         """Weight of `dims` dimensions and bias."""
         return {"weight": self.take(f"{name}.weight", dims), "bias": self.take(f"{name}.bias", 1)}
 
-    def norm(self, name: str, channels: int, eps: float = 1e-5) -> Norm:
+    def norm(self, name: str, channels: int, eps: float = 1e-5) -> Affine:
         parts = ("weight", "bias", "running_mean", "running_var")
         weight, bias, mean, variance = (self.take(f"{name}.{part}", 1) for part in parts)
         if any(len(values) != channels for values in (weight, bias, mean, variance)):
             raise ModelError(f"its batch norm {name} has not {channels} channels")
         scale = weight / (variance + eps).sqrt()
-        return Norm(scale, bias - mean * scale)
+        return Affine(scale, bias - mean * scale)
 
-    def direction(self, name: str, suffix: str, norm: Norm | None) -> dict[str, Tensor]:
+    def direction(self, name: str, suffix: str, norm: Affine | None) -> dict[str, Tensor]:
         """One direction of an nn.RNNBase of one layer, as that of an nn.RNNBase of one direction, behind `norm`."""
         weights = {
             f"{part}_l0": self.take(f"{name}.{part}_l0{suffix}", dims)

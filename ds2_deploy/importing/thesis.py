@@ -19,9 +19,10 @@ from torch import Tensor
 
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import ModelError
-from ds2_deploy.importing.foreign import Norm, Weights, named, setting, settings_of, value_of
+from ds2_deploy.importing.foreign import Weights, named, setting, settings_of, value_of
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.model.config import ConvLayer, ModelConfig
+from ds2_deploy.model.norm import Affine
 from ds2_deploy.text.alphabet import Alphabet
 
 NAME = "the DeepSpeech2 thesis' code"
@@ -73,7 +74,7 @@ def _network(settings: dict[Any, Any], theirs: Weights, bins: int) -> tuple[Mode
     layers = setting(settings, "rec_number", int)
     if norm is not None:
         channels = len(norm.scale)
-        norm = Norm(*(values.repeat_interleave(hidden // channels) for values in norm))  # (C, F') -> (C F',)
+        norm = Affine(*(values.repeat_interleave(hidden // channels) for values in norm))  # (C, F') -> (C F',)
     for i in range(layers):
         for direction, suffix in (("forward_rnn", ""), ("backward_rnn", "_reverse")):
             weights = theirs.direction(f"rec.layers.{i}", suffix, norm if i == 0 else None)
@@ -102,13 +103,13 @@ def _network(settings: dict[Any, Any], theirs: Weights, bins: int) -> tuple[Mode
 
 def _convolutions(
     settings: dict[Any, Any], theirs: Weights
-) -> tuple[tuple[ConvLayer, ...], dict[str, Tensor], Norm | None]:
+) -> tuple[tuple[ConvLayer, ...], dict[str, Tensor], Affine | None]:
     """Layers and weights, and the last one's batch norm, which the recurrent layer takes over."""
     listed = [settings_of(layer) for layer in setting(settings, "conv_layers", list)]
     normalized = setting(settings, "batch_norm", bool)
     layers: list[ConvLayer] = []
     ours: dict[str, Tensor] = {}
-    norm: Norm | None = None
+    norm: Affine | None = None
     for i, layer in enumerate(listed):
         weights = theirs.linear(f"convs.layers.{i}.0.0.layer" if normalized else f"convs.layers.{i}.0.layer", dims=4)
         weight, bias = weights["weight"], weights["bias"]  # (C, C', F, T), (C,)

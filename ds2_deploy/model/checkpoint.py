@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ds2_deploy.errors import ModelError, ModelNotFoundError
+from ds2_deploy.errors import ModelError, ModelNotFoundError, reason_of
 from ds2_deploy.files import atomic_path, check_readable
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
@@ -61,7 +61,7 @@ def _save(content: dict[str, Any], path: Path) -> None:
     try:
         torch.save(content, path)
     except RuntimeError as error:  # torch's zip writer reports a full disk so
-        raise OSError(errno.ENOSPC, f"no space left or the write failed ({str(error).splitlines()[0]})") from error
+        raise OSError(errno.ENOSPC, f"no space left or the write failed ({reason_of(error)})") from error
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -12,10 +12,10 @@ def fold_batch_norm(network: nn.Module) -> None:
     for layer in network.modules():
         if isinstance(layer, (MaskedConv, FullyConnected)) and layer.norm is not None:
             linear = layer.conv if isinstance(layer, MaskedConv) else layer.linear
-            scale, shift = layer.norm.affine()
             weight = linear.weight.double()
-            linear.weight.copy_(weight * scale.view(-1, *[1] * (weight.dim() - 1)))
-            linear.bias = nn.Parameter(shift.to(linear.weight.dtype))
+            weight, bias = layer.norm.affine().after(weight, weight.new_zeros(len(weight)))  # no bias of its own
+            linear.weight.copy_(weight)
+            linear.bias = nn.Parameter(bias.to(linear.weight.dtype))
             layer.norm = None
         elif isinstance(layer, RecurrentLayer):
             _fold_recurrent(layer)
@@ -24,11 +24,11 @@ def fold_batch_norm(network: nn.Module) -> None:
 def _fold_recurrent(layer: RecurrentLayer) -> None:
     """New parameters for each direction, so that input weights which both share are scaled once in each."""
     if layer.norm is not None:
-        scale, shift = layer.norm.affine()
-        for rnn in layer.directions:  # W (s x + t) + b = (W s) x + (W t + b)
-            weight, bias = rnn.weight_ih_l0.double(), rnn.bias_ih_l0.double()
-            rnn.bias_ih_l0 = nn.Parameter((bias + weight @ shift).to(rnn.weight_ih_l0.dtype))
-            rnn.weight_ih_l0 = nn.Parameter((weight * scale).to(rnn.weight_ih_l0.dtype))
+        affine = layer.norm.affine()
+        for rnn in layer.directions:
+            weight, bias = affine.before(rnn.weight_ih_l0.double(), rnn.bias_ih_l0.double())
+            rnn.bias_ih_l0 = nn.Parameter(bias.to(rnn.weight_ih_l0.dtype))
+            rnn.weight_ih_l0 = nn.Parameter(weight.to(rnn.weight_ih_l0.dtype))
         layer.norm = None
     if layer.step_norm is not None:
         for rnn, weights in zip(layer.directions, layer.step_norm.folded(layer.directions), strict=True):

@@ -1,10 +1,25 @@
 """Batch normalisation blind to padding, with statistics over all processes (arXiv 1512.02595, section 3.2)."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+class Affine(NamedTuple):
+    """A batch norm in evaluation: x becomes `scale` x + `shift`, (C,) in float64."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def after(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the affine map (C, ...), (C,) that comes before this norm and takes it over."""
+        return weight * self.scale.view(-1, *[1] * (weight.dim() - 1)), bias * self.scale + self.shift
+
+    def before(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the matrix (D, C) and bias (D,) that come behind it: W (s x + t) + b = (W s) x + (W t + b)."""
+        return weight * self.scale, bias + weight @ self.shift
 
 
 class BatchNorm(nn.Module):
@@ -29,10 +44,10 @@ class BatchNorm(nn.Module):
             finite = torch.where(new.isfinite(), new.to(running.dtype), running)  # one overflow is not for ever
             running.lerp_(finite, self.momentum)
 
-    def affine(self) -> tuple[Tensor, Tensor]:
-        """Scale and shift (C,) in evaluation, in float64."""
+    def affine(self) -> Affine:
+        """What it does in evaluation."""
         scale = self.weight.double() * (self.running_var.double() + self.eps).rsqrt()
-        return scale, self.bias.double() - self.running_mean.double() * scale
+        return Affine(scale, self.bias.double() - self.running_mean.double() * scale)
 
 
 def freeze_norm(model: nn.Module) -> None:

@@ -2,14 +2,12 @@
 
 import importlib
 import logging
-import os
 from typing import Any
 
 from ds2_deploy.errors import BackendUnavailableError, ConfigError, DS2Error, EngineError, MissingPackageError
 from ds2_deploy.extras import EXTRAS, missing_sentence
-from ds2_deploy.model_folder import ModelFolder
+from ds2_deploy.model_folder import ModelFolder, Precision
 from ds2_deploy.runtime.bench_choice import Work, in_order
-from ds2_deploy.runtime.engine_info import Precision
 from ds2_deploy.runtime.protocol import Backend, StreamBackend
 
 BACKENDS = {
@@ -27,9 +25,6 @@ STREAM_BACKENDS = {
 
 NOT_HERE = (MissingPackageError, BackendUnavailableError, EngineError)
 """Why a backend cannot run on this machine: another one may."""
-
-GPU_WORKERS = 2
-"""Batches at once on a GPU: one is padded or read out while the other computes."""
 
 log = logging.getLogger(__name__)
 
@@ -99,18 +94,3 @@ def _backend_class(table: dict[str, str], name: str) -> Any:
         raise MissingPackageError(missing_sentence(error.name)) from error
     except (ImportError, OSError) as error:  # a library that is damaged, or lacks another
         raise BackendUnavailableError(f"The backend {name} does not load: {error}.") from error
-
-
-def cuda_ordinal(device: str) -> int | None:
-    """`cuda:N` -> N, `cuda` -> 0, `cpu` and `auto` -> None; ConfigError for anything else."""
-    if device in ("auto", "cpu"):
-        return None
-    kind, _, ordinal = device.partition(":")
-    if kind != "cuda" or not (ordinal.isdecimal() or device == "cuda"):
-        raise ConfigError(f"There is no device {device!r}: choose auto, cpu or cuda:N, such as cuda:0.")
-    return int(ordinal or 0)
-
-
-def cpu_cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

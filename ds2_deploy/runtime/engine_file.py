@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, EngineError, MissingPackageError
 from ds2_deploy.files import sha256
-from ds2_deploy.model_folder import ModelFolder, graph_file
-from ds2_deploy.runtime.engine_info import EngineInfo, Precision
+from ds2_deploy.model_folder import ModelFolder, Precision, graph_file
+from ds2_deploy.runtime.engine_info import EngineInfo
 from ds2_deploy.runtime.gpu import Gpu
 from ds2_deploy.runtime.trt import TITLES, TensorRT, load_runtime
 

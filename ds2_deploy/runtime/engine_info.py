@@ -11,9 +11,9 @@ import msgspec
 
 from ds2_deploy.errors import EngineError
 from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.model_folder import Precision
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
-Precision = Literal["fp32", "fp16"]
 Shape = tuple[int, ...]
 
 

@@ -17,9 +17,8 @@ import numpy.typing as npt
 from ds2_deploy.errors import BackendUnavailableError, InferenceError, ModelError, reason_of
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model_folder import ModelFolder, graph_file
-from ds2_deploy.runtime import cuda_ordinal
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import ModelFolder, Precision, graph_file
+from ds2_deploy.runtime.devices import cuda_ordinal
 from ds2_deploy.runtime.gpu import gpus, missing_gpu
 from ds2_deploy.runtime.protocol import (
     INPUTS,
@@ -56,8 +55,7 @@ class OrtBackend:
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
         """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
         if len(audio) == 0:
-            empty = np.zeros((0, 0, len(self.metadata.alphabet)), dtype=np.float32)
-            return Emissions(empty, np.zeros(0, dtype=np.int64))
+            return Emissions.of_nothing(len(self.metadata.alphabet))
         audio = at_least(audio, self.metadata.min_samples)
         feeds: dict[str, npt.NDArray[Any]] = {
             "audio": np.ascontiguousarray(audio, dtype=np.float32),
@@ -121,7 +119,7 @@ class OrtStreamBackend:
             return Step(*_run(self._session, self.device, STREAM_OUTPUTS, feeds))
         except Exception as error:  # ONNX Runtime's own exceptions share no base class
             raise InferenceError(
-                f"ONNX Runtime failed on a step of {len(audio)} streams: {str(error).splitlines()[0][:200]}."
+                f"ONNX Runtime failed on a step of {len(audio)} streams: {reason_of(error)[:200]}."
             ) from error
 
 

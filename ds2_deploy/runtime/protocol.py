@@ -3,12 +3,12 @@
 Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples and t frames of a chunk, N state.
 """
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.errors import InferenceError
+from ds2_deploy.errors import InferenceError, reason_of
 
 INPUTS, OUTPUTS = ["audio", "audio_lengths"], ["log_probs", "lengths"]
 """Names of the offline graph's tensors, in every runtime."""
@@ -27,6 +27,11 @@ class Emissions(NamedTuple):
     """(B, T, V) natural logarithms of probabilities."""
     lengths: npt.NDArray[np.int64]
     """(B,) frames that belong to each recording; what lies beyond is padding."""
+
+    @classmethod
+    def of_nothing(cls, labels: int) -> Self:
+        """Of a batch without recordings, which no library takes."""
+        return cls(np.zeros((0, 0, labels), dtype=np.float32), np.zeros(0, dtype=np.int64))
 
 
 class Step(NamedTuple):
@@ -54,7 +59,7 @@ class Backend(Protocol):
         ...
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
         ...
 
 
@@ -88,10 +93,9 @@ def longest_piece_s(backend: Backend, rate: int, wanted_s: float) -> float:
 
 def failed_on(library: str, audio: npt.NDArray[np.float32], error: Exception) -> InferenceError:
     """What a backend raises where its library fails on a batch (B, S), with the first line of what that says."""
-    reason = str(error).partition("\n")[0][:200].rstrip(".")
     return InferenceError(
-        f"{library} failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: {reason}. If memory ran short, "
-        "split the recording or use a smaller batch."
+        f"{library} failed on a batch of {audio.shape[0]} x {audio.shape[1]} samples: {reason_of(error)[:200]}. If "
+        "memory ran short, split the recording or use a smaller batch."
     )
 
 

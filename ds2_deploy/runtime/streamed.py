@@ -18,11 +18,13 @@ class Streamed:
         self.device = backend.device
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
+        if len(audio) == 0:
+            return Emissions.of_nothing(len(self.metadata.alphabet))
         chunk = self.backend.chunk_samples
         state = self.backend.initial_state(len(audio))
         pieces: list[list[npt.NDArray[np.float32]]] = [[] for _ in lengths]
-        for start in range(0, int(lengths.max(initial=0)) + flush_samples(self.metadata, chunk), chunk):
+        for start in range(0, int(lengths.max()) + flush_samples(self.metadata, chunk), chunk):
             present = np.clip(lengths - start, 0, chunk)
             block = np.zeros((len(audio), chunk), dtype=np.float32)
             heard = audio[:, start : start + chunk]
@@ -33,7 +35,7 @@ class Streamed:
                 parts.append(log_probs[:valid])
         rows = [np.concatenate(parts) for parts in pieces]
         frames = np.array([len(row) for row in rows], dtype=np.int64)
-        log_probs = np.zeros((len(rows), int(frames.max(initial=0)), len(self.metadata.alphabet)), dtype=np.float32)
+        log_probs = np.zeros((len(rows), int(frames.max()), len(self.metadata.alphabet)), dtype=np.float32)
         for target, row in zip(log_probs, rows, strict=True):
             target[: len(row)] = row
         return Emissions(log_probs, frames)

@@ -12,9 +12,8 @@ from ds2_deploy.errors import BackendUnavailableError
 from ds2_deploy.model.checkpoint import load_weights
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.streaming import StreamingDeepSpeech2
-from ds2_deploy.model_folder import ModelFolder
-from ds2_deploy.runtime import cuda_ordinal
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import ModelFolder, Precision
+from ds2_deploy.runtime.devices import cuda_ordinal
 from ds2_deploy.runtime.protocol import STAGES, Emissions, Step, at_least, failed_on
 
 
@@ -47,7 +46,9 @@ class TorchBackend:
 
     @torch.inference_mode()
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
+        if len(audio) == 0:
+            return Emissions.of_nothing(len(self.module.metadata.alphabet))
         samples = torch.from_numpy(at_least(audio, self.module.metadata.min_samples))
         try:
             log_probs, frames = self.module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))

@@ -11,7 +11,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
-from ds2_deploy.errors import BackendUnavailableError, ConfigError, MissingPackageError
+from ds2_deploy.errors import BackendUnavailableError, ConfigError, MissingPackageError, reason_of
 from ds2_deploy.extras import missing_sentence
 from ds2_deploy.runtime.engine_info import RuntimeName
 from ds2_deploy.runtime.gpu import Gpu, gpus
@@ -115,8 +115,7 @@ def load_runtime(name: RuntimeName, gpu: Gpu | None) -> "TensorRT":
     try:
         api = importlib.import_module(MODULES[name])
     except (ImportError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise BackendUnavailableError(f"{TITLES[name]} is installed but does not load: {reason}.") from error
+        raise BackendUnavailableError(f"{TITLES[name]} is installed but does not load: {reason_of(error)}.") from error
     if name == "tensorrt" and int(api.__version__.partition(".")[0]) < _OLDEST:
         raise BackendUnavailableError(f"TensorRT {api.__version__} is too old: install version {_OLDEST} or later.")
     return TensorRT(name, api, gpu)

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.errors import BackendUnavailableError, InferenceError
-from ds2_deploy.model_folder import ModelFolder
-from ds2_deploy.runtime import GPU_WORKERS, cuda_ordinal
+from ds2_deploy.model_folder import ModelFolder, Precision
 from ds2_deploy.runtime.cuda_device import DeviceMemoryError, PycudaDevice
+from ds2_deploy.runtime.devices import GPU_WORKERS, cuda_ordinal
 from ds2_deploy.runtime.engine_file import open_engine
-from ds2_deploy.runtime.engine_info import OptimizationProfile, Precision
+from ds2_deploy.runtime.engine_info import OptimizationProfile
 from ds2_deploy.runtime.gpu import gpus, missing_gpu
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS, Emissions, Step, at_least
 from ds2_deploy.runtime.trt_engine import Array, RunningEngine
@@ -49,8 +49,7 @@ class TensorRTBackend:
 
     def _run_all(self, audio: Array, lengths: Array, stages: dict[str, float] | None) -> Emissions:
         if len(audio) == 0:
-            empty = np.zeros((0, 0, len(self.metadata.alphabet)), dtype=np.float32)
-            return Emissions(empty, np.zeros(0, dtype=np.int64))
+            return Emissions.of_nothing(len(self.metadata.alphabet))
         number = self._profile(audio.shape[1])
         shapes = self._profiles[number].inputs["audio"]
         audio = at_least(audio, shapes.min[1])

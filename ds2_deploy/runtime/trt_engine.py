@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.errors import EngineError, InferenceError, OutputError
+from ds2_deploy.errors import EngineError, InferenceError, OutputError, first_line
 from ds2_deploy.files import atomic_path
 from ds2_deploy.runtime.cuda_device import Bytes, Device, Graph, Memory
 from ds2_deploy.runtime.engine_file import Engine
@@ -53,8 +53,7 @@ class LoadedEngine:
         with device.active():
             self._native, self._runtime = engine.tensorrt.load(engine.plan, self._log)
             if self._native is None:
-                reason = (self._log.errors or ["the library gave no reason"])[0].splitlines()[0]
-                raise EngineError(f"{engine.tensorrt.title} does not load {engine.path}: {reason}.")
+                raise EngineError(f"{engine.tensorrt.title} does not load {engine.path}: {self.reason(0)}.")
             compiled = self._compiled_path.read_bytes() if self._compiled_path.exists() else b""
             self._settings = engine.tensorrt.run_settings(self._native, compiled, few_shapes=few_shapes)
         self._kept = self._settings.known if self._settings else 0
@@ -71,9 +70,10 @@ class LoadedEngine:
             raise InferenceError(f"The GPU has no memory left for profile {profile} of the engine: {self.reason()}.")
         return context
 
-    def reason(self) -> str:
-        """The library's last complaint."""
-        return self._log.errors[-1].splitlines()[0] if self._log.errors else "the library gave no reason"
+    def reason(self, which: int = -1) -> str:
+        """The first line of the library's last complaint, or of another."""
+        complaint = self._log.errors[which] if self._log.errors else ""
+        return first_line(complaint) or "the library gave no reason"
 
     def keep_compiled(self) -> None:
         """Leave what TensorRT-RTX compiled beside the engine, when there is more of it than before."""

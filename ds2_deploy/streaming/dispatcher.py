@@ -18,17 +18,14 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 
-import numpy as np
-import numpy.typing as npt
-
 from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError, OverloadError, StreamError
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model_folder import open_model
-from ds2_deploy.runtime import GPU_WORKERS, cpu_cores, open_stream_backend
-from ds2_deploy.runtime.engine_info import Precision
+from ds2_deploy.model_folder import Precision, open_model
+from ds2_deploy.runtime import open_stream_backend
+from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
 from ds2_deploy.runtime.protocol import StreamBackend
 from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import step_streams
@@ -61,8 +58,6 @@ class Dispatcher:
                 raise ConfigError(f"{name} is {value}: a dispatcher needs at least 1.")
         self.metadata, self.backend = metadata, backend
         self._decoder = decoder
-        self.chunk_samples = backend.chunk_samples
-        self._initial_state = backend.initial_state(1)
         self._max_batch, self._max_streams = max_batch, max_streams
         self._streams: weakref.WeakSet[Stream] = weakref.WeakSet()
         self._queue: deque[Stream] = deque()
@@ -149,11 +144,6 @@ class Dispatcher:
 
     # --- for its streams ----------------------------------------------------------------------------------------
 
-    def initial_state(self) -> npt.NDArray[np.float32]:
-        """(N,) of a stream that has heard nothing."""
-        state: npt.NDArray[np.float32] = self._initial_state[0]
-        return state  # shared: nobody writes to it
-
     def pump(self, stream: Stream) -> None:
         """Queue it if it has a chunk; return when not too much of it waits."""
         if stream.ready:
@@ -162,7 +152,7 @@ class Dispatcher:
             except StreamError as error:  # closed: nobody will ever step it
                 stream.fail(error)
                 raise
-        stream.wait_for_room(MAX_WAITING_CHUNKS * self.chunk_samples)
+        stream.wait_for_room(MAX_WAITING_CHUNKS * self.backend.chunk_samples)
 
     def release(self, stream: Stream) -> None:
         """The stream was closed and counts no more."""

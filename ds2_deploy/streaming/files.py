@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from ds2_deploy.audio.load import AudioSource, audio_blocks
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import AudioError, DS2Error
-from ds2_deploy.recognizer import Result, about
+from ds2_deploy.result import Result, about
 from ds2_deploy.streaming.dispatcher import Dispatcher
 from ds2_deploy.streaming.stream import Stream
 

@@ -74,19 +74,12 @@ class OwnThread:
     """Steps a stream at once, in the thread that feeds it."""
 
     def __init__(self, backend: StreamBackend) -> None:
-        self._backend = backend
-        self._initial_state = backend.initial_state(1)
-        self.chunk_samples = backend.chunk_samples
-
-    def initial_state(self) -> npt.NDArray[np.float32]:
-        """(N,) of a stream that has heard nothing."""
-        state: npt.NDArray[np.float32] = self._initial_state[0]
-        return state  # shared: nobody writes to it
+        self.backend = backend
 
     def pump(self, stream: "Stream") -> None:
         """Step all its chunks."""
         while stream.ready:
-            step_streams(self._backend, [stream])
+            step_streams(self.backend, [stream])
 
     def release(self, stream: "Stream") -> None:
         """Nothing is kept of a stream."""

@@ -22,6 +22,7 @@ from ds2_deploy.audio.load import Samples, checked_samples
 from ds2_deploy.decoding.protocol import Decoder, TimedWord
 from ds2_deploy.errors import AudioError, InferenceError, StreamError
 from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.runtime.protocol import StreamBackend
 from ds2_deploy.streaming.endpoint import EndpointConfig
 
 log = logging.getLogger(__name__)
@@ -56,11 +57,7 @@ NOTHING = StreamResult("", "", is_final=False, start_s=0.0, end_s=0.0, score=0.0
 class Stepper(Protocol):
     """Who runs the model for a stream."""
 
-    chunk_samples: int
-
-    def initial_state(self) -> npt.NDArray[np.float32]:
-        """(N,) of a stream that has heard nothing."""
-        ...
+    backend: StreamBackend
 
     def pump(self, stream: "Stream") -> None:
         """See to it that the stream's chunks are stepped; returns at once, or when it has room for more."""
@@ -103,7 +100,7 @@ class Stream:
         self._ended = False
         self._empty_steps = 0  # in a row, after the end
         self._frames = 0  # the model has given
-        self._state = self._stepper.initial_state()  # (N,)
+        self._state: npt.NDArray[np.float32] | None = None  # (N,); None until there is a first chunk to step it with
         self._decoder = self._decoding.start()
         self._utterance_begin = 0  # frame
         self._finals: deque[StreamResult] = deque(maxlen=MAX_FINALS)
@@ -223,7 +220,7 @@ class Stream:
 
     def _feed(self, samples: Samples) -> None:
         """In pieces of a chunk, so that the stepper may hold back the caller of a long array."""
-        size = self._stepper.chunk_samples
+        size = self._stepper.backend.chunk_samples
         for start in range(0, len(samples), size):
             piece = samples[start : start + size]
             with self._changed:
@@ -248,6 +245,8 @@ class Stream:
         with self._changed:
             if not self._is_ready():
                 return None
+            if self._state is None:
+                self._state = self._stepper.backend.initial_state(1)[0]
             self._stepping = True
             length = min(self._waiting, len(row))
             self._waiting -= length
@@ -334,7 +333,7 @@ class Stream:
     def _is_ready(self) -> bool:
         if self._error is not None or self._stepping:
             return False
-        return self._waiting >= self._stepper.chunk_samples or (self._ended and not self._last.is_final)
+        return self._waiting >= self._stepper.backend.chunk_samples or (self._ended and not self._last.is_final)
 
     @property
     def _all_heard(self) -> bool:
