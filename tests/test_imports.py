@@ -1,11 +1,14 @@
-"""What is heavy is imported where it is used: a light import, quick help."""
+"""What is heavy is imported where it is used: a light import, quick help. Packages import downwards."""
 
+import ast
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import ds2_deploy
 from ds2_deploy.cli import app
 
 HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx"}
@@ -37,6 +40,24 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
 
 def test_the_command_line_loads_no_numpy() -> None:
     assert "numpy" not in loaded_by("import ds2_deploy.cli")
+
+
+def imported_by(file: Path) -> set[str]:
+    """Top-level modules that a file's statements name, those within functions, too."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import():
+                names += [alias.name for alias in node.names]
+            case ast.ImportFrom(module=str(module), level=0):
+                names.append(module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_commands_alone_import_training_and_export() -> None:
+    package = Path(ds2_deploy.__file__).parent
+    above = {file.relative_to(package) for file in package.rglob("*.py") if imported_by(file) & {"training", "export"}}
+    assert {str(file.parent) for file in above} == {"commands"}, sorted(map(str, above))
 
 
 COMMANDS = sorted(str(command.name or command.callback.__name__) for command in app.registered_commands)  # type: ignore[union-attr]

@@ -16,7 +16,7 @@ import soxr
 from ds2_deploy.audio.find import find_recordings
 from ds2_deploy.audio.load import UNKNOWN_FRAMES, Channel, load_audio
 from ds2_deploy.errors import AudioError, ConfigError
-from training.manifest import read_manifest
+from ds2_deploy.manifest import read_manifest
 from training.recipe import AugmentConfig
 
 SOUND_M_S = 343.0

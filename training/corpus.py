@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import AlphabetError, ManifestError, PronunciationError
+from ds2_deploy.manifest import Line, Utterance, check_whole, lines, parse
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
-from training.manifest import Line, Utterance, check_whole, lines, parse
 
 LOOKED_FOR = 10_000
 """Recordings of a corpus that are looked for before the training starts, evenly spread: a network drive needs

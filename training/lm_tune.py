@@ -26,12 +26,12 @@ from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ManifestError
 from ds2_deploy.extras import require
 from ds2_deploy.files import atomic_path
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.runtime.protocol import Backend, run_alone
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named, normalize, respelled
-from training.manifest import Utterance
 
 ALPHAS, BETAS = (0.0, 3.0), (-2.0, 4.0)
 """What is searched."""

@@ -25,10 +25,10 @@ import typer
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.evaluation import Evaluation, Reference, evaluate
 from ds2_deploy.extras import require
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.torch_backend import TorchBackend
-from training.manifest import read_manifest
 from training.recipe import load_recipe
 from training.run_folder import LAST
 from training.trainer import train

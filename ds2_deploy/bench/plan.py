@@ -13,8 +13,8 @@ from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.bench.report import Workload
 from ds2_deploy.bench.worker import Inputs
 from ds2_deploy.errors import BenchError, ManifestError
+from ds2_deploy.manifest import check_whole
 from ds2_deploy.text.languages import spelling
-from training.manifest import check_whole
 
 BATCHES, SECONDS = (1, 8, 32), (2.0, 5.0, 15.0)
 STREAMS = (1, 4, 16, 64)

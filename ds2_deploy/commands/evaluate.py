@@ -52,9 +52,9 @@ def evaluate(
     from ds2_deploy.evaluation import Reference
     from ds2_deploy.evaluation import evaluate as run
     from ds2_deploy.files import atomic_path
+    from ds2_deploy.manifest import read_manifest
     from ds2_deploy.output.differences import write_html
     from ds2_deploy.runtime import cuda_ordinal
-    from training.manifest import read_manifest
 
     if as_json and worst:
         raise typer.BadParameter("--worst does not go with --json: take --html for every error.")
