@@ -5,7 +5,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,31 +19,45 @@ class Utterance(NamedTuple):
     speaker: str = ""
 
 
-class Line(msgspec.Struct):
-    """An utterance as it stands in a manifest; other fields of its object are not read."""
+class Entry(msgspec.Struct, kw_only=True):
+    """A recording as it stands in a manifest; other fields of its object are not read."""
 
     audio_filepath: str
     """Absolute, or relative to the manifest."""
+    text: str | None = None
+    offset: float | None = 0.0
+    """NeMo's: where the utterance begins in its recording. A manifest of ours knows whole recordings alone."""
+
+    def path(self, manifest: Path) -> Path:
+        self.check_whole(manifest)
+        return (manifest.parent / self.audio_filepath).absolute()
+
+    def check_whole(self, manifest: Path) -> None:
+        """ManifestError where it is a part of a recording; one from the beginning is not known for one."""
+        if self.offset:
+            raise ManifestError(
+                f"{manifest} names a part of {self.audio_filepath}, from {self.offset:g} s on: cut the parts with "
+                "ds2 manifest and --audio-dir."
+            )
+
+
+class Line(Entry, kw_only=True):
+    """An utterance: what is said in it is known."""
+
     duration: float
     """Seconds."""
     text: str
     speaker: Any = ""
-    offset: float | None = 0.0
-    """NeMo's: where the utterance begins in its recording. A manifest of ours knows whole recordings alone."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.duration < math.inf:
+            raise ValueError(self.duration)  # which msgspec takes for a field of the wrong type
 
     def utterance(self, manifest: Path) -> Utterance:
-        check_whole(manifest, self.audio_filepath, self.offset)
-        path = (manifest.parent / self.audio_filepath).absolute()
-        return Utterance(path, self.duration, self.text, speaker_name(self.speaker))
+        return Utterance(self.path(manifest), self.duration, self.text, speaker_name(self.speaker))
 
 
-def check_whole(manifest: Path, audio: str, offset_s: float | None) -> None:
-    """ManifestError where a line names a part of its recording; one from the beginning is not known for one."""
-    if offset_s:
-        raise ManifestError(
-            f"{manifest} names a part of {audio}, from {offset_s:g} s on: cut the parts with ds2 manifest and "
-            "--audio-dir."
-        )
+L = TypeVar("L", bound=Entry)
 
 
 def speaker_name(speaker: Any) -> str:
@@ -51,12 +65,9 @@ def speaker_name(speaker: Any) -> str:
     return "" if speaker is None else str(speaker)
 
 
-_DECODER = msgspec.json.Decoder(Line)
-
-
 def read_manifest(path: Path) -> list[Utterance]:
     """Utterances of a manifest, paths resolved; ManifestError names the file, the line and the fault."""
-    utterances = [line.utterance(path) for _, line in lines(path)]
+    utterances = [line.utterance(path) for _, line in lines(path, Line)]
     if not utterances:
         raise ManifestError(f"The manifest {path} holds no utterance.")
     return utterances
@@ -64,52 +75,47 @@ def read_manifest(path: Path) -> list[Utterance]:
 
 def read_texts(path: Path) -> list[str]:
     """What is said in a manifest, of parts of recordings, too."""
-    return [line.text for _, line in lines(path)]
+    return [line.text for _, line in lines(path, Line)]
 
 
-def lines(path: Path) -> Iterator[tuple[int, Line]]:
+def lines(path: Path, kind: type[L]) -> Iterator[tuple[int, L]]:
     """Byte offset and content of each line that is not blank; ManifestError as soon as one is wrong."""
     try:
         with path.open("rb") as file:
             offset = 0
             for number, line in enumerate(file, 1):
                 if not line.isspace():
-                    yield offset, parse(line, path, number)
+                    yield offset, parse(line, path, number, kind)
                 offset += len(line)
     except OSError as error:
         raise ManifestError(f"Cannot read the manifest {path}: {error.strerror}.") from error
 
 
-def parse(line: bytes, manifest: Path, number: int) -> Line:
+def parse(line: bytes, manifest: Path, number: int, kind: type[L]) -> L:
     """One line, the `number`th of its manifest."""
     line = line.removeprefix(codecs.BOM_UTF8)
     try:
-        result = _DECODER.decode(line)
+        return msgspec.json.decode(line, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        result = _lenient(line, manifest, number)
-    if not 0 <= result.duration < math.inf:
-        raise ManifestError(_NOT_TYPED.format(f"{manifest}, line {number}"))
-    return result
+        return _lenient(line, manifest, number, kind)
 
 
-_NOT_TYPED = "{}: audio_filepath and text must be strings and duration at least 0."
-
-
-def _lenient(line: bytes, manifest: Path, number: int) -> Line:
+def _lenient(line: bytes, manifest: Path, number: int, kind: type[L]) -> L:
     """What is not the rule but has a meaning, such as a number as a string; else ManifestError with the fault."""
     where = f"{manifest}, line {number}"
+    fields = msgspec.structs.fields(kind)
+    needed = ", ".join(field.name for field in fields if field.required)
     try:
         entry = json.loads(line.decode("utf-8"))
-        path, duration_s, text = entry["audio_filepath"], float(entry["duration"]), entry["text"]
-        offset_s = float(entry.get("offset") or 0)
+        given = {field.name: entry[field.name] for field in fields if field.required or field.name in entry}
+        return msgspec.convert(given, kind, strict=False)
     except UnicodeDecodeError as error:
         raise ManifestError(f"Cannot read the manifest {manifest}: line {number} is not UTF-8 text.") from error
     except json.JSONDecodeError as error:
         raise ManifestError(f"{where} is not JSON: {error.msg}.") from error
     except KeyError as error:
-        raise ManifestError(f"{where} has no field {error}: a line needs audio_filepath, duration and text.") from error
+        raise ManifestError(f"{where} has no field {error}: a line needs {needed}.") from error
+    except msgspec.ValidationError as error:
+        raise ManifestError(f"{where}: audio_filepath and text must be strings and duration at least 0.") from error
     except (TypeError, ValueError, RecursionError) as error:
-        raise ManifestError(f"{where} is not an object with audio_filepath, duration (seconds) and text.") from error
-    if not (isinstance(path, str) and isinstance(text, str)):
-        raise ManifestError(_NOT_TYPED.format(where))
-    return Line(path, duration_s, text, entry.get("speaker", ""), offset_s)
+        raise ManifestError(f"{where} is not an object with {needed}.") from error
