@@ -5,32 +5,25 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from ds2_deploy.errors import AudioError, DS2Error, ManifestError, PronunciationError
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import Language, language_named, respelled
 
 
-class Reference(NamedTuple):
-    """A recording and what is said in it."""
-
-    path: Path
-    text: str
-    speaker: str = ""
-
-
 class Scored(NamedTuple):
     """A recording, what was said in the language's spelling, and what was heard."""
 
-    reference: Reference
+    reference: Utterance
     hypothesis: str
     duration_s: float
+    """As heard; the reference has what the manifest says."""
     errors: Errors
     kinds: Kinds
 
@@ -176,7 +169,7 @@ LENGTHS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
 def evaluate(
-    recognizer: Recognizer, references: Sequence[Reference]
+    recognizer: Recognizer, references: Sequence[Utterance]
 ) -> tuple[Evaluation, list[Scored], list[DS2Error]]:
     """Transcribe all and count; every recording's own result; what went wrong.
 
@@ -268,9 +261,9 @@ def _missing(texts: Iterable[str], alphabet: Alphabet, language: str) -> list[se
     return [{token for token in alphabet.tokens(text) if not is_writable(token)} for text in texts]
 
 
-def _spelled(references: Sequence[Reference], language: Language) -> tuple[list[Reference], list[DS2Error]]:
+def _spelled(references: Sequence[Utterance], language: Language) -> tuple[list[Utterance], list[DS2Error]]:
     """With texts in the language's spelling; apart, an error for each that has none."""
-    spelled: list[Reference] = []
+    spelled: list[Utterance] = []
     failures: list[DS2Error] = []
     for reference in references:
         try:

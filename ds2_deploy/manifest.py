@@ -13,6 +13,8 @@ from ds2_deploy.errors import ManifestError
 
 
 class Utterance(NamedTuple):
+    """A recording and what is said in it."""
+
     path: Path
     duration_s: float
     text: str

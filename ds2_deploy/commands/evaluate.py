@@ -49,7 +49,6 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""
-    from ds2_deploy.evaluation import Reference
     from ds2_deploy.evaluation import evaluate as run
     from ds2_deploy.files import atomic_path
     from ds2_deploy.manifest import read_manifest
@@ -63,7 +62,7 @@ def evaluate(
         cuda_ordinal(device)
     utterances = read_manifest(manifest)
     recognizer = _open(model, backend, device, precision, search)
-    evaluation, scored, failures = run(recognizer, [Reference(u.path, u.text, u.speaker) for u in utterances])
+    evaluation, scored, failures = run(recognizer, utterances)
     for failure in failures:
         print_failure(failure)
     if warning := evaluation.warning():
