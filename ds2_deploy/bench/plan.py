@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ds2_deploy.audio.find import find_recordings
+from ds2_deploy.audio.find import recording_files
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.bench.report import Workload
 from ds2_deploy.bench.worker import Inputs
@@ -72,10 +72,8 @@ def real_sound(source: Path, sample_rate: int, most: int, language: str) -> Soun
         paths = [entry.path(source) for entry in entries]
         texts = [None if entry.text is None else spelling(entry.text, language) for entry in entries]
     else:
-        found, errors = find_recordings([os.fspath(source)], recursive=True)
-        if errors:
-            raise errors[0]
-        paths, texts = [Path(str(recording.source)) for recording in found], [None] * len(found)
+        paths = recording_files(source)
+        texts = [None] * len(paths)
     chosen = [round(i) for i in np.linspace(0, len(paths) - 1, min(most, len(paths)))]
     samples = [load_audio(paths[i], sample_rate) for i in chosen]
     if not any(map(len, samples)):
