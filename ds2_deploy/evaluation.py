@@ -43,29 +43,11 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, name: str, scored: Sequence[Scored]) -> "Group":
         total = Errors.total(s.errors for s in scored)
-        return cls(
-            name=name,
-            utterances=len(scored),
-            word_errors=total.word_errors,
-            words=total.words,
-            wer=total.wer,
-            character_errors=total.character_errors,
-            characters=total.characters,
-            cer=total.cer,
-        )
+        return cls(name=name, utterances=len(scored), wer=total.wer, cer=total.cer, **total._asdict())
 
-
-def counted(errors: Errors | Group, language: Language) -> tuple[int, int]:
-    """How many of how many are wrong, in what the language's errors are counted in."""
-    if language.joint:
-        return errors.word_errors, errors.words
-    return errors.character_errors, errors.characters
-
-
-def rate(errors: Errors | Group, language: Language) -> float:
-    """The language's own error rate, as a fraction; nothing to say counts as one word."""
-    wrong, units = counted(errors, language)
-    return wrong / max(units, 1)
+    @property
+    def errors(self) -> Errors:
+        return Errors(self.word_errors, self.words, self.character_errors, self.characters)
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -198,8 +180,8 @@ def evaluate(
     every = [s.errors for s in scored]
     missing = _missing([s.reference.text for s in scored], alphabet, name)
     total = Errors.total(every)
-    wer_low, wer_high = bootstrap_interval([(e.word_errors, e.words) for e in every])
-    cer_low, cer_high = bootstrap_interval([(e.character_errors, e.characters) for e in every])
+    wer_low, wer_high = bootstrap_interval([e.counted("WER") for e in every])
+    cer_low, cer_high = bootstrap_interval([e.counted("CER") for e in every])
     evaluation = Evaluation(
         language=name,
         wer=total.wer,
@@ -233,7 +215,7 @@ def _by_speaker(scored: Sequence[Scored], language: Language) -> list[Group]:
         if s.reference.speaker:
             speakers[s.reference.speaker].append(s)
     groups = (Group.of(*item) for item in speakers.items())
-    return sorted(groups, key=lambda group: (-rate(group, language), group.name))
+    return sorted(groups, key=lambda group: (-group.errors.rate(language.metric), group.name))
 
 
 def _by_length(scored: Sequence[Scored]) -> list[Group]:

@@ -66,9 +66,8 @@ class Heard(NamedTuple):
         return language_named(self.language).metric
 
     def cost(self, errors: Errors) -> float:
-        """What is to be made small: the language's own error rate, of words with a little of that of characters."""
-        rate = errors.rate(self.metric)
-        return rate if self.metric == "CER" else rate + CHARACTERS_WEIGH * errors.cer
+        """What is to be made small: the language's own error rate, with a little of that of characters."""
+        return errors.rate(self.metric) + CHARACTERS_WEIGH * errors.cer
 
 
 class Trial(NamedTuple):

@@ -78,7 +78,6 @@ def evaluate(
 
 
 def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int, breakdown: bool) -> None:
-    from ds2_deploy.evaluation import counted
     from ds2_deploy.output import differences
     from ds2_deploy.text.languages import language_named
 
@@ -90,7 +89,7 @@ def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int,
             print_columns((name, *differences.group_columns(language)), rows)
     shown = differences.for_terminal if sys.stdout.isatty() else differences.for_pipe
     for s in differences.worst(scored, worst, language):
-        wrong, units = counted(s.errors, language)
+        wrong, units = s.errors.counted(language.metric)
         found = shown(differences.differences(s, language), language.joint)
         typer.echo(f"\n{s.reference.path}: {wrong} of {units} {language.unit}\n  {found}")
 
