@@ -18,10 +18,10 @@ import typer
 from machine import machine, save_result
 
 from ds2_deploy.audio.load import load_audio
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.runtime import open_backend
 from training.align import Passage, align, hear
-from training.manifest import read_manifest
 
 SEED, SILENCE_S, TOLERANCE_S = 2026, (0.3, 1.5), 0.1
 LIMITS = (-0.5, -1.0, -1.5, -2.0, -3.0, -4.0)

@@ -17,9 +17,9 @@ import typer
 from machine import by_speaker, machine, save_result
 
 from ds2_deploy.audio.load import Samples, load_audio
+from ds2_deploy.manifest import Utterance, read_manifest
 from ds2_deploy.metrics import Errors
 from ds2_deploy.recognizer import Recognizer
-from training.manifest import Utterance, read_manifest
 
 RATE, TURNS, SEED = 16000, 8, 2026
 LONGEST_S = (5.0, 10.0, 20.0, 30.0, 60.0)

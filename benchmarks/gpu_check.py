@@ -31,12 +31,12 @@ from machine import machine
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.bench.stats import Latency
 from ds2_deploy.files import atomic_path
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model_folder import PRECISIONS, ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import BACKENDS, open_backend, open_stream_backend
 from ds2_deploy.runtime.devices import cpu_cores
 from ds2_deploy.runtime.gpu import gpus
 from export.parity import Difference
-from training.manifest import read_manifest
 from training.precision import AUTOCAST
 from training.recipe import load_recipe
 from training.run_folder import read_log

@@ -13,9 +13,9 @@ import msgspec
 
 from ds2_deploy.audio.load import EXTENSIONS
 from ds2_deploy.extras import require
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.runtime.bench_choice import processor_name
 from ds2_deploy.runtime.devices import cpu_cores
-from training.manifest import Utterance
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES = Path(__file__).parent.parent / "samples"

@@ -26,6 +26,7 @@ from machine import RESULTS, machine, save_result
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.extras import require
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors, bootstrap_interval
 from ds2_deploy.model.checkpoint import Checkpoint
@@ -36,7 +37,6 @@ from ds2_deploy.runtime.protocol import run_alone
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from ds2_deploy.text.languages import language_named
 from training.augment import by_telephone, change_level, change_speed, mixed
-from training.manifest import read_manifest
 from training.run_folder import read_log
 from training.synthetic.noise import RATE, SECONDS, babble, coloured
 

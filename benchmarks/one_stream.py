@@ -17,10 +17,10 @@ import typer
 from machine import by_speaker, machine, save_result
 
 from ds2_deploy.audio.load import Samples, load_audio
+from ds2_deploy.manifest import Utterance, read_manifest
 from ds2_deploy.metrics import Errors
 from ds2_deploy.recognizer import Recognizer
 from training.augment import one_after_the_other
-from training.manifest import Utterance, read_manifest
 
 RATE, SEED = 16000, 2026
 CASES = ((1, 0.0), (2, 0.7), (4, 0.2), (4, 0.7), (4, 3.0), (20, 0.7))

@@ -15,11 +15,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 from torch.utils.data import DataLoader, Dataset
 
 from ds2_deploy.audio.features import FeatureConfig
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
 from training.learner import make_optimizer
-from training.manifest import Utterance
 from training.recipe import Recipe
 
 

@@ -20,9 +20,9 @@ import msgspec
 import typer
 from machine import RESULTS, machine, save_result
 
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.text.languages import language_named, normalize
-from training.manifest import read_manifest
 from training.recipe import load_recipe
 from training.run_folder import BEST, LAST, read_log
 

@@ -18,10 +18,10 @@ import typer
 from machine import machine, save_result
 from model_report import measured, recognizer_of, spoken
 
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import Checkpoint, open_checkpoint
 from ds2_deploy.recognizer import Recognizer
 from training.augment import change_level
-from training.manifest import read_manifest
 from training.statistics import feature_statistics
 
 SETTINGS = ((6, 0.1), (6, 0.5), (6, 3), (3, 0.5), (12, 0.5))

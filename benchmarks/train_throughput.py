@@ -22,9 +22,9 @@ from machine import machine, save_result
 from plain_loop import plain_epoch
 from recipes import TRIALS, Trial
 
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import load_checkpoint
 from training.corpus import survey
-from training.manifest import read_manifest
 from training.recipe import load_recipe
 from training.run_folder import LAST, read_log
 from training.trainer import train

@@ -22,9 +22,9 @@ from machine import by_speaker, machine, save_result
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.search import BeamConfig
+from ds2_deploy.manifest import Utterance, read_manifest
 from ds2_deploy.metrics import align_tokens
 from ds2_deploy.recognizer import Recognizer
-from training.manifest import Utterance, read_manifest
 
 SEED, DIGITS_EACH, RECORDINGS = 2026, 5, 60
 SILENCE_S = (0.15, 0.5)

@@ -5,32 +5,25 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 
 from ds2_deploy.errors import AudioError, DS2Error, ManifestError, PronunciationError
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import Language, language_named, respelled
 
 
-class Reference(NamedTuple):
-    """A recording and what is said in it."""
-
-    path: Path
-    text: str
-    speaker: str = ""
-
-
 class Scored(NamedTuple):
     """A recording, what was said in the language's spelling, and what was heard."""
 
-    reference: Reference
+    reference: Utterance
     hypothesis: str
     duration_s: float
+    """As heard; the reference has what the manifest says."""
     errors: Errors
     kinds: Kinds
 
@@ -50,29 +43,11 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, name: str, scored: Sequence[Scored]) -> "Group":
         total = Errors.total(s.errors for s in scored)
-        return cls(
-            name=name,
-            utterances=len(scored),
-            word_errors=total.word_errors,
-            words=total.words,
-            wer=total.wer,
-            character_errors=total.character_errors,
-            characters=total.characters,
-            cer=total.cer,
-        )
+        return cls(name=name, utterances=len(scored), wer=total.wer, cer=total.cer, **total._asdict())
 
-
-def counted(errors: Errors | Group, language: Language) -> tuple[int, int]:
-    """How many of how many are wrong, in what the language's errors are counted in."""
-    if language.joint:
-        return errors.word_errors, errors.words
-    return errors.character_errors, errors.characters
-
-
-def rate(errors: Errors | Group, language: Language) -> float:
-    """The language's own error rate, as a fraction; nothing to say counts as one word."""
-    wrong, units = counted(errors, language)
-    return wrong / max(units, 1)
+    @property
+    def errors(self) -> Errors:
+        return Errors(self.word_errors, self.words, self.character_errors, self.characters)
 
 
 class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
@@ -176,7 +151,7 @@ LENGTHS_S = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 
 def evaluate(
-    recognizer: Recognizer, references: Sequence[Reference]
+    recognizer: Recognizer, references: Sequence[Utterance]
 ) -> tuple[Evaluation, list[Scored], list[DS2Error]]:
     """Transcribe all and count; every recording's own result; what went wrong.
 
@@ -205,8 +180,8 @@ def evaluate(
     every = [s.errors for s in scored]
     missing = _missing([s.reference.text for s in scored], alphabet, name)
     total = Errors.total(every)
-    wer_low, wer_high = bootstrap_interval([(e.word_errors, e.words) for e in every])
-    cer_low, cer_high = bootstrap_interval([(e.character_errors, e.characters) for e in every])
+    wer_low, wer_high = bootstrap_interval([e.counted("WER") for e in every])
+    cer_low, cer_high = bootstrap_interval([e.counted("CER") for e in every])
     evaluation = Evaluation(
         language=name,
         wer=total.wer,
@@ -240,7 +215,7 @@ def _by_speaker(scored: Sequence[Scored], language: Language) -> list[Group]:
         if s.reference.speaker:
             speakers[s.reference.speaker].append(s)
     groups = (Group.of(*item) for item in speakers.items())
-    return sorted(groups, key=lambda group: (-rate(group, language), group.name))
+    return sorted(groups, key=lambda group: (-group.errors.rate(language.metric), group.name))
 
 
 def _by_length(scored: Sequence[Scored]) -> list[Group]:
@@ -268,9 +243,9 @@ def _missing(texts: Iterable[str], alphabet: Alphabet, language: str) -> list[se
     return [{token for token in alphabet.tokens(text) if not is_writable(token)} for text in texts]
 
 
-def _spelled(references: Sequence[Reference], language: Language) -> tuple[list[Reference], list[DS2Error]]:
+def _spelled(references: Sequence[Utterance], language: Language) -> tuple[list[Utterance], list[DS2Error]]:
     """With texts in the language's spelling; apart, an error for each that has none."""
-    spelled: list[Reference] = []
+    spelled: list[Utterance] = []
     failures: list[DS2Error] = []
     for reference in references:
         try:

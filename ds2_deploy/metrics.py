@@ -49,8 +49,7 @@ class Kinds(NamedTuple):
 
     @classmethod
     def total(cls, parts: Iterable["Kinds"]) -> "Kinds":
-        columns = list(zip(*parts, strict=True))
-        return cls(*map(sum, columns)) if columns else cls()
+        return cls(*map(sum, zip(*parts, strict=True)))
 
 
 class Errors(NamedTuple):
@@ -69,22 +68,26 @@ class Errors(NamedTuple):
 
     @classmethod
     def total(cls, parts: Iterable["Errors"]) -> "Errors":
-        columns = list(zip(*parts, strict=True))
-        return cls(*map(sum, columns)) if columns else cls()
+        return cls(*map(sum, zip(*parts, strict=True)))
 
     @property
     def wer(self) -> float:
         """Word error rate as a fraction of the reference words; an empty reference counts as one word."""
-        return self.word_errors / max(self.words, 1)
+        return self.rate("WER")
 
     @property
     def cer(self) -> float:
         """Character error rate as a fraction, spaces included."""
-        return self.character_errors / max(self.characters, 1)
+        return self.rate("CER")
 
     def rate(self, metric: str) -> float:
-        """By a language's metric: CER, WER, or the PER of phonemes, which are words here."""
-        return self.cer if metric == "CER" else self.wer
+        """By a language's metric, as a fraction."""
+        wrong, units = self.counted(metric)
+        return wrong / max(units, 1)
+
+    def counted(self, metric: str) -> tuple[int, int]:
+        """How many of how many are wrong: of characters (CER), words (WER) or phonemes, which are words here (PER)."""
+        return (self.character_errors, self.characters) if metric == "CER" else (self.word_errors, self.words)
 
     def mean_distance(self, utterances: int, separator: str) -> float:
         """Mean Levenshtein distance of an utterance, in labels of an alphabet with this separator."""

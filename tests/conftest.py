@@ -17,11 +17,11 @@ import pytest
 import soundfile
 
 from ds2_deploy.cli import main
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.tones import write_corpus
-from training.manifest import read_manifest
 
 
 @pytest.fixture(autouse=True)

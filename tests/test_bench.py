@@ -26,13 +26,14 @@ from ds2_deploy.bench import run as run_module
 from ds2_deploy.bench.compare import compare
 from ds2_deploy.bench.load_test import LoadTest, Served, poisson, serve
 from ds2_deploy.bench.page import page
+from ds2_deploy.bench.plan import real_sound
 from ds2_deploy.bench.report import Loaded, Report, Row
 from ds2_deploy.bench.run import Asked, fastest, run
 from ds2_deploy.bench.stats import Latency, paired_interval, ratio_interval, runs_needed
 from ds2_deploy.bench.tables import COLUMNS, comma_separated, markdown
 from ds2_deploy.bench.worker import Remote, Spec
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.errors import BackendUnavailableError, BenchError
+from ds2_deploy.errors import BackendUnavailableError, BenchError, ManifestError
 from ds2_deploy.runtime.bench_choice import in_order
 from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH
@@ -705,3 +706,16 @@ def test_parts_of_recordings_are_no_recordings(ds2: Ds2, conv_model: ConvModel, 
     (tmp_path / "m.jsonl").write_text('{"audio_filepath": "a.wav", "offset": 1.0, "duration": 0.5, "text": "a"}\n')
     outcome = ds2("bench", conv_model.path, "--audio", tmp_path / "m.jsonl")
     assert (outcome.code, "names a part of a.wav, from 1 s on" in outcome.err) == (1, True)
+
+
+def test_sound_of_a_manifest_has_texts_where_they_are_written_and_a_fault_its_line(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(8000), 16000)
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('\ufeff{"audio_filepath": "a.wav", "text": "Hello"}\n{"audio_filepath": "a.wav"}\n', "utf-8")
+    assert real_sound(manifest, 16000, 9, "en").texts == ["hello", None]
+    manifest.write_text('{"audio_filepath": "a.wav"}\n\nnonsense\n', "utf-8")
+    with pytest.raises(ManifestError, match=r"m\.jsonl, line 3 is not JSON"):
+        real_sound(manifest, 16000, 9, "en")
+    manifest.write_text("")
+    with pytest.raises(BenchError, match="holds no sound to measure with"):
+        real_sound(manifest, 16000, 9, "en")

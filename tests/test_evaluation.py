@@ -12,7 +12,8 @@ import soundfile
 
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import AudioError
-from ds2_deploy.evaluation import Group, Reference, Scored, evaluate
+from ds2_deploy.evaluation import Group, Scored, evaluate
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.metrics import Errors, Kinds, align_tokens
 from ds2_deploy.output.differences import (
     differences,
@@ -34,7 +35,7 @@ ENGLISH = LANGUAGES["en"]
 
 def scored(name: str, reference: str, hypothesis: str, speaker: str = "", duration_s: float = 1.0) -> Scored:
     errors, kinds = Errors.between(reference, hypothesis), Kinds.between(reference.split(), hypothesis.split())
-    return Scored(Reference(Path(name), reference, speaker), hypothesis, duration_s, errors, kinds)
+    return Scored(Utterance(Path(name), duration_s, reference, speaker), hypothesis, duration_s, errors, kinds)
 
 
 @pytest.mark.parametrize("seed", range(50))
@@ -191,7 +192,7 @@ def test_what_a_model_cannot_write_is_named(
 ) -> None:
     results = [Result("1", Hypothesis("", 0.0), 1.0, None)] * len(texts)
     recognizer = one_who_hears(results, language=language, alphabet=Alphabet.of(labels))
-    evaluation, _, _ = evaluate(recognizer, [Reference(Path(text), text) for text in texts])
+    evaluation, _, _ = evaluate(recognizer, [Utterance(Path(text), 1.0, text) for text in texts])
     assert evaluation.unwritable == unwritable
     assert evaluation.unwritable_texts == sum(any(sign in text for sign in unwritable) for text in texts)
     assert (evaluation.warning() is None) == (not unwritable)
@@ -199,7 +200,7 @@ def test_what_a_model_cannot_write_is_named(
 
 def test_of_the_many_that_a_model_cannot_write_ten_are_shown() -> None:
     recognizer = one_who_hears([Result("1", Hypothesis("", 0.0), 1.0, None)])
-    evaluation, _, _ = evaluate(recognizer, [Reference(Path("1"), "one 0123456789+-")])
+    evaluation, _, _ = evaluate(recognizer, [Utterance(Path("1"), 1.0, "one 0123456789+-")])
     assert evaluation.warning() == (
         "1 of 1 texts have characters that the model cannot write ('+' '-' '0' '1' '2' '3' '4' '5' '6' '7' and 2 more):"
         " they count as errors."
@@ -215,7 +216,7 @@ def test_mandarin_is_counted_ranked_and_shown_by_characters(tmp_path: Path) -> N
         Result("3", None, 1.0, AudioError("cut off")),
     ]
     recognizer = one_who_hears(results, language="zh")
-    references = [Reference(Path(name), said, speaker) for name, (said, _, speaker) in told.items()]
+    references = [Utterance(Path(name), 1.0, said, speaker) for name, (said, _, speaker) in told.items()]
     evaluation, every, failures = evaluate(recognizer, references)
     assert [str(failure) for failure in failures] == ["cut off"]
     assert evaluation.audio_s == 3.0

@@ -1,5 +1,6 @@
-"""What is heavy is imported where it is used: a light import, quick help."""
+"""What is heavy is imported where it is used: a light import, quick help. Packages import downwards."""
 
+import ast
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import ds2_deploy
 from ds2_deploy.cli import app
 
 HEAVY = {"torch", "onnx", "onnxruntime", "tensorrt", "tensorrt_rtx"}
@@ -51,6 +53,24 @@ def test_nothing_is_kept_of_the_user_or_sent(tmp_path: Path) -> None:
     code += "Recognizer.open(backend='onnxruntime').recognize([numpy.zeros(16000, 'float32')])"
     subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.rglob("*")) == []
+
+
+def imported_by(file: Path) -> set[str]:
+    """Top-level modules that a file's statements name, those within functions, too."""
+    names = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Import():
+                names += [alias.name for alias in node.names]
+            case ast.ImportFrom(module=str(module), level=0):
+                names.append(module)
+    return {name.partition(".")[0] for name in names}
+
+
+def test_commands_alone_import_training_and_export() -> None:
+    package = Path(ds2_deploy.__file__).parent
+    above = {file.relative_to(package) for file in package.rglob("*.py") if imported_by(file) & {"training", "export"}}
+    assert {str(file.parent) for file in above} == {"commands"}, sorted(map(str, above))
 
 
 COMMANDS = sorted(str(command.name or command.callback.__name__) for command in app.registered_commands)  # type: ignore[union-attr]

@@ -17,6 +17,7 @@ import soundfile
 from ds2_deploy.audio.find import find_recordings
 from ds2_deploy.commands.manifest import manifest
 from ds2_deploy.errors import AudioError, OutputError
+from ds2_deploy.manifest import read_manifest
 from tests.conftest import Ds2, noise
 from tests.test_files import largest_file
 from tests.test_imports import loaded_by
@@ -25,7 +26,6 @@ from training.corpora.check import Limits, Utterance
 from training.corpora.entry import Reason, audio_files
 from training.corpora.formats import FORMATS
 from training.corpora.parts import write_flac
-from training.manifest import read_manifest
 
 RATE = 16000
 

@@ -22,13 +22,13 @@ from ds2_deploy.batching import length_batches, plan_batches
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, InferenceError
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.protocol import Backend, Emissions
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from tests.conftest import ConvModel, noise
 from tests.tiny import MODELS, tiny_metadata, tiny_model
-from training.manifest import read_manifest
 
 WriteWav = Callable[..., tuple[Path, npt.NDArray[np.float32]]]
 LENGTHS = [4000, 319, 16000, 0, 320, 321, 9000, 9000, 1, 12345]  # around one window of 320, and equal ones

@@ -11,12 +11,12 @@ import torch
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import ConfigError
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.frontend import Frontend, differences
 from ds2_deploy.runtime.protocol import pad_batch
-from training.manifest import read_manifest
 from training.recipe import load_recipe
 from training.statistics import feature_statistics, whitening
 from training.trainer import train

@@ -11,11 +11,11 @@ import soundfile
 
 from ds2_deploy.decoding.alignment import best_path
 from ds2_deploy.errors import AlignmentError
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.tiny import MODELS, tiny_metadata, tiny_model
 from tests.tones import write_corpus
-from training.manifest import read_manifest
 from training.synthetic.spliced import FADE_S, Words, cuts, joined, recombined, write_spliced
 
 RATE = 16_000

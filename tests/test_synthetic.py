@@ -11,6 +11,7 @@ import torch
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import ConfigError
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.text.alphabet import ENGLISH
@@ -18,7 +19,6 @@ from ds2_deploy.text.phonemes import phonemes
 from tests.tiny import MODELS as NETWORKS
 from tests.tiny import tiny_metadata, tiny_model
 from training import models
-from training.manifest import read_manifest
 from training.recipe import load_recipe
 from training.synthetic import voices
 from training.synthetic.noise import LEVEL, NOISES, RATE, coloured, write_noises

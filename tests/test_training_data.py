@@ -1,4 +1,4 @@
-"""Manifests, corpora, recipes, and batches that depend on nothing but their keys."""
+"""Corpora, recipes, and batches that depend on nothing but their keys."""
 
 import json
 import pickle
@@ -10,13 +10,13 @@ import soundfile
 import torch
 
 from ds2_deploy.errors import AlphabetError, ConfigError, ManifestError
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from tests.tiny import MODELS, tiny_metadata
 from training.augment import followers
 from training.corpus import Corpus, check_labels, ctc_fits, survey
 from training.data import Speech, train_loader
 from training.distributed import Processes
-from training.manifest import Utterance, read_manifest
 from training.recipe import AugmentConfig, Recipe, load_recipe
 from training.sampler import BatchSampler
 from training.step import hide
@@ -125,48 +125,6 @@ def test_ctc_needs_a_frame_per_label_and_one_between_equal_ones(text, needed):
     got = {d: fits(d, list(text)) for d in durations}
     assert got == {d: metadata.output_frames(round(d * 16000)) >= needed for d in durations}
     assert set(got.values()) == {True, False}
-
-
-def test_manifest_paths_are_relative_to_it(tmp_path):
-    (tmp_path / "m.jsonl").write_text(
-        json.dumps({"audio_filepath": "a/b.wav", "duration": 1.5, "text": "Hello  WORLD", "speaker": "x"}) + "\n\n"
-    )
-    (utterance,) = read_manifest(tmp_path / "m.jsonl")
-    assert utterance == Utterance(tmp_path / "a/b.wav", 1.5, "Hello  WORLD", "x")
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("", "holds no utterance"),
-        ("{}\n", "line 1 has no field 'audio_filepath'"),
-        ('{"audio_filepath": "a", "duration": 1, "text": "b"}\nnonsense\n', "line 2 is not JSON"),
-        ('{"audio_filepath": "a", "duration": "long", "text": "b"}\n', "line 1 is not an object with"),
-        ('{"audio_filepath": "a", "duration": -1, "text": "b"}\n', "duration at least 0"),
-        ("[1]\n", "line 1 is not an object"),
-        ("7\n", "line 1 is not an object"),
-        pytest.param("[" * 100_000 + "\n", "line 1 is not an object", id="nested"),
-        ('{"audio_filepath": "a", "duration": 1e999, "text": "b"}\n', "duration at least 0"),
-    ],
-)
-def test_bad_manifests(tmp_path, content, said):
-    (tmp_path / "m.jsonl").write_text(content)
-    with pytest.raises(ManifestError, match=said):
-        read_manifest(tmp_path / "m.jsonl")
-
-
-def test_missing_and_binary_manifests(tmp_path):
-    with pytest.raises(ManifestError, match="No such file"):
-        read_manifest(tmp_path / "m.jsonl")
-    for content in (b"\xff\xfe\x00", b'{"audio_filepath": "a", "duration": 1, "text": "s\xed"}'):
-        (tmp_path / "m.jsonl").write_bytes(content)
-        with pytest.raises(ManifestError, match="line 1 is not UTF-8"):
-            read_manifest(tmp_path / "m.jsonl")
-
-
-def test_a_byte_order_mark_is_no_part_of_a_manifest(tmp_path):
-    (tmp_path / "m.jsonl").write_bytes(b'\xef\xbb\xbf{"audio_filepath": "a", "duration": 1, "text": "b"}')
-    assert read_manifest(tmp_path / "m.jsonl")[0].text == "b"
 
 
 def test_alphabet_that_does_not_cover_the_transcripts(manifest):

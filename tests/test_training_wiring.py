@@ -14,6 +14,7 @@ import training.statistics
 import training.trainer
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.audio.load import load_audio
+from ds2_deploy.manifest import Utterance, read_manifest
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, Encoder
@@ -23,7 +24,6 @@ from tests.tones import RECIPE
 from training.corpus import survey
 from training.data import Speech, valid_loader
 from training.distributed import Processes
-from training.manifest import Utterance, read_manifest
 from training.recipe import AugmentConfig, Recipe, load_recipe
 from training.statistics import feature_statistics
 from training.step import TrainingStep, ctc_losses, disagreement

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from ds2_deploy.audio.find import find_recordings
+from ds2_deploy.audio.find import recording_files
 from ds2_deploy.audio.load import UNKNOWN_FRAMES, Channel, load_audio
 from ds2_deploy.errors import AudioError, ConfigError
-from training.manifest import read_manifest
+from ds2_deploy.manifest import read_manifest
 from training.recipe import AugmentConfig
 
 SOUND_M_S = 343.0
@@ -101,12 +101,9 @@ def audio_of(source: str, field: str) -> tuple[Path, ...]:
         cure = "; python -m training.models prepare makes runs/models/noise" if field == "augment.noise" else ""
         raise ConfigError(f"{field} is {source!r}: it must be a folder of recordings or a manifest{cure}.")
     try:
-        recordings, errors = find_recordings([source], recursive=True)
+        return tuple(file.absolute() for file in recording_files(path))
     except AudioError as error:
         raise ConfigError(f"{field} is {source!r}: {error}") from error
-    if errors:
-        raise ConfigError(f"{field} is {source!r}: {errors[0]}")
-    return tuple(Path(str(recording.source)).absolute() for recording in recordings)
 
 
 def change_speed(audio: Samples, factor: float) -> Samples:

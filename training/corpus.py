@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import AlphabetError, ManifestError, PronunciationError
+from ds2_deploy.manifest import Line, Utterance, lines, parse
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
-from training.manifest import Line, Utterance, check_whole, lines, parse
 
 LOOKED_FOR = 10_000
 """Recordings of a corpus that are looked for before the training starts, evenly spread: a network drive needs
@@ -64,7 +64,7 @@ class Corpus(Sequence[Utterance]):
         try:
             with manifest.open("rb") as file:
                 file.seek(int(self.offsets[index]))
-                line = parse(file.readline(), manifest, 0)
+                line = parse(file.readline(), manifest, 0, Line)
         except OSError as error:
             raise ManifestError(f"Cannot read the manifest {manifest}: {error.strerror}.") from error
         except ManifestError as error:
@@ -150,9 +150,9 @@ class _Findings:
 def _spelled(manifest: Path, language: str, found: _Findings) -> Iterator[tuple[int, Line, float, str]]:
     """Offset, line, seconds and spelled text of what the language can spell."""
     spell = language_named(language).normalize
-    for offset, line in lines(manifest):
+    for offset, line in lines(manifest, Line):
         found.lines += 1
-        check_whole(manifest, line.audio_filepath, line.offset)
+        line.check_whole(manifest)
         try:
             text = spell(line.text)
         except PronunciationError as error:

@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import DS2Error
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.runtime.protocol import pad_batch
 from training.augment import Augmenter, followers, one_after_the_other
 from training.corpus import Corpus
 from training.distributed import Processes
-from training.manifest import Utterance
 from training.recipe import AugmentConfig, Recipe
 from training.sampler import BatchSampler, Key
 

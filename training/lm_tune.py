@@ -26,12 +26,12 @@ from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ManifestError
 from ds2_deploy.extras import require
 from ds2_deploy.files import atomic_path
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.runtime.protocol import Backend, run_alone
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named, normalize, respelled
-from training.manifest import Utterance
 
 ALPHAS, BETAS = (0.0, 3.0), (-2.0, 4.0)
 """What is searched."""
@@ -66,9 +66,8 @@ class Heard(NamedTuple):
         return language_named(self.language).metric
 
     def cost(self, errors: Errors) -> float:
-        """What is to be made small: the language's own error rate, of words with a little of that of characters."""
-        rate = errors.rate(self.metric)
-        return rate if self.metric == "CER" else rate + CHARACTERS_WEIGH * errors.cer
+        """What is to be made small: the language's own error rate, with a little of that of characters."""
+        return errors.rate(self.metric) + CHARACTERS_WEIGH * errors.cer
 
 
 class Trial(NamedTuple):

@@ -25,10 +25,10 @@ import torch
 
 from ds2_deploy import __version__
 from ds2_deploy.errors import DS2Error
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.metadata import Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.runtime.devices import cpu_cores
-from training.manifest import read_manifest
 from training.precision import bf16_is_fast
 from training.run_folder import LAST, mean_weights
 from training.synthetic.noise import write_noises

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
 from ds2_deploy.audio.load import load_audio
+from ds2_deploy.manifest import Utterance
 from ds2_deploy.model.frontend import Frontend, deviation_floor
 from training.distributed import Processes
-from training.manifest import Utterance
 
 ALONE = Processes()
 HEARD = 20_000

@@ -23,12 +23,12 @@ import msgspec
 import typer
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.evaluation import Evaluation, Reference, evaluate
+from ds2_deploy.evaluation import Evaluation, evaluate
 from ds2_deploy.extras import require
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.torch_backend import TorchBackend
-from training.manifest import read_manifest
 from training.recipe import load_recipe
 from training.run_folder import LAST
 from training.trainer import train
@@ -127,7 +127,7 @@ def measured(checkpoint: Path, valid: Path, test: Path) -> dict[str, Any]:
 
 
 def _rates(recognizer: Recognizer, manifest: Path) -> dict[str, Any]:
-    result: Evaluation = evaluate(recognizer, [Reference(u.path, u.text) for u in read_manifest(manifest)])[0]
+    result: Evaluation = evaluate(recognizer, read_manifest(manifest))[0]
     names = ("wer", "wer_low", "wer_high", "cer", "word_errors", "words")
     return {name: round(getattr(result, name), 5) for name in names}
 

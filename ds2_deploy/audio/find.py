@@ -37,6 +37,14 @@ def find_recordings(paths: list[str], *, recursive: bool) -> tuple[list[Recordin
     return recordings, errors
 
 
+def recording_files(source: Path, *, recursive: bool = True) -> list[Path]:
+    """The recordings of a folder by name, or a file; the first AudioError, where something led to none, is raised."""
+    recordings, errors = find_recordings([str(source)], recursive=recursive)
+    if errors:
+        raise errors[0]
+    return [Path(str(recording.source)) for recording in recordings]
+
+
 def is_glob(path: str) -> bool:
     """Whether the shell left us a pattern to expand; a file that has the very name is a file."""
     return _has_wildcard(path) and not os.path.exists(path)  # noqa: PTH110  # Path's raises where a name is too long

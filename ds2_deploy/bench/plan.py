@@ -5,16 +5,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
-from ds2_deploy.audio.find import find_recordings
+from ds2_deploy.audio.find import recording_files
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.bench.report import Workload
 from ds2_deploy.bench.worker import Inputs
-from ds2_deploy.errors import BenchError, ManifestError
+from ds2_deploy.errors import BenchError
+from ds2_deploy.manifest import Entry, lines
 from ds2_deploy.text.languages import spelling
-from training.manifest import check_whole
 
 BATCHES, SECONDS = (1, 8, 32), (2.0, 5.0, 15.0)
 STREAMS = (1, 4, 16, 64)
@@ -69,40 +68,17 @@ def real_sound(source: Path, sample_rate: int, most: int, language: str) -> Soun
     """Of a manifest, a folder or a file; evenly spread over it where it has more than `most`."""
     texts: list[str | None]
     if source.suffix == ".jsonl":
-        paths, written = _of_manifest(source)
-        texts = [None if text is None else spelling(text, language) for text in written]
+        entries = [entry for _, entry in lines(source, Entry)]
+        paths = [entry.path(source) for entry in entries]
+        texts = [None if entry.text is None else spelling(entry.text, language) for entry in entries]
     else:
-        found, errors = find_recordings([os.fspath(source)], recursive=True)
-        if errors:
-            raise errors[0]
-        paths, texts = [Path(str(recording.source)) for recording in found], [None] * len(found)
+        paths = recording_files(source)
+        texts = [None] * len(paths)
     chosen = [round(i) for i in np.linspace(0, len(paths) - 1, min(most, len(paths)))]
     samples = [load_audio(paths[i], sample_rate) for i in chosen]
     if not any(map(len, samples)):
         raise BenchError(f"{source} holds no sound to measure with.")
     return Sound(os.fspath(source), [paths[i] for i in chosen], [texts[i] for i in chosen], samples)
-
-
-class _Entry(msgspec.Struct):
-    """What is needed of a line of a manifest."""
-
-    audio_filepath: str
-    text: str | None = None
-    offset: float | None = 0.0
-    """NeMo's: where the utterance begins in its recording."""
-
-
-def _of_manifest(source: Path) -> tuple[list[Path], list[str | None]]:
-    try:
-        lines = [line for line in source.read_bytes().splitlines() if line.strip()]
-        entries = [msgspec.json.decode(line, type=_Entry) for line in lines]
-    except (OSError, msgspec.DecodeError) as error:
-        raise ManifestError(f"{source} cannot be read as a manifest: {error}.") from error
-    if not entries:
-        raise ManifestError(f"{source} names no recording.")
-    for entry in entries:
-        check_whole(source, entry.audio_filepath, entry.offset)
-    return [source.parent / entry.audio_filepath for entry in entries], [entry.text for entry in entries]
 
 
 def generated_sound(sample_rate: int) -> Sound:

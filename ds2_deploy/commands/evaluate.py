@@ -52,11 +52,10 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""
-    from ds2_deploy.evaluation import Reference
     from ds2_deploy.evaluation import evaluate as run
     from ds2_deploy.files import atomic_path
+    from ds2_deploy.manifest import read_manifest
     from ds2_deploy.output.differences import write_html
-    from training.manifest import read_manifest
 
     if as_json and worst:
         raise typer.BadParameter("--worst does not go with --json: take --html for every error.")
@@ -64,7 +63,7 @@ def evaluate(
         search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
     utterances = read_manifest(manifest)
     recognizer = _open(model, backend, device, precision, search)
-    evaluation, scored, failures = run(recognizer, [Reference(u.path, u.text, u.speaker) for u in utterances])
+    evaluation, scored, failures = run(recognizer, utterances)
     for failure in failures:
         print_failure(failure)
     if warning := evaluation.warning():
@@ -80,7 +79,6 @@ def evaluate(
 
 
 def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int, breakdown: bool) -> None:
-    from ds2_deploy.evaluation import counted
     from ds2_deploy.output import differences
     from ds2_deploy.text.languages import language_named
 
@@ -92,7 +90,7 @@ def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int,
             print_columns((name, *differences.group_columns(language)), rows)
     shown = differences.for_terminal if sys.stdout.isatty() else differences.for_pipe
     for s in differences.worst(scored, worst, language):
-        wrong, units = counted(s.errors, language)
+        wrong, units = s.errors.counted(language.metric)
         found = shown(differences.differences(s, language), language.joint)
         typer.echo(f"\n{s.reference.path}: {wrong} of {units} {language.unit}\n  {found}")
 

@@ -76,7 +76,7 @@ def _sentences(source: Path, language: str, alphabet: "Alphabet") -> tuple[list[
 def _texts(source: Path) -> list[str]:
     from ds2_deploy.errors import ManifestError
     from ds2_deploy.files import read_text
-    from training.manifest import read_texts
+    from ds2_deploy.manifest import read_texts
 
     if source.suffix == ".jsonl":
         return read_texts(source)

@@ -36,13 +36,13 @@ def lm_tune(
     from ds2_deploy.commands.common import print_failure
     from ds2_deploy.decoding import LM_FOLDER
     from ds2_deploy.errors import LanguageModelError
+    from ds2_deploy.manifest import read_manifest
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.output.progress import progress_bar
     from ds2_deploy.runtime import open_backend
     from ds2_deploy.runtime.devices import cpu_cores
     from ds2_deploy.text.languages import spelling
     from training.lm_tune import check, hear, tune
-    from training.manifest import read_manifest
 
     _check_name(manifest)
     folder = open_model(model)

@@ -98,9 +98,9 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "li
 
 def _recordings(manifest: Path, folder: "ModelFolder") -> "list[Recording]":
     from ds2_deploy.audio.load import load_audio
+    from ds2_deploy.manifest import read_manifest
     from ds2_deploy.text.languages import spelling
     from export.parity import Recording
-    from training.manifest import read_manifest
 
     rate, language = folder.metadata.feature.sample_rate, folder.metadata.language
     return [

@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from ds2_deploy.evaluation import Evaluation, Group, Scored, counted, rate
+from ds2_deploy.evaluation import Evaluation, Group, Scored
 from ds2_deploy.metrics import align_tokens
 from ds2_deploy.text.languages import Language, language_named
 
@@ -64,9 +64,9 @@ def worst(scored: Sequence[Scored], most: int, language: Language) -> list[Score
     """The recordings with errors, most wrong words, or characters, first."""
 
     def order(s: Scored) -> tuple[int, float, str]:
-        return -counted(s.errors, language)[0], -rate(s.errors, language), str(s.reference.path)
+        return -s.errors.counted(language.metric)[0], -s.errors.rate(language.metric), str(s.reference.path)
 
-    return sorted((s for s in scored if counted(s.errors, language)[0]), key=order)[:most]
+    return sorted((s for s in scored if s.errors.rate(language.metric)), key=order)[:most]
 
 
 STYLE = """
@@ -87,7 +87,8 @@ def write_html(path: Path, title: str, evaluation: Evaluation, scored: Sequence[
             rows = (group_row(group, language) for group in groups)
             sections.append(_table((name, *group_columns(language)), rows))
     wrong = [
-        f"<tr><td>{html.escape(s.reference.path.name)}</td><td>{'/'.join(map(str, counted(s.errors, language)))}</td>"
+        f"<tr><td>{html.escape(s.reference.path.name)}</td>"
+        f"<td>{'/'.join(map(str, s.errors.counted(language.metric)))}</td>"
         f'<td class="text">{_html(differences(s, language), language.joint)}</td></tr>'
         for s in worst(scored, len(scored), language)
     ]
@@ -105,13 +106,17 @@ def write_html(path: Path, title: str, evaluation: Evaluation, scored: Sequence[
 
 def group_columns(language: Language) -> tuple[str, ...]:
     """The language's own error rate, then the other."""
-    return "recordings", language.metric, f"{language.unit} wrong", "WER" if language.metric == "CER" else "CER"
+    return "recordings", language.metric, f"{language.unit} wrong", _other_rate(language)
 
 
 def group_row(group: Group, language: Language) -> tuple[str, ...]:
-    rates = (group.wer, group.cer) if language.joint else (group.cer, group.wer)
-    wrong = "{} of {}".format(*counted(group, language))
-    return group.name, str(group.utterances), f"{rates[0]:.2%}", wrong, f"{rates[1]:.2%}"
+    own, other = (f"{group.errors.rate(metric):.2%}" for metric in (language.metric, _other_rate(language)))
+    wrong = "{} of {}".format(*group.errors.counted(language.metric))
+    return group.name, str(group.utterances), own, wrong, other
+
+
+def _other_rate(language: Language) -> str:
+    return "WER" if language.metric == "CER" else "CER"
 
 
 def _html(found: Iterable[Difference], joint: str) -> str:

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
-from ds2_deploy.audio.find import find_recordings
+from ds2_deploy.audio.find import recording_files
 from ds2_deploy.errors import AudioNotFoundError, ManifestError
 
 
@@ -93,11 +93,10 @@ def lines_of(path: Path) -> Iterator[tuple[int, str]]:
 
 def audio_files(folder: Path, *, recursive: bool = True) -> list[Path]:
     """The recordings of a folder by name, none where it holds none; AudioError where one below cannot be read."""
-    recordings, errors = find_recordings([str(folder)], recursive=recursive)
-    for error in errors:
-        if not isinstance(error, AudioNotFoundError):
-            raise error
-    return [Path(str(recording.source)) for recording in recordings]
+    try:
+        return recording_files(folder, recursive=recursive)
+    except AudioNotFoundError:
+        return []
 
 
 def audio_by_stem(folder: Path, *, recursive: bool = True) -> dict[str, Path]:

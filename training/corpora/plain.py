@@ -10,8 +10,8 @@ from typing import Any
 
 from ds2_deploy.audio.find import files_below
 from ds2_deploy.errors import ManifestError
+from ds2_deploy.manifest import speaker_name
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason, audio_files, lines_of, readable
-from training.manifest import speaker_name
 
 TRANSCRIPT_SUFFIXES = (".txt", ".lab")
 TABLES = ("transcripts.txt", "transcripts.tsv", "transcripts.csv", "metadata.csv", "metadata.tsv")

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import soundfile
 
 from ds2_deploy.audio.load import load_audio
+from ds2_deploy.manifest import read_texts
 from training.corpora.build import write_manifest
 from training.corpora.check import Utterance
-from training.manifest import read_texts
 from training.synthetic.texts import Texts, spoken
 from training.synthetic.voices import SHARES, Task, check_installed, speak
 

@@ -19,14 +19,14 @@ import soundfile
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.alignment import best_path
 from ds2_deploy.errors import AlignmentError
+from ds2_deploy.manifest import Utterance as Known
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import load_model
 from ds2_deploy.runtime.protocol import Backend, run_alone
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from training.corpora.build import write_manifest
 from training.corpora.check import Utterance
-from training.manifest import Utterance as Known
-from training.manifest import read_manifest
 
 RUN = (0.5, 0.3, 0.2)
 """How often one, two and three words stay together as they were said."""
