@@ -57,7 +57,7 @@ def export_model(
         changed = model.metadata.with_windows(window, window_context, source)
         model = Checkpoint(metadata=changed, weights=model.state_dict()).model()
     metadata = model.metadata
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, METADATA_FILE) as folder:
         (folder / METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")
         (folder / "tokens.txt").write_text(metadata.alphabet.to_lines(), encoding="utf-8")
         save_weights(model, folder / WEIGHTS_FILE)
