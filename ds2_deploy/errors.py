@@ -78,7 +78,7 @@ class OverloadError(DS2Error, RuntimeError):
 
 
 class EngineError(DS2Error, RuntimeError):
-    """A TensorRT engine cannot be built."""
+    """A TensorRT engine cannot be built, read or loaded."""
 
 
 class TrainingError(DS2Error, RuntimeError):

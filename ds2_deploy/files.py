@@ -1,4 +1,5 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Files and folders. Written whole or not at all: under a temporary name, then renamed. Held by one process at a time.
+And what they are: file, folder or pipe, readable, text, their hash."""
 
 import errno
 import hashlib
@@ -63,11 +64,11 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(path: Path, *, marker: str = "metadata.json") -> Iterator[Path]:
+def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; it takes the place of `path` on success only.
 
     An existing folder stays untouched until the new one is complete. Only an empty folder or one with the file
-    `marker` in it is replaced at all: a mistyped path must not cost anybody's files.
+    `marker` in it, by which its kind is known, is replaced at all: a mistyped path must not cost anybody's files.
     """
     with _reported(path):
         path = Path(os.path.realpath(path))  # through links, and `.` has a name then

@@ -65,7 +65,7 @@ def export_model(
     if window is not None or window_context is not None:
         checkpoint = replace(checkpoint, metadata=checkpoint.metadata.with_windows(window, window_context, source))
     model, metadata = checkpoint.model(), checkpoint.metadata
-    with atomic_folder(out) as folder:
+    with atomic_folder(out, METADATA_FILE) as folder:
         (folder / METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")
         (folder / "tokens.txt").write_text(metadata.alphabet.to_lines(), encoding="utf-8")
         save_weights(model, folder / WEIGHTS_FILE)

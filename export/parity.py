@@ -29,6 +29,9 @@ MIN_EQUAL_ARGMAX = 0.999
 TIE = 0.05
 """Nats between the reference's two best labels below which it is undecided and either one counts as the same."""
 
+SIZES = (1, 3, 8)
+"""Of batches, the last for all that follow."""
+
 
 class Recording(NamedTuple):
     name: str
@@ -101,9 +104,9 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
         return ", ".join(f"{d.backend} {d.precision} {d.told()}" for d in self.differences if not d.passed)
 
 
-def probe_recordings(metadata: ModelMetadata, *, seed: int = 0) -> list[Recording]:
+def probe_recordings(metadata: ModelMetadata) -> list[Recording]:
     """Signals that need no files: voices-like pulses, noise, silence, near silence, telephone band, the shortest."""
-    rate, rng = metadata.feature.sample_rate, np.random.default_rng(seed)
+    rate, rng = metadata.feature.sample_rate, np.random.default_rng(0)
 
     def voice(seconds: float) -> npt.NDArray[np.float64]:
         t = np.arange(round(seconds * rate)) / rate
@@ -130,11 +133,11 @@ def probe_recordings(metadata: ModelMetadata, *, seed: int = 0) -> list[Recordin
     return [Recording(name, samples.astype(np.float32)) for name, samples in signals.items()]
 
 
-def batches_of(recordings: Sequence[Recording], sizes: Sequence[int] = (1, 3, 8)) -> list[list[Recording]]:
+def batches_of(recordings: Sequence[Recording]) -> list[list[Recording]]:
     """Batches of growing size until every recording has been in one, long and short ones mixed."""
     batches, start = [], 0
     for i in range(len(recordings)):
-        size = sizes[min(i, len(sizes) - 1)]
+        size = SIZES[min(i, len(SIZES) - 1)]
         if start < len(recordings):
             batches.append(list(recordings[start : start + size]))
         start += size

@@ -27,7 +27,8 @@ from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError, InferenceError, LanguageModelError
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
-from training.ngram import BEGIN, END, UNKNOWN, NGramModel, estimate
+from tests.ngram_truth import sentence_score
+from training.ngram import NGramModel, estimate
 
 pytest.importorskip("pyctcdecode")
 
@@ -91,12 +92,6 @@ def best_first(truth: dict[str, Any]) -> list[tuple[str, Any]]:
 
 def units(text: str, alphabet: Alphabet) -> list[str]:
     return alphabet.tokens(text) if alphabet.separator or alphabet.boundary is None else text.split()
-
-
-def sentence_score(model: NGramModel, words: list[str]) -> float:
-    known = [word if (word,) in model.probabilities[0] else UNKNOWN for word in words]
-    padded = [BEGIN, *known, END]
-    return sum(math.log(model.probability(padded[:i], padded[i])) for i in range(1, len(padded)))
 
 
 @pytest.mark.parametrize("alphabet", [LETTERS, CHARACTERS, PHONEMES], ids=["words", "characters", "phonemes"])

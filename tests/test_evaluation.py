@@ -64,11 +64,11 @@ def test_an_alignment_has_as_many_errors_as_the_edit_distance_and_everything_in_
 )
 def test_kinds_and_differences(reference: str, hypothesis: str, kinds: tuple[int, int, int], shown: str) -> None:
     assert Kinds.between(reference.split(), hypothesis.split()) == kinds
-    assert for_pipe(differences(scored("1", reference, hypothesis), ENGLISH)) == shown
+    assert for_pipe(differences(scored("1", reference, hypothesis), ENGLISH), " ") == shown
 
 
 def test_a_terminal_sees_colours() -> None:
-    assert for_terminal(differences(scored("1", "a b", "a c"), ENGLISH)) == "a \x1b[31;9mb\x1b[0m \x1b[32mc\x1b[0m"
+    assert for_terminal(differences(scored("1", "a b", "a c"), ENGLISH), " ") == "a \x1b[31;9mb\x1b[0m \x1b[32mc\x1b[0m"
 
 
 def test_the_worst_come_first_and_right_ones_not_at_all() -> None:

@@ -60,7 +60,7 @@ def save(model, path):
 @pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names))
 def test_onnx_batches_equal_pytorch_utterances_alone(exported, names):
     model, folder, _ = exported(names)
-    recordings = [r.samples for r in probe_recordings(model.metadata, seed=5)]
+    recordings = [r.samples for r in probe_recordings(model.metadata)]
     rng = np.random.default_rng(2)
     recordings += [0.1 * rng.standard_normal(n).astype(np.float32) for n in (1, 641, 5000, 12345)]
     ours = OrtBackend(open_model(folder), device="cpu", threads=1)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from ds2_deploy.errors import ModelNotFoundError, OutputError
 from ds2_deploy.files import alone_with, atomic_folder, atomic_path, sha256
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
+model_folder = partial(atomic_folder, marker="metadata.json")
 
 
 def tree(folder: Path) -> dict[str, str | None]:
@@ -40,7 +42,7 @@ def write_and_fail(path: Path, failure: BaseException) -> None:
 
 
 def write_model_and_fail(path: Path, failure: BaseException) -> None:
-    with atomic_folder(path) as temporary:
+    with model_folder(path) as temporary:
         write_model(temporary, "half")
         raise failure
 
@@ -165,7 +167,7 @@ def test_a_write_that_the_system_cuts_short_leaves_nothing(tmp_path: Path) -> No
     refused = pytest.raises(OutputError, match=r"^Cannot write .*out: File too large\.$")
     with refused, largest_file(1000), atomic_path(tmp_path / "out") as temporary:
         temporary.write_bytes(bytes(5000))
-    with refused, largest_file(1000), atomic_folder(tmp_path / "out") as temporary:
+    with refused, largest_file(1000), model_folder(tmp_path / "out") as temporary:
         (temporary / "model.onnx").write_bytes(bytes(5000))
     assert tree(tmp_path) == {}
 
@@ -175,7 +177,7 @@ def test_an_error_without_a_reason_of_the_system_keeps_its_own_words(tmp_path: P
         raise OSError("the encoder gave up")
 
 
-@pytest.mark.parametrize("writer", [atomic_path, atomic_folder])
+@pytest.mark.parametrize("writer", [atomic_path, model_folder])
 @pytest.mark.parametrize("below", ["out", "deep/out", "very/deep/out"])
 def test_a_file_in_the_way_of_a_folder(tmp_path: Path, writer: Writer, below: str) -> None:
     """Permission bits do not stop root; a regular file in the path stops everybody."""
@@ -187,7 +189,7 @@ def test_a_file_in_the_way_of_a_folder(tmp_path: Path, writer: Writer, below: st
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs Linux's /proc, which nobody can write to")
-@pytest.mark.parametrize("writer", [atomic_path, atomic_folder])
+@pytest.mark.parametrize("writer", [atomic_path, model_folder])
 def test_a_place_where_nobody_can_write(writer: Writer) -> None:
     refused = pytest.raises(OutputError, match=r"^Cannot write /proc/ds2-test: .+\.$")
     with refused, writer(Path("/proc/ds2-test")) as temporary:
@@ -203,7 +205,7 @@ def test_a_folder_where_the_file_should_go(tmp_path: Path) -> None:
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
     path = tmp_path / "new" / "model"
-    with atomic_folder(path) as temporary:
+    with model_folder(path) as temporary:
         write_model(temporary, "1")
         assert not path.exists()
     files = {"model/metadata.json": "1", "model/engines/a.plan": "1"}
@@ -216,7 +218,7 @@ def test_a_model_folder_is_replaced_as_a_whole_at_the_end(tmp_path: Path) -> Non
     path.mkdir()
     write_model(path, "old")
     (path / "stale").write_text("old")
-    with atomic_folder(path) as temporary:
+    with model_folder(path) as temporary:
         (temporary / "metadata.json").write_text("new")
         assert (path / "metadata.json").read_text() == "old"
     assert tree(tmp_path) == {"model": None, "model/metadata.json": "new"}
@@ -256,7 +258,7 @@ def test_an_interrupt_between_two_folders_loses_neither(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", interrupted)
-    with pytest.raises(KeyboardInterrupt), atomic_folder(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), model_folder(path) as temporary:
         write_model(temporary, "new")
     assert [item.name for item in tmp_path.iterdir()] == ["model"]
     assert (path / "metadata.json").read_text() == left
@@ -266,7 +268,7 @@ def test_leftovers_of_a_killed_process_do_not_stop_the_next(tmp_path: Path) -> N
     for name in ("model", ".model.old", ".model.abcdefgh.old"):
         (tmp_path / name).mkdir()
         write_model(tmp_path / name, "old")
-    with atomic_folder(tmp_path / "model") as temporary:
+    with model_folder(tmp_path / "model") as temporary:
         write_model(temporary, "new")
     assert (tmp_path / "model" / "metadata.json").read_text() == "new"
 
@@ -277,7 +279,7 @@ def test_somebody_elses_folder_or_file_is_not_replaced(tmp_path: Path) -> None:
     (home / "thesis.tex").write_text("years of work")
     for path in (home, home / "thesis.tex"):
         refused = pytest.raises(OutputError, match=r"holds no metadata\.json; remove it or choose another path")
-        with refused, atomic_folder(path):
+        with refused, model_folder(path):
             pytest.fail("the body must not run")
     assert tree(tmp_path) == {"home": None, "home/thesis.tex": "years of work"}
 
@@ -285,7 +287,7 @@ def test_somebody_elses_folder_or_file_is_not_replaced(tmp_path: Path) -> None:
 def test_an_empty_folder_is_filled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
-    with atomic_folder(Path("out")) as temporary:
+    with model_folder(Path("out")) as temporary:
         (temporary / "metadata.json").write_text("1")
     assert tree(tmp_path) == {"out": None, "out/metadata.json": "1"}
 
@@ -294,7 +296,7 @@ def test_the_target_of_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> 
     (tmp_path / "v1").mkdir()
     write_model(tmp_path / "v1", "old")
     (tmp_path / "current").symlink_to("v1")
-    with atomic_folder(tmp_path / "current") as temporary:
+    with model_folder(tmp_path / "current") as temporary:
         (temporary / "metadata.json").write_text("new")
     assert (tmp_path / "current").is_symlink()
     assert (tmp_path / "v1" / "metadata.json").read_text() == "new"

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from ds2_deploy.audio.load import load_audio
-from ds2_deploy.errors import ConfigError
+from ds2_deploy.errors import ConfigError, OutputError
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.model_folder import open_model
@@ -124,6 +124,15 @@ def test_noises_are_all_there_or_none(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         write_noises(tmp_path / "noise", 1, 5)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_noise_is_replaced_by_noise_and_nothing_else_is(tmp_path: Path) -> None:
+    for _ in range(2):
+        write_noises(tmp_path / "noise", 1, 5)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/metadata.json").write_text("{}")
+    with pytest.raises(OutputError, match=r"holds no white-00\.flac"):
+        write_noises(tmp_path / "model", 1, 5)
 
 
 def test_speech_loses_the_synthesizers_silence() -> None:

@@ -20,6 +20,8 @@ from ds2_deploy.manifest import Line, Utterance, lines, parse
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
+from training.labels import characters_of, known_alphabet
+from training.recipe import Recipe
 
 LOOKED_FOR = 10_000
 """Recordings of a corpus that are looked for before the training starts, evenly spread: a network drive needs
@@ -104,6 +106,31 @@ class Survey(NamedTuple):
     """Utterances left out because they are too short for their text."""
 
 
+def corpora(
+    recipe: Recipe, train_manifests: Sequence[Path], valid_manifests: Sequence[Path], say: Callable[[str], None]
+) -> tuple[Corpus, Corpus, Alphabet]:
+    """What to learn from, what to validate on, and their labels; says what is left out, and why."""
+    known = known_alphabet(recipe.alphabet, recipe.language)
+    learnt = survey(train_manifests, recipe.language, known, ctc_fits(recipe.feature, recipe.model))
+    validated = survey(valid_manifests, recipe.language, known)
+    alphabet = known or characters_of(learnt.tokens | validated.tokens)
+    for found in (learnt, validated):
+        check_labels(found, alphabet)
+        _say_what_is_left_out(found, say)
+    return learnt.corpus, validated.corpus, alphabet
+
+
+def _say_what_is_left_out(found: Survey, say: Callable[[str], None]) -> None:
+    total = len(found.corpus) + found.unspoken + found.short
+    if found.unspoken:
+        say(f"Left out {found.unspoken} of {total} utterances; the first: {found.first_unspoken}")
+    if found.short:
+        say(
+            f"Left out {found.short} of {total} training utterances: too short for their text (CTC needs a frame per "
+            "label)."
+        )
+
+
 def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, fits: Fits | None = None) -> Survey:
     """Read manifests to the end; ManifestError names the line that is wrong, or recordings that are missing.
 
@@ -116,14 +143,14 @@ def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, 
     found = _Findings()
     for manifest in manifests:
         before = found.lines
-        for offset, _, duration_s, text in _spelled(manifest, language, found):
+        for offset, line, text in _spelled(manifest, language, found):
             tokens = tokens_of(text)
-            if fits is not None and not fits(duration_s, tokens):
+            if fits is not None and not fits(line.duration, tokens):
                 found.short += 1
                 continue
             found.tokens.update(tokens)
             offsets.append(offset)
-            durations_s.append(duration_s)
+            durations_s.append(line.duration)
         if found.lines == before:
             raise ManifestError(f"The manifest {manifest} holds no utterance.")
         ends.append(len(offsets))
@@ -147,8 +174,8 @@ class _Findings:
         return f"No transcript can be spelled in {language!r}; the first: {self.first_unspoken}"
 
 
-def _spelled(manifest: Path, language: str, found: _Findings) -> Iterator[tuple[int, Line, float, str]]:
-    """Offset, line, seconds and spelled text of what the language can spell."""
+def _spelled(manifest: Path, language: str, found: _Findings) -> Iterator[tuple[int, Line, str]]:
+    """Offset, line and spelled text of what the language can spell."""
     spell = language_named(language).normalize
     for offset, line in lines(manifest, Line):
         found.lines += 1
@@ -159,7 +186,7 @@ def _spelled(manifest: Path, language: str, found: _Findings) -> Iterator[tuple[
             found.first_unspoken = found.first_unspoken or str(error)
             found.unspoken += 1
             continue
-        yield offset, line, line.duration, text
+        yield offset, line, text
 
 
 def _look_for_recordings(corpus: Corpus) -> None:

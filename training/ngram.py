@@ -30,28 +30,6 @@ class NGramModel(NamedTuple):
     backoffs: dict[Gram, float]
     """gamma(h) of each context that something follows; one where it is missing."""
 
-    def probability(self, history: Sequence[str], word: str) -> float:
-        """P(word | history), of which the last `order` - 1 words count."""
-        context = tuple(history)[max(len(history) - self.order + 1, 0) :]
-        weight = 1.0
-        for start in range(len(context) + 1):
-            gram = (*context[start:], word)
-            if (found := self.probabilities[len(gram) - 1].get(gram)) is not None:
-                return weight * found
-            weight *= self.backoffs.get(context[start:], 1.0)
-        return weight * self.probabilities[0][UNKNOWN,]
-
-    def perplexity(self, sentences: Iterable[Sequence[str]]) -> float:
-        """Per word, ends of sentences included, unknown words as <unk>."""
-        total, count = 0.0, 0
-        for sentence in sentences:
-            known = [word if (word,) in self.probabilities[0] else UNKNOWN for word in sentence]
-            words = [BEGIN, *known, END]
-            for i in range(1, len(words)):
-                total -= math.log(self.probability(words[:i], words[i]))
-                count += 1
-        return math.exp(total / count)
-
     def write(self, out: TextIO) -> None:
         """The ARPA format, which KenLM and others read: logarithms of ten."""
         out.write("\\data\\\n")

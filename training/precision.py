@@ -57,7 +57,7 @@ def is_scaled(precision: str, device: torch.device) -> bool:
 
 
 def log_probs(model: DeepSpeech2, audio: Tensor, lengths: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-    """What `model` makes of audio (B, N): (B, T, V) in float32, of which `frames` (B,) are a recording's."""
+    """What `model` makes of audio (B, S): (B, T, V) in float32, of which `frames` (B,) are a recording's."""
     features, frames = model.frontend(audio, lengths)
     dtype = AUTOCAST[precision]
     with torch.autocast(features.device.type, dtype=dtype, enabled=dtype is not None):

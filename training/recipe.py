@@ -1,6 +1,5 @@
 """Recipe: everything that decides a training, in one TOML file."""
 
-import math
 import re
 import tomllib
 from difflib import get_close_matches
@@ -12,10 +11,23 @@ import msgspec
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.model.config import ModelConfig
+from ds2_deploy.ranges import (
+    DROPOUT,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    SHARE,
+    Range,
+    at_least,
+    between,
+    check_ranges,
+)
 from ds2_deploy.text.alphabet import Alphabet
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_WORKERS = 64  # each is a process of a quarter of a gigabyte
+SEED = Range(lambda x: 0 <= x < 2**63, "between 0 and 2^63 - 1")
+MASK = Range(lambda x: 0 <= x < 10_000, "at least 0 and below 10000")
 
 
 class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,33 +85,27 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     feature_noise_deviation: float = 0.1
 
     def __post_init__(self) -> None:
-        for name in (
-            "noise_probability", "reverb_probability", "telephone_probability", "silence_probability",
-            "joined_probability", "feature_noise_probability",
-        ):  # fmt: skip
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"augment.{name} is {getattr(self, name)}: it must be between 0 and 1")
+        check_ranges(
+            self, "augment.",
+            time_masks=MASK, time_mask_frames=MASK, time_mask_share=MASK,
+            frequency_masks=MASK, frequency_mask_bins=MASK,
+            noise_probability=SHARE, reverb_probability=SHARE, telephone_probability=SHARE, silence_probability=SHARE,
+            joined_probability=SHARE, joined=between(1, 100), consistency=NOT_NEGATIVE,
+            feature_noise_probability=SHARE, feature_noise_deviation=NOT_NEGATIVE,
+        )  # fmt: skip
         if self.noise_probability and not self.noise:
             raise ValueError("augment.noise is empty: noise_probability needs a folder or a manifest of noise")
         if self.reverb_probability and not self.reverb:
             raise ValueError('augment.reverb is empty: reverb_probability needs "simulated", a folder or a manifest')
-        if not 0 <= self.consistency < math.inf:
-            raise ValueError(f"augment.consistency is {self.consistency}: it must not be negative, and finite")
         for name, least, most in (
-            ("snr_db", -50, 100), ("reverb_s", 0.01, 5), ("silence_s", 0, 60), ("pause_s", 0.05, 60),
+            ("gain_db", -100, 100), ("snr_db", -50, 100),
+            ("reverb_s", 0.01, 5), ("silence_s", 0, 60), ("pause_s", 0.05, 60),
         ):  # fmt: skip
             low, high = getattr(self, name)
             if not least <= low <= high <= most:
                 raise ValueError(
                     f"augment.{name} is {(low, high)}: it is the lowest and the highest, within {least} and {most}"
                 )
-        if not 1 <= self.joined <= 100:
-            raise ValueError(f"augment.joined is {self.joined}: it must be between 1 and 100")
-        if not 0 <= self.feature_noise_deviation < math.inf:
-            raise ValueError(
-                f"augment.feature_noise_deviation is {self.feature_noise_deviation}: it must not be negative, "
-                "and finite"
-            )
         for size, context in self.windows:
             if min(size, context) < 1 and (size, context) != (0, 0):
                 raise ValueError(
@@ -107,14 +113,6 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 )
         if not self.speeds or not all(0.25 <= speed <= 4 for speed in self.speeds):
             raise ValueError(f"augment.speeds is {self.speeds}: it needs at least one factor, each between 0.25 and 4")
-        lowest, highest = self.gain_db
-        if not -100 <= lowest <= highest <= 100:
-            raise ValueError(f"augment.gain_db is {self.gain_db}: it is the lowest and the highest, within 100 dB of 0")
-        for name in ("time_masks", "time_mask_frames", "time_mask_share", "frequency_masks", "frequency_mask_bins"):
-            if not 0 <= getattr(self, name) < 10_000:
-                raise ValueError(
-                    f"augment.{name} is {getattr(self, name)}: it must not be negative, nor without bounds"
-                )
 
     @property
     def views(self) -> int:
@@ -135,10 +133,7 @@ class TeacherConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     future some of the sound it lacks. Its letters, and the times of words, come that much later."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"teacher.share is {self.share}: it must be above 0 and at most 1")
-        if not 0 <= self.later_frames <= 100:
-            raise ValueError(f"teacher.later_frames is {self.later_frames}: it must be between 0 and 100")
+        check_ranges(self, "teacher.", share=POSITIVE_SHARE, later_frames=between(0, 100))
         if self.later_frames and self.share == 1:
             raise ValueError(
                 "teacher.share is 1.0: with later_frames it must be below 1, since only CTC says what the first frames "
@@ -161,13 +156,11 @@ class OptimizerConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     clip_norm: float = 20.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"optimizer.weight_decay is {self.weight_decay}: it must not be negative, and finite")
-        if not 0 < self.momentum < 1:
-            raise ValueError(f"optimizer.momentum is {self.momentum}: it must be between 0 and 1")
-        for name in ("learning_rate", "clip_norm"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"optimizer.{name} is {getattr(self, name)}: it must be positive and finite")
+        check_ranges(
+            self, "optimizer.",
+            learning_rate=POSITIVE, momentum=Range(lambda x: 0 < x < 1, "above 0 and below 1"),
+            weight_decay=NOT_NEGATIVE, clip_norm=POSITIVE,
+        )  # fmt: skip
 
 
 class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -184,14 +177,7 @@ class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Of `plateau`: epochs without a better validation result before the rate falls."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup <= 1:
-            raise ValueError(f"schedule.warmup is {self.warmup}: it is a share of all steps, between 0 and 1")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"schedule.decay is {self.decay}: it must be above 0 and at most 1")
-        if not 0 < self.power < math.inf:
-            raise ValueError(f"schedule.power is {self.power}: it must be positive and finite")
-        if self.patience < 0:
-            raise ValueError(f"schedule.patience is {self.patience}: it must not be negative")
+        check_ranges(self, "schedule.", warmup=SHARE, decay=POSITIVE_SHARE, power=POSITIVE, patience=at_least(0))
 
 
 class SelectionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -205,10 +191,7 @@ class SelectionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     """Stop after this many epochs without a better one; None: never."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.keep <= 100:
-            raise ValueError(f"selection.keep is {self.keep}: it must be between 1 and 100")
-        if self.patience is not None and self.patience < 1:
-            raise ValueError(f"selection.patience is {self.patience}: it must be at least 1")
+        check_ranges(self, "selection.", keep=between(1, 100), patience=at_least(1))
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -255,21 +238,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     selection: SelectionConfig = SelectionConfig()
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("batch_seconds", "checkpoint_minutes"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} is {value}: it must be positive and finite")
-        if self.dropout_from is not None and not 0 <= self.dropout_from < 1:
-            raise ValueError(f"dropout_from is {self.dropout_from}: it must be in [0, 1)")
-        if not 0 <= self.norm_frozen_from <= 1:
-            raise ValueError(f"norm_frozen_from is {self.norm_frozen_from}: it must be between 0 and 1")
-        if not 0 <= self.workers <= MAX_WORKERS:
-            raise ValueError(f"workers is {self.workers}: it must be between 0 and {MAX_WORKERS}")
-        if not 0 <= self.seed < 2**63:
-            raise ValueError(f"seed is {self.seed}: it must be between 0 and 2^63 - 1")
+        check_ranges(
+            self, "",
+            epochs=at_least(1), batch_size=at_least(1), batch_seconds=POSITIVE, accumulate=at_least(1),
+            dropout_from=DROPOUT, norm_frozen_from=SHARE, checkpoint_minutes=POSITIVE, seed=SEED,
+            workers=between(0, MAX_WORKERS),
+        )  # fmt: skip
         if self.augment.windows and not self.model.window:
             raise ValueError(
                 "augment.windows is for a network whose backward direction goes by windows: set model.window and "

@@ -5,7 +5,6 @@ import itertools
 import math
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch import Tensor
 
 import ds2_deploy
 from ds2_deploy.audio.features import FeatureStatistics
-from ds2_deploy.errors import ConfigError, TrainingError
+from ds2_deploy.errors import TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, open_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
@@ -25,20 +24,20 @@ from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
 from ds2_deploy.model.norm import freeze_norm
 from ds2_deploy.text.alphabet import Alphabet
-from training.corpus import Corpus, Survey, check_labels, ctc_fits, survey
+from training.corpus import corpora
 from training.data import Batch, Speech, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
-from training.labels import characters_of, known_alphabet
 from training.learner import Learner
 from training.precision import allow_tf32
 from training.recipe import Recipe
 from training.report import Reporter
+from training.resume import check_beginning, check_same
 from training.run_folder import RunFolder
 from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
 from training.teacher import Teacher
 from training.validation import Validation, validate
-from training.weights import load_into
+from training.weights import check_norm, load_into
 
 LISTENS = "Listening to the training set for the statistics of its features."
 COLLAPSED = 0.999
@@ -49,9 +48,6 @@ CLOCK_STEPS = 10
 """Optimizer steps between looks at the clock, which all processes must agree on."""
 DIVERGED = "had no finite gradient"
 """By this the error of a training that can learn no more is told from others."""
-MAY_CHANGE = ("epochs", "workers", "checkpoint_minutes", "name")
-"""What a resumed training need not have of its recipe; nor the precision, unless one of them is fp16, which needs its
-scale of losses."""
 
 
 @dataclass(kw_only=True)
@@ -101,8 +97,7 @@ def train(
 ) -> None:
     """Train `recipe` and leave best.pt, last.pt and log.jsonl in the folder `out` (training/run_folder.py)."""
     folder = RunFolder(out)
-    if resume and init_from:
-        raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
+    check_beginning(resume, init_from)
     if not resume:
         folder.check_free()
     allow_tf32(recipe.precision == "tf32")
@@ -156,15 +151,13 @@ class Training:
         """Utterances of the first epoch that are not as long as their manifest says."""
 
         # --- what to learn from ---------------------------------------------------------------------------------
-        self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter)
+        self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter.say)
         self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
         checkpoint = load_checkpoint(folder.last) if resume else open_checkpoint(init_from) if init_from else None
         self.teacher = Teacher.of(recipe, alphabet)
         if not checkpoint:
-            _check_norm(recipe)
-        self.metadata = _metadata(
-            recipe, alphabet, train_manifests, self.train_set, self.statistics(checkpoint), checkpoint, self.teacher
-        )
+            check_norm(recipe)
+        self.metadata = self.described(alphabet, train_manifests, checkpoint)
 
         # --- what learns ----------------------------------------------------------------------------------------
         torch.manual_seed(recipe.seed)
@@ -181,14 +174,11 @@ class Training:
         if checkpoint:
             load_into(self.model, checkpoint, folder.last if resume else init_from, resume)
         if checkpoint and resume:
-            _check_recipe(recipe, checkpoint.training["recipe"], folder.path)
-            for corpus, name in ((self.train_set, "corpus"), (self.valid_set, "valid_corpus")):
-                _check_corpus(corpus, checkpoint.training.get(name), folder.path)
-            _check_teacher(self.teacher, checkpoint.training.get("teacher"), folder.path)
-            self.learner.load_state_dict(checkpoint.training["learner"])
-            self.position = Position(**checkpoint.training["position"])
+            saved = checkpoint.training
+            self.position = Position(**saved["position"])
             self.sampler.epoch = self.position.epoch + 1
-            _check_batches(self.sampler, self.position, checkpoint.training.get("batches"), folder.path)
+            check_same(saved, folder.path, recipe, self.train_set, self.valid_set, self.teacher, self.sampler)
+            self.learner.load_state_dict(saved["learner"])
 
         # --- how it is read -------------------------------------------------------------------------------------
         datasets = [
@@ -207,6 +197,28 @@ class Training:
             return known
         self.reporter.say(LISTENS)
         return feature_statistics(self.train_set, feature, self.processes)
+
+    def described(self, alphabet: Alphabet, manifests: list[Path], checkpoint: Checkpoint | None) -> ModelMetadata:
+        """What the model will say about itself; it has learnt from what checkpoint and teacher learnt from, too."""
+        recipe = self.recipe
+        earlier = [one.metadata.provenance.train for one in (checkpoint, self.teacher and self.teacher.model) if one]
+        heard = [name for names in earlier for name in names]
+        heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
+        return ModelMetadata(
+            name=recipe.name,
+            language=recipe.language,
+            feature=recipe.feature,
+            statistics=self.statistics(checkpoint),
+            alphabet=alphabet,
+            model=recipe.model,
+            provenance=Provenance(
+                ds2_version=ds2_deploy.__version__,
+                recipe=recipe.name,
+                train=tuple(dict.fromkeys(heard)),
+                seed=recipe.seed,
+                audio_hours=round(self.train_set.distinct_hours, 3),
+            ),
+        )
 
     def run(self) -> None:
         """All epochs that are left; the best ones' average at the end, where several are kept."""
@@ -429,119 +441,6 @@ class Training:
         )
         if self.processes.main:
             self.checkpoint(result.errors.wer).without_training().save(self.folder.average)
-
-
-def corpora(
-    recipe: Recipe, train_manifests: list[Path], valid_manifests: list[Path], reporter: Reporter
-) -> tuple[Corpus, Corpus, Alphabet]:
-    """What to learn from, what to validate on, and their labels; says what is left out, and why."""
-    known = known_alphabet(recipe.alphabet, recipe.language)
-    fits = ctc_fits(recipe.feature, recipe.model)
-    learnt = survey(train_manifests, recipe.language, known, fits)
-    validated = survey(valid_manifests, recipe.language, known)
-    alphabet = known or characters_of(learnt.tokens | validated.tokens)
-    for found in (learnt, validated):
-        check_labels(found, alphabet)
-        _say_what_is_left_out(found, reporter)
-    return learnt.corpus, validated.corpus, alphabet
-
-
-def _say_what_is_left_out(found: Survey, reporter: Reporter) -> None:
-    total = len(found.corpus) + found.unspoken + found.short
-    if found.unspoken:
-        reporter.say(f"Left out {found.unspoken} of {total} utterances; the first: {found.first_unspoken}")
-    if found.short:
-        reporter.say(
-            f"Left out {found.short} of {total} training utterances: too short for their text (CTC needs a frame per "
-            "label)."
-        )
-
-
-def _metadata(
-    recipe: Recipe,
-    alphabet: Alphabet,
-    manifests: list[Path],
-    corpus: Corpus,
-    statistics: FeatureStatistics | None,
-    checkpoint: Checkpoint | None,
-    teacher: Teacher | None,
-) -> ModelMetadata:
-    """What the model will say about itself. It has learnt from what the checkpoint and the teacher learnt from, too."""
-    earlier = [one.metadata.provenance.train for one in (checkpoint, teacher and teacher.model) if one]
-    heard = [name for names in earlier for name in names]
-    heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
-    return ModelMetadata(
-        name=recipe.name,
-        language=recipe.language,
-        feature=recipe.feature,
-        statistics=statistics,
-        alphabet=alphabet,
-        model=recipe.model,
-        provenance=Provenance(
-            ds2_version=ds2_deploy.__version__,
-            recipe=recipe.name,
-            train=tuple(dict.fromkeys(heard)),
-            seed=recipe.seed,
-            audio_hours=round(corpus.distinct_hours, 3),
-        ),
-    )
-
-
-def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
-    """A resumed training goes on as it began, but for what MAY_CHANGE says.
-
-    A setting that recipes had not yet when it began counts as what it is by default.
-    """
-    now = msgspec.to_builtins(recipe)
-    with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
-        saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
-    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
-    changed = [key for key in now if now[key] != saved.get(key) and key not in may_change]
-    if changed:
-        key = changed[0]
-        raise ConfigError(
-            f"{out} was begun with another {key} ({saved.get(key)!r}, now {now[key]!r}): resume it with the recipe it "
-            "began with, or start anew with --init-from."
-        )
-
-
-def _check_corpus(corpus: Corpus, saved: str | None, out: Path) -> None:
-    """A resumed training goes on with the utterances it began with; `saved` is what a checkpoint knows of them."""
-    if saved is not None and saved != corpus.fingerprint:
-        raise ConfigError(
-            f"{out} was begun with other utterances than these {len(corpus)}: resume it with the manifests it began "
-            "with, for training and for validation, or start anew with --init-from."
-        )
-
-
-def _check_batches(sampler: BatchSampler, position: Position, saved: str | None, out: Path) -> None:
-    """An epoch that has begun goes on with its batches, lest some utterances come twice and others not at all.
-
-    With batch_seconds they depend on the number of processes, each of which has an utterance of every batch.
-    """
-    if position.batch and saved is not None and saved != sampler.fingerprint:
-        raise ConfigError(
-            f"{out} was stopped within epoch {position.epoch + 1}, whose batches are others now: start as many "
-            f"processes as before, not {sampler.processes.count}, until that epoch is over."
-        )
-
-
-def _check_norm(recipe: Recipe) -> None:
-    """Batch norm needs statistics from somewhere."""
-    if recipe.model.batch_norm and recipe.norm_frozen_from * recipe.epochs < 1:
-        raise ConfigError(
-            f"norm_frozen_from is {recipe.norm_frozen_from:g} and the weights are random, so batch norm would never "
-            "learn its statistics: begin with a model (--init-from), or raise norm_frozen_from."
-        )
-
-
-def _check_teacher(teacher: Teacher | None, saved: str | None, out: Path) -> None:
-    """A resumed training goes on with its teacher as it was; which one it is, the recipe says."""
-    if teacher and saved != teacher.fingerprint:
-        raise ConfigError(
-            f"{out} was begun when the teacher {teacher.config.model} was another one: resume it with that one at its "
-            "place, or start anew with --init-from."
-        )
 
 
 def _seed(*parts: int) -> int:

@@ -2,9 +2,8 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
@@ -43,6 +42,31 @@ class Validation:
         return {"wer": self.errors.wer, "cer": self.errors.cer, "loss": self.loss}[by]
 
 
+class Sums(NamedTuple):
+    """Over utterances; plain numbers, so that one tensor adds them up over processes."""
+
+    loss: float = 0.0
+    """Of those long enough for their text."""
+    short: float = 0
+    """Utterances that are not."""
+    blanks: float = 0
+    """Frames whose most probable label is the blank."""
+    frames: float = 0
+    output_length: float = 0
+    """Characters of the hypotheses."""
+    word_errors: float = 0
+    words: float = 0
+    character_errors: float = 0
+    characters: float = 0
+
+    def plus(self, other: "Sums") -> "Sums":
+        return Sums(*map(sum, zip(self, other, strict=True)))
+
+    @property
+    def errors(self) -> Errors:
+        return Errors(int(self.word_errors), int(self.words), int(self.character_errors), int(self.characters))
+
+
 @torch.no_grad()
 def validate(
     model: DeepSpeech2,
@@ -55,30 +79,32 @@ def validate(
     model.eval()
     decoder = GreedyDecoder(model.metadata.alphabet)
     blank, language = model.metadata.alphabet.blank, model.metadata.language
-    counts = np.zeros(9)
+    sums = Sums()
     samples: dict[int, tuple[str, str]] = {}
     for batch in checked(batches):
         moved = batch.to(processes.device)
         heard, lengths = log_probs(model, moved.audio, moved.lengths, precision)
         losses = ctc_losses(heard, lengths, moved, blank, zero_infinity=False)
         short = losses.isposinf()
-        counts[4] += float(losses[~short].sum())
-        counts[8] += int(short.sum())
+        sums = sums.plus(Sums(loss=float(losses[~short].sum()), short=int(short.sum())))
         rows = zip(heard.cpu().numpy(), lengths.tolist(), batch.indices.tolist(), strict=True)
         for row, length, index in rows:
             reference = utterances[index].text
             text = respelled(text_or_nothing(decoder, row[:length]), language)
-            counts[:4] += Errors.between(reference, text)
-            counts[5:8] += (int((row[:length].argmax(-1) == blank).sum()), length, len(text))
+            blanks = int((row[:length].argmax(-1) == blank).sum())
+            errors = Errors.between(reference, text)._asdict()
+            sums = sums.plus(Sums(blanks=blanks, frames=length, output_length=len(text), **errors))
             if index < SAMPLES:
                 samples[index] = (reference, text)
     samples = {index: sample for found in processes.gathered(samples) for index, sample in found.items()}
-    total = processes.sum(torch.from_numpy(counts).to(processes.device)).tolist()
+    added = torch.tensor(sums, dtype=torch.float64, device=processes.device)
+    total = Sums(*processes.sum(added).tolist())
+    count = len(utterances)
     return Validation(
-        loss=total[4] / (len(utterances) - total[8]) if total[8] < len(utterances) else math.inf,
-        short=int(total[8]),
-        errors=Errors(*map(int, total[:4])),
-        blank_rate=total[5] / max(total[6], 1),
-        output_length=total[7] / len(utterances),
+        loss=total.loss / (count - total.short) if total.short < count else math.inf,
+        short=int(total.short),
+        errors=total.errors,
+        blank_rate=total.blanks / max(total.frames, 1),
+        output_length=total.output_length / count,
         samples=tuple(samples[index] for index in sorted(samples)),
     )

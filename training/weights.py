@@ -8,14 +8,24 @@ import torch
 from torch import Tensor
 
 from ds2_deploy.audio.features import FeatureConfig
-from ds2_deploy.errors import ModelError
+from ds2_deploy.errors import ConfigError, ModelError
 from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from training.labels import transfer_output
+from training.recipe import Recipe
 
 LOOKAHEAD = "encoder.lookahead.conv.weight"
 """(H, 1, frames), the present frame first."""
+
+
+def check_norm(recipe: Recipe) -> None:
+    """Where weights begin at random, batch norm needs statistics from somewhere."""
+    if recipe.model.batch_norm and recipe.norm_frozen_from * recipe.epochs < 1:
+        raise ConfigError(
+            f"norm_frozen_from is {recipe.norm_frozen_from:g} and the weights are random, so batch norm would never "
+            "learn its statistics: begin with a model (--init-from), or raise norm_frozen_from."
+        )
 
 
 def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:

@@ -5,6 +5,8 @@ from typing import Literal
 
 import msgspec
 
+from ds2_deploy.ranges import POSITIVE, between, check_ranges
+
 Spectrum = Literal[
     "amplitude", "power", "log_power", "log1p", "log_density", "mel_amplitude", "mel_power", "log_mel", "mfcc"
 ]  # fmt: skip
@@ -74,10 +76,11 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     what is heard once there is as much as `running_s`."""
 
     def __post_init__(self) -> None:
-        for name in ("sample_rate", "window_ms", "hop_ms", "mel_bands", "floor", "running_s", "prior_s"):
-            value = getattr(self, name)
-            if not 0 < value < math.inf:
-                raise ValueError(f"feature.{name} is {value}: it must be a positive number")
+        check_ranges(
+            self, "feature.",
+            sample_rate=POSITIVE, window_ms=POSITIVE, hop_ms=POSITIVE, tail_ms=between(0, LONGEST_TAIL_MS),
+            mel_bands=POSITIVE, floor=POSITIVE, running_s=POSITIVE, prior_s=POSITIVE,
+        )  # fmt: skip
         if self.running_s > LONGEST_S:
             raise ValueError(f"feature.running_s is {self.running_s}: it must be at most {LONGEST_S:g} seconds")
         for name in ("window_ms", "hop_ms"):
@@ -90,8 +93,6 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             )
         if self.power_normalize and self.peak_normalize:
             raise ValueError("feature.power_normalize and feature.peak_normalize are both true: choose one")
-        if not 0 <= self.tail_ms <= LONGEST_TAIL_MS:
-            raise ValueError(f"feature.tail_ms is {self.tail_ms}: it must be between 0 and {LONGEST_TAIL_MS:g}")
         if self.reflect and self.tail_ms:
             raise ValueError("feature.reflect is true and feature.tail_ms above 0: nothing can follow a mirrored end")
         if self.reflect and not self.center:

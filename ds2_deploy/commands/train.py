@@ -39,15 +39,14 @@ def train(
 ) -> None:
     """Train a model; `torchrun --nproc-per-node N -m ds2_deploy train ...` uses N processes."""
     from ds2_deploy.commands.common import usage_errors
-    from ds2_deploy.errors import ConfigError
     from ds2_deploy.extras import TRAIN, require_all
+    from training.recipe import load_recipe
+    from training.resume import check_beginning
 
     with usage_errors():
-        if resume and init_from:
-            raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
+        check_beginning(resume, init_from)
     os.environ.setdefault(*KERNELS_KEPT)  # read when the first kernel is made
     require_all(TRAIN)
-    from training.recipe import load_recipe
     from training.trainer import train as run
 
     load_recipe(config, [])  # what is wrong here is the file's fault, what is wrong below the command line's

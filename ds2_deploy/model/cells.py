@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ds2_deploy.model.config import Cell
-from ds2_deploy.model.norm import BatchNorm, all_reduce_max, all_reduce_sum
+from ds2_deploy.model.norm import EPS, BatchNorm, all_reduce_max, all_reduce_sum
 
 State = tuple[Tensor, ...]
 """The hidden state (N, B, H), and after it an LSTM's cell state."""
@@ -140,7 +140,7 @@ class StepNorm(BatchNorm):
         sizes = [gates * rnns[0].hidden_size for gates in _steps(rnns[0])[1]]
         values = (self.weight, self.bias, self.running_mean, self.running_var)
         grouped = zip(*(torch.split(value.view(self.directions, 1, -1), sizes, -1) for value in values), strict=True)
-        norms = [_GatesNorm(*group, eps=self.eps, shares=shares) for group in grouped]
+        norms = [_GatesNorm(*group, shares=shares) for group in grouped]
         y, _ = run_steps(rnns, inputs, norms=norms)
         if len(counts):
             self._learn_pooled(norms, counts[:, None])
@@ -176,9 +176,9 @@ class _GatesNorm:
     """
 
     def __init__(
-        self, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, eps: float, shares: Iterable[Tensor]
+        self, weight: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, *, shares: Iterable[Tensor]
     ) -> None:
-        self.weight, self.bias, self.eps = weight, bias, eps
+        self.weight, self.bias = weight, bias
         self.running = mean.clone(), variance.clone()
         self.shares = iter(shares)
         self.means: list[Tensor] = []
@@ -195,4 +195,4 @@ class _GatesNorm:
             variance = all_reduce_sum(share @ centred.square())
             self.means.append(mean.detach())
             self.variances.append(variance.detach())
-        return torch.addcmul(self.bias, centred, self.weight * (variance + self.eps).rsqrt())
+        return torch.addcmul(self.bias, centred, self.weight * (variance + EPS).rsqrt())

@@ -1,9 +1,10 @@
 """ModelConfig: one DeepSpeech2 network, as plain data (no torch)."""
 
-import math
 from typing import Literal
 
 import msgspec
+
+from ds2_deploy.ranges import DROPOUT, POSITIVE, at_least, check_ranges
 
 Cell = Literal["rnn", "rnn_relu", "gru", "lstm"]
 
@@ -104,12 +105,11 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
             raise ValueError(f"model.conv has {len(self.conv)} layers: DeepSpeech2 has 3 at most")
         if self.conv_dims == 1 and any(c.kernel[0] != 1 or c.stride[0] != 1 for c in self.conv):
             raise ValueError("model.conv_dims is 1: every convolution's kernel and stride must be 1 in frequency")
-        for name in ("rnn_layers", "rnn_size", "fc_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} is {getattr(self, name)}: it must be at least 1")
-        for name in ("lookahead", "fc_layers", "window", "window_context"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"model.{name} is {getattr(self, name)}: it must not be negative")
+        check_ranges(
+            self, "model.",
+            rnn_layers=at_least(1), rnn_size=at_least(1), window=at_least(0), window_context=at_least(0),
+            lookahead=at_least(0), fc_layers=at_least(0), fc_size=at_least(1), dropout=DROPOUT, relu_clip=POSITIVE,
+        )  # fmt: skip
         if self.bidirectional and self.lookahead:
             raise ValueError(f"model.lookahead is {self.lookahead}: a bidirectional model sees the future already")
         if self.window and not self.bidirectional:
@@ -124,10 +124,6 @@ class ModelConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         if not self.bidirectional and (self.shared_input_weights or self.directions == "concat"):
             name = "shared_input_weights" if self.shared_input_weights else "directions"
             raise ValueError(f"model.{name} is {getattr(self, name)!r}: a unidirectional model has one direction")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"model.dropout is {self.dropout}: it must be in [0, 1)")
-        if not 0 < self.relu_clip < math.inf:
-            raise ValueError(f"model.relu_clip is {self.relu_clip}: it must be a positive number")
 
     @property
     def windows(self) -> tuple[int, int]:

@@ -6,6 +6,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+MOMENTUM = 0.1
+"""How far running statistics move towards those of a batch."""
+EPS = 1e-5
+"""Added to every variance."""
+
 
 class Affine(NamedTuple):
     """A batch norm in evaluation: x becomes `scale` x + `shift`, (C,) in float64."""
@@ -28,9 +33,8 @@ class BatchNorm(nn.Module):
     running_mean: Tensor
     running_var: Tensor
 
-    def __init__(self, channels: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.momentum, self.eps = momentum, eps
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
@@ -42,11 +46,11 @@ class BatchNorm(nn.Module):
         unbiased = variance * count / (count - 1).clamp(min=1)
         for running, new in ((self.running_mean, mean), (self.running_var, unbiased)):
             finite = torch.where(new.isfinite(), new.to(running.dtype), running)  # one overflow is not for ever
-            running.lerp_(finite, self.momentum)
+            running.lerp_(finite, MOMENTUM)
 
     def affine(self) -> Affine:
         """What it does in evaluation."""
-        scale = self.weight.double() * (self.running_var.double() + self.eps).rsqrt()
+        scale = self.weight.double() * (self.running_var.double() + EPS).rsqrt()
         return Affine(scale, self.bias.double() - self.running_mean.double() * scale)
 
 
@@ -64,8 +68,8 @@ class SequenceBatchNorm(BatchNorm):
     frames. In evaluation it is one multiplication and one addition with the running statistics.
     """
 
-    def __init__(self, channels: int, channel_dim: int, *, momentum: float = 0.1, eps: float = 1e-5) -> None:
-        super().__init__(channels, momentum=momentum, eps=eps)
+    def __init__(self, channels: int, channel_dim: int) -> None:
+        super().__init__(channels)
         self.channel_dim = channel_dim
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -73,7 +77,7 @@ class SequenceBatchNorm(BatchNorm):
             mean, variance = self._batch_statistics(x, mask)
         else:
             mean, variance = self.running_mean, self.running_var
-        scale = self.weight * (variance + self.eps).rsqrt()  # (C,)
+        scale = self.weight * (variance + EPS).rsqrt()  # (C,)
         shift = self.bias - mean * scale
         shape = [1] * x.dim()
         shape[self.channel_dim] = -1

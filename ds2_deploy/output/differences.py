@@ -38,7 +38,7 @@ def differences(scored: Scored, language: Language) -> list[Difference]:
 Mark = Callable[[str], str]
 
 
-def marked(found: Iterable[Difference], missed: Mark, made_up: Mark, plain: Mark = str, joint: str = " ") -> str:
+def marked(found: Iterable[Difference], joint: str, missed: Mark, made_up: Mark, plain: Mark = str) -> str:
     """In a line: what was said and not heard marked by `missed`, what was heard and not said by `made_up`."""
     words = []
     for said, heard in found:
@@ -50,14 +50,14 @@ def marked(found: Iterable[Difference], missed: Mark, made_up: Mark, plain: Mark
     return joint.join(words)
 
 
-def for_pipe(found: Iterable[Difference], joint: str = " ") -> str:
+def for_pipe(found: Iterable[Difference], joint: str) -> str:
     """As wdiff marks it."""
-    return marked(found, lambda said: f"[-{said}-]", lambda heard: f"{{+{heard}+}}", joint=joint)
+    return marked(found, joint, lambda said: f"[-{said}-]", lambda heard: f"{{+{heard}+}}")
 
 
-def for_terminal(found: Iterable[Difference], joint: str = " ") -> str:
+def for_terminal(found: Iterable[Difference], joint: str) -> str:
     """Red and struck out what was missed, green what was made up."""
-    return marked(found, lambda said: f"\x1b[31;9m{said}\x1b[0m", lambda heard: f"\x1b[32m{heard}\x1b[0m", joint=joint)
+    return marked(found, joint, lambda said: f"\x1b[31;9m{said}\x1b[0m", lambda heard: f"\x1b[32m{heard}\x1b[0m")
 
 
 def worst(scored: Sequence[Scored], most: int, language: Language) -> list[Scored]:
@@ -121,7 +121,7 @@ def _other_rate(language: Language) -> str:
 
 def _html(found: Iterable[Difference], joint: str) -> str:
     return marked(
-        found, lambda t: f"<del>{html.escape(t)}</del>", lambda t: f"<ins>{html.escape(t)}</ins>", html.escape, joint
+        found, joint, lambda t: f"<del>{html.escape(t)}</del>", lambda t: f"<ins>{html.escape(t)}</ins>", html.escape
     )
 
 

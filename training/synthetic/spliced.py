@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
-from ds2_deploy.audio.load import load_audio
+from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.decoding.alignment import best_path
 from ds2_deploy.errors import AlignmentError
 from ds2_deploy.manifest import Utterance as Known
@@ -39,7 +38,6 @@ SHORTEST_S = 0.16
 """Of a word, where there is room: the silence before a plosive is not the end of its word."""
 MARGIN_S = 0.25
 """Kept before the first and after the last word."""
-Samples = npt.NDArray[np.float32]
 
 
 class Words(NamedTuple):

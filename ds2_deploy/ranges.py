@@ -1,0 +1,34 @@
+"""What numbers a setting may be, and the sentence about one that it may not be."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    holds: Callable[[float], bool]
+    """By comparisons that are true, so never of NaN."""
+    words: str
+
+
+def at_least(least: float) -> Range:
+    return Range(lambda x: x >= least, f"at least {least:g}")
+
+
+def between(least: float, most: float) -> Range:
+    return Range(lambda x: least <= x <= most, f"between {least:g} and {most:g}")
+
+
+SHARE = between(0, 1)
+POSITIVE_SHARE = Range(lambda x: 0 < x <= 1, "above 0 and at most 1")
+DROPOUT = Range(lambda x: 0 <= x < 1, "at least 0 and below 1")  # all values dropped is no network
+POSITIVE = Range(lambda x: 0 < x < math.inf, "positive and finite")
+NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "at least 0 and finite")
+
+
+def check_ranges(config: object, table: str, /, **ranges: Range) -> None:
+    """ValueError where a setting of `config`, which has its names in `table`, is outside its range; None never is."""
+    for name, allowed in ranges.items():
+        value = getattr(config, name)
+        if value is not None and not allowed.holds(value):
+            raise ValueError(f"{table}{name} is {value}: it must be {allowed.words}")

@@ -1,0 +1,90 @@
+"""What must be as it was where a stopped training goes on. No torch of its own."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from ds2_deploy.errors import ConfigError
+from training.corpus import Corpus
+from training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from training.sampler import BatchSampler
+    from training.teacher import Teacher
+
+MAY_CHANGE = ("epochs", "workers", "checkpoint_minutes", "name")
+"""What a resumed training need not have of its recipe; nor the precision, unless one of them is fp16, which needs its
+scale of losses."""
+
+
+def check_beginning(resume: bool, init_from: Path | None) -> None:
+    """A training has its weights from one place."""
+    if resume and init_from:
+        raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
+
+
+def check_same(
+    saved: dict[str, Any],
+    out: Path,
+    recipe: Recipe,
+    train_set: Corpus,
+    valid_set: Corpus,
+    teacher: "Teacher | None",
+    sampler: "BatchSampler",
+) -> None:
+    """ConfigError where the training `saved` in `out` would go on as another one; `sampler` is at its epoch."""
+    _check_recipe(recipe, saved["recipe"], out)
+    _check_corpus(train_set, saved.get("corpus"), out)
+    _check_corpus(valid_set, saved.get("valid_corpus"), out)
+    _check_teacher(teacher, saved.get("teacher"), out)
+    _check_batches(sampler, saved.get("batches"), out)
+
+
+def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
+    """It goes on as it began, but for what MAY_CHANGE says.
+
+    A setting that recipes had not yet when it began counts as what it is by default.
+    """
+    now = msgspec.to_builtins(recipe)
+    with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
+        saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
+    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
+    changed = [key for key in now if now[key] != saved.get(key) and key not in may_change]
+    if changed:
+        key = changed[0]
+        raise ConfigError(
+            f"{out} was begun with another {key} ({saved.get(key)!r}, now {now[key]!r}): resume it with the recipe it "
+            "began with, or start anew with --init-from."
+        )
+
+
+def _check_corpus(corpus: Corpus, saved: str | None, out: Path) -> None:
+    """The utterances are those it began with; `saved` is what a checkpoint knows of them."""
+    if saved is not None and saved != corpus.fingerprint:
+        raise ConfigError(
+            f"{out} was begun with other utterances than these {len(corpus)}: resume it with the manifests it began "
+            "with, for training and for validation, or start anew with --init-from."
+        )
+
+
+def _check_teacher(teacher: "Teacher | None", saved: str | None, out: Path) -> None:
+    """The teacher is as it was; which one it is, the recipe says."""
+    if teacher and saved != teacher.fingerprint:
+        raise ConfigError(
+            f"{out} was begun when the teacher {teacher.config.model} was another one: resume it with that one at its "
+            "place, or start anew with --init-from."
+        )
+
+
+def _check_batches(sampler: "BatchSampler", saved: str | None, out: Path) -> None:
+    """An epoch that has begun, whose batches are `saved`, keeps them, lest some utterances come twice and others never.
+
+    With batch_seconds they depend on the number of processes, each of which has an utterance of every batch.
+    """
+    if saved is not None and saved != sampler.fingerprint:
+        raise ConfigError(
+            f"{out} was stopped within epoch {sampler.epoch}, whose batches are others now: start as many "
+            f"processes as before, not {sampler.processes.count}, until that epoch is over."
+        )
