@@ -1,6 +1,8 @@
 """Recurrent layers against loops written out by the definitions: one utterance, one frame, one gate at a time."""
 
 import copy
+import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -145,6 +147,27 @@ def test_a_frozen_step_norm_is_an_affine_map_of_what_enters_the_non_linearity(ce
     expected = one_direction(cell, rnn, x, lambda gate, value: value * scale[gate] + shift[gate], backward=False)
     with torch.no_grad():
         torch.testing.assert_close(run(layer, x, mask), expected.detach(), rtol=0, atol=1e-9)
+
+
+def test_threads_that_fold_a_step_norm_do_not_fold_it_twice():
+    layer = layer_of(cell="lstm", recurrent_norm="step").eval()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    x, mask = inputs()
+
+    def heard(_=None):
+        with torch.no_grad():
+            return run(layer, x, mask)
+
+    expected, interval = heard(), sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            for found in threads.map(heard, range(40)):
+                torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    finally:
+        sys.setswitchinterval(interval)
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name]), name
 
 
 def test_side_by_side_directions_are_pytorchs_packed_lstm():

@@ -7,6 +7,7 @@ T frames, N directions side by side, B batch, D input size, H hidden size, G gat
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from threading import Lock
 
 import torch
 from torch import Tensor, nn
@@ -114,6 +115,10 @@ def run_steps(
         return torch.stack(outputs), state
 
 
+_FOLDED = Lock()
+"""`functional_call` puts the folded weights into the cell while it runs: another thread would fold them once more."""
+
+
 class StepNorm(BatchNorm):
     """Batch norm before every non-linearity of a layer, at each time step over the utterances that have it.
 
@@ -128,8 +133,9 @@ class StepNorm(BatchNorm):
     def forward(self, rnns: Sequence[nn.RNNBase], inputs: Sequence[Tensor], mask: Tensor) -> list[Tensor]:
         """Each direction's input (T, B, D) -> its output (T, B, H); `mask` (T, B, 1)."""
         if not self.training:
-            folded = zip(rnns, self.folded(rnns), inputs, strict=True)
-            return [functional_call(rnn, weights, (x,))[0] for rnn, weights, x in folded]
+            with _FOLDED:
+                folded = zip(rnns, self.folded(rnns), inputs, strict=True)
+                return [functional_call(rnn, weights, (x,))[0] for rnn, weights, x in folded]
         frames = len(mask)
         missing = all_reduce_max(frames, mask.device) - frames  # all processes take all steps together
         mask, *inputs = (nn.functional.pad(x, (0, 0, 0, 0, 0, missing)) for x in (mask, *inputs))
