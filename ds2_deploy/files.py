@@ -25,7 +25,7 @@ def read_text(path: Path, error: type[DS2Error]) -> str:
     except FileNotFoundError as cause:
         raise error(f"There is no text at {path}.") from cause
     except UnicodeDecodeError as cause:
-        raise error(f"{path} is not text in UTF-8: {cause}.") from cause
+        raise error(f"{path} is not text in UTF-8: byte {cause.start} is none of it. Save it as UTF-8.") from cause
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

@@ -234,6 +234,8 @@ def test_paths_that_are_no_file(tmp_path: Path) -> None:
         load_audio(tmp_path / "nothing.wav", RATE)
     with pytest.raises(AudioNotFoundError):
         audio_duration_s(tmp_path / "nothing.wav")
+    with pytest.raises(AudioNotFoundError, match=r"There is no file 'a\\x00b': no file can be called so"):
+        load_audio("a\0b", RATE)
     with pytest.raises(AudioError, match="Is a directory"):
         load_audio(tmp_path, RATE)
     (tmp_path / "headerless.raw").write_bytes(bytes(1000))

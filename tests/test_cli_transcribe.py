@@ -208,6 +208,7 @@ def test_a_folder_without_audio(transcribe: Ds2, texts: dict[str, str], tmp_path
         (["x.wav", "--decoder", "fancy"], "choose greedy, beam, flashlight"),
         (["x.wav", "--device", "gpu"], "no device 'gpu'"),
         (["x.wav", "--backend", "tpu"], "tpu"),
+        (["-", "x.wav", "-"], "- is named twice"),
         (["x.wav", "--skip-existing"], "--output-dir"),
         (["x.wav", "--channel", "-1"], "--channel"),
         (["x.wav", "--stream", "--batch-seconds", "9"], "--stream"),

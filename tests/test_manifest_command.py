@@ -136,6 +136,13 @@ def test_an4(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     assert "--split is missing: this source of AN4 has test, train." in " ".join(outcome.err.split())
 
 
+def test_a_folder_of_another_format(ds2: Ds2, tmp_path: Path) -> None:
+    write_audio(tmp_path / "corpus/a.wav")
+    outcome = ds2("manifest", tmp_path / "corpus", "--format", "an4", "--out", tmp_path / "new.jsonl")
+    assert outcome.code == 1
+    assert "is no corpus of the format an4: it holds no etc/an4_*.transcription." in " ".join(outcome.err.split())
+
+
 def test_a_release_in_raw_says_what_to_do(ds2: Ds2, tmp_path: Path) -> None:
     write_text(tmp_path / "etc/an4_train.transcription", "<s> YES </s> (an1-fash-b)\n")
     write_text(tmp_path / "wav/an4_clstk/fash/an1-fash-b.raw", "samples")

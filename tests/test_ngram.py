@@ -95,7 +95,7 @@ def test_pruning_leaves_out_what_is_rare() -> None:
     assert 0 < len(pruned.probabilities[2]) < len(full.probabilities[2])
 
 
-@pytest.mark.parametrize(("order", "prune"), [(0, ()), (7, ()), (3, (0, 2, 1)), (3, (0, -1))])
+@pytest.mark.parametrize(("order", "prune"), [(0, ()), (7, ()), (2, (0, 0, 0)), (3, (0, 2, 1)), (3, (0, -1))])
 def test_wrong_options(order: int, prune: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError):
         estimate(text(0), order, prune)

@@ -37,7 +37,7 @@ def test_the_best_path_is_the_best_of_all_paths(labels: list[int], seed: int) ->
 
 
 def test_too_few_frames_are_refused() -> None:
-    with pytest.raises(AlignmentError, match="3 frames are too few for 3 labels"):
+    with pytest.raises(AlignmentError, match="too few for the labels of the text, 3 for 3"):
         best_path(np.zeros((3, 3), np.float32), [1, 1, 2])  # the two alike need a blank between them
 
 

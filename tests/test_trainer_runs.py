@@ -162,6 +162,22 @@ def test_a_training_stops_early_and_a_resumed_one_stays_stopped(corpus, tmp_path
     assert "Stopped: no better wer, nor a lower loss, in 2 epochs." in capsys.readouterr().err
 
 
+def test_a_finished_training_that_is_resumed_says_so(corpus, tmp_path, monkeypatch, capsys):
+    scripted(monkeypatch, 5)
+    settings = recipe(tmp_path, epochs=1)
+    train(settings, [corpus], [corpus], tmp_path / "run")
+    assert "All 1 epochs are learnt" not in capsys.readouterr().err
+    train(settings, [corpus], [corpus], tmp_path / "run", resume=True)
+    assert "All 1 epochs are learnt: --set epochs=N with a higher N learns more." in capsys.readouterr().err
+
+
+def test_noise_that_is_not_there_is_told_at_once(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("training.trainer.feature_statistics", lambda *_: pytest.fail("listened first"))
+    settings = ["augment.noise=nowhere", "augment.noise_probability=1", "feature.normalization=global"]
+    with pytest.raises(ConfigError, match=r"nowhere.*--set augment.noise_probability=0 does without"):
+        train(recipe(tmp_path, *settings), [corpus], [corpus], tmp_path / "run")
+
+
 def test_an_epoch_with_a_lower_loss_is_no_standstill(corpus, tmp_path, monkeypatch):
     """While a network says blanks alone every word is wrong, whatever it learns; of such epochs the latest is kept."""
     blanks = [

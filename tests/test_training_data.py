@@ -225,6 +225,7 @@ def test_bundled_recipe_and_overrides():
         ("epoch=3", "it has no setting epoch; the nearest is epochs"),
         ("optimizer.qqq=1", "there are clip_norm, learning_rate, momentum, name, weight_decay"),
         ("augment.snr_db=[1, 'a']", r"augment.snr_db\[1\]: Expected float, got str"),
+        ("augment.speeds=[0.9", r"--set augment.speeds=\[0.9 is no TOML after the =: "),
         ("epochs.x=1", "epochs is a value"),
         ("epochs=0", "epochs is 0"),
         ("alphabet=aab", "twice"),

@@ -106,7 +106,7 @@ def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -
         ends = np.arange(len(heard) + 1) * metadata.frame_s
         times.append(start / rate + np.minimum(ends, len(piece) / rate))  # a tail is heard after its end
     if not frames:
-        raise AlignmentError("There is no speech in the recording.")
+        raise AlignmentError("no speech was found in the recording.")
     return Sound(np.concatenate(frames), np.concatenate(times), samples / rate)
 
 

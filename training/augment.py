@@ -98,7 +98,12 @@ def audio_of(source: str, field: str) -> tuple[Path, ...]:
     if path.suffix == ".jsonl":
         return tuple(utterance.path for utterance in read_manifest(path))
     if not path.is_dir():
-        cure = "; python -m training.models prepare makes runs/models/noise" if field == "augment.noise" else ""
+        cure = ""
+        if field == "augment.noise":
+            cure = (
+                "; --set augment.noise=FOLDER names yours, --set augment.noise_probability=0 does without, and python "
+                "-m training.models prepare makes runs/models/noise"
+            )
         raise ConfigError(f"{field} is {source!r}: it must be a folder of recordings or a manifest{cure}.")
     try:
         return tuple(file.absolute() for file in recording_files(path))

@@ -83,7 +83,11 @@ def _count(sentences: Iterable[Sequence[str]], order: int) -> list[Counter[Gram]
 
 
 def _thresholds(prune: Sequence[int], order: int) -> list[int]:
-    given = [*prune][:order] or [0]
+    if len(prune) > order:
+        raise ConfigError(
+            f"There are {len(prune)} thresholds of pruning for an order of {order}: one a length will do."
+        )
+    given = [*prune] or [0]
     least = [*given, *[given[-1]] * (order - len(given))]
     if any(t < 0 for t in least) or least[1:] != sorted(least[1:]):
         raise ConfigError(

@@ -313,5 +313,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {table} is a value, not a table.")
     try:
         content[name] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if value.lstrip()[:1] in tuple("[{'\""):
+            raise ConfigError(f"--set {override} is no TOML after the =: {error}.") from None
         content[name] = value  # a bare word is a string

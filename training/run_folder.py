@@ -62,6 +62,8 @@ class RunFolder:
     def create(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+        except FileExistsError as error:
+            raise OutputError(f"{self.path} is not a folder: choose another --out.") from error
         except OSError as error:
             raise OutputError(f"Cannot write the folder {self.path}: {error.strerror}.") from error
 

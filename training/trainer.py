@@ -24,6 +24,7 @@ from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
 from ds2_deploy.model.norm import freeze_norm
 from ds2_deploy.text.alphabet import Alphabet
+from training.augment import Augmenter
 from training.corpus import corpora
 from training.data import Batch, Speech, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
@@ -157,6 +158,7 @@ class Training:
         self.teacher = Teacher.of(recipe, alphabet)
         if not checkpoint:
             check_norm(recipe)
+        Augmenter(recipe.augment, recipe.feature.sample_rate)  # noise that is not there is told before statistics
         self.metadata = self.described(alphabet, train_manifests, checkpoint)
 
         # --- what learns ----------------------------------------------------------------------------------------
@@ -229,6 +231,8 @@ class Training:
             self.folder.cut_log(position.epoch)
             if position.best and not position.batch:
                 self.folder.find_best(position.epoch, position.best[0][1])
+        if position.epoch >= recipe.epochs:
+            self.reporter.say(f"All {recipe.epochs} epochs are learnt: --set epochs=N with a higher N learns more.")
         while position.epoch < recipe.epochs and not self.stale():
             self.learn_epoch()
             started = time.perf_counter()

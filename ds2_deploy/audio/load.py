@@ -164,7 +164,10 @@ def _open(source: AudioSource, name: str) -> _ForwardFile:
             "or make it one with a tool that hears all of them, such as ffmpeg."
         )
     if not 1_000 <= file.samplerate <= 1_000_000:
-        raise AudioError(f"Cannot use {name}: its header claims a sample rate of {file.samplerate} Hz.")
+        raise AudioError(
+            f"Cannot use {name}: its header claims a sample rate of {file.samplerate} Hz, where 1 kHz to 1 MHz are "
+            "taken; convert it again."
+        )
     return file
 
 
@@ -197,6 +200,8 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
     except OSError as error:
         raise AudioError(f"Cannot read {name}: {error.strerror or error}.") from error
     except (AttributeError, ValueError) as error:  # something else, a closed file
+        if isinstance(source, str | os.PathLike):
+            raise AudioNotFoundError(f"There is no file {name!r}: no file can be called so.") from error
         raise AudioError(
             f"Cannot read {name}: it is neither a path, nor bytes, nor a file open for reading."
         ) from error

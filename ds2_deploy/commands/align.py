@@ -57,13 +57,18 @@ def align(
     passages, strange = passages_of(read_text(text, AlignmentError), metadata.language, metadata.alphabet)
     for sentence in strange:
         print_failure(f"left out, for the model cannot spell it: {sentence!r}")
+    if not passages and not strange:
+        raise AlignmentError(f"{text} holds no text.")
     if not passages:
         raise AlignmentError(f"{text} holds no passage that the model can spell.")
     loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
     rate = metadata.feature.sample_rate
     samples = load_audio(audio, rate)
-    sound = hear(loaded, metadata, [samples])
-    placed = place(sound, passages, metadata.alphabet)
+    try:
+        sound = hear(loaded, metadata, [samples])
+        placed = place(sound, passages, metadata.alphabet)
+    except AlignmentError as error:
+        raise AlignmentError(f"{audio} cannot be aligned with {text}: {error}") from error
     kept = [passage for passage in placed if passage.score >= least]
     for passage in placed:
         if passage.score < least:

@@ -66,7 +66,10 @@ def _sentences(source: Path, language: str, alphabet: "Alphabet") -> tuple[list[
     from ds2_deploy.errors import ManifestError
     from ds2_deploy.text.languages import try_spelling
 
-    spelled = [try_spelling(text, language, alphabet) for text in _texts(source)]
+    texts = _texts(source)
+    if not any(map(str.strip, texts)):
+        raise ManifestError(f"{source} holds no text.")
+    spelled = [try_spelling(text, language, alphabet) for text in texts]
     sentences = [alphabet.words(text) for text in spelled if text]
     if not sentences:
         raise ManifestError(f"{source} holds no sentence that the model's letters can spell.")

@@ -53,19 +53,22 @@ def stream(
         float | None,
         typer.Option(
             "--rule1-min-trailing-silence",
+            min=0,
             help="Seconds of silence that end an utterance, even an empty one; 2.4 unless given.",
         ),
     ] = None,
     rule2: Annotated[
         float | None,
         typer.Option(
-            "--rule2-min-trailing-silence", help="Seconds of silence that end one with text; 1.2 unless given."
+            "--rule2-min-trailing-silence", min=0, help="Seconds of silence that end one with text; 1.2 unless given."
         ),
     ] = None,
     rule3: Annotated[
         float | None,
         typer.Option(
-            "--rule3-min-utterance-length", help="Seconds after which an utterance ends in any case; 20 unless given."
+            "--rule3-min-utterance-length",
+            min=0,
+            help="Seconds after which an utterance ends in any case; 20 unless given.",
         ),
     ] = None,
     no_endpoint: Annotated[bool, typer.Option("--no-endpoint", help="One utterance until the input ends.")] = False,

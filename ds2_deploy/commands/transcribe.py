@@ -109,6 +109,8 @@ def transcribe(
         raise typer.BadParameter("--refuse-long does not go with --stream, which takes recordings of any length.")
     if n_best > 1 and (format_name not in ("json", "jsonl") or stream or channel == "each"):
         raise typer.BadParameter("--n-best needs --format json or jsonl, and neither --stream nor --channel each.")
+    if paths.count("-") > 1:
+        raise typer.BadParameter("- is named twice: stdin can be read but once.")
     if skip_existing and output_dir is None:
         raise typer.BadParameter("--skip-existing needs --output-dir.")
     heard_channel = _channel(channel)

@@ -32,7 +32,7 @@ def best_path(
     if not labels:
         return []
     if len(log_probs) < len(labels) + sum(label == following for label, following in pairwise(labels)):
-        raise AlignmentError(f"{len(log_probs)} frames are too few for {len(labels)} labels.")
+        raise AlignmentError(f"its frames are too few for the labels of the text, {len(log_probs)} for {len(labels)}.")
     if not free_ends or window is None or window > 2 * len(labels):
         return _path(log_probs, labels, blank, window, free_start=free_ends, free_end=free_ends)
     begin = _path(log_probs, labels[: window // 2], blank, None, free_start=True, free_end=True)[0][0]

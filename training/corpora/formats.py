@@ -46,6 +46,8 @@ def recognised(source: Path) -> str:
 def read(source: Path, format_name: str, split: str | None) -> Items:
     """What the corpus says, in its own order; the split must be one it has."""
     chosen = FORMATS[format_name]
+    if chosen.has_splits and not chosen.matches(source):
+        raise ManifestError(f"{source} is no corpus of the format {format_name}: it holds no {chosen.layout}.")
     if chosen.has_splits:
         return chosen.read(source, split)
     if split:
