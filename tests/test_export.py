@@ -87,10 +87,12 @@ CUDA_KERNELS = {
 
 @pytest.mark.parametrize("names", COMBINATIONS, ids=lambda names: " + ".join(names))
 def test_operators_have_the_versions_of_cuda_kernels(exported, names):
-    """Others run on the processor, however fast the GPU beside it is."""
+    """Others run on the processor, however fast the GPU is; so do nodes that clip (`RNNNeedFallbackToCPU`)."""
     _, folder, _ = exported(names)
     for path in folder.glob("*.onnx"):
         assert operators_on_a_gpu(path) & {"GRU", "LSTM", "RNN"}
+        clips = any(a.name == "clip" for node in onnx.load(path).graph.node for a in node.attribute)
+        assert clips == ("clipped relu" in names[0]), "docs/engines.md says which cell to export as a loop"
 
 
 def test_loops_have_them_too(tmp_path):
