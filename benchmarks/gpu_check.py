@@ -122,12 +122,13 @@ class Check:
             print(f"{step.name}: {'ok' if result['ok'] else result['reason']} ({result['seconds']} s)", flush=True)
 
     def save(self) -> None:
+        copies = self.asked.models[0].path.parent  # which nobody finds again
         for name, text in (
             ("gpu-check.json", json.dumps(self.report, indent=1, default=float)),
             ("gpu-check.md", markdown(self.report)),
         ):
             with atomic_path(self.out / name) as temporary:
-                temporary.write_text(text, encoding="utf-8")
+                temporary.write_text(text.replace(f"{copies}/", ""), encoding="utf-8")
 
     # --- the plan --------------------------------------------------------------------------------------------------
 
