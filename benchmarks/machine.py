@@ -63,6 +63,6 @@ def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str,
     return seconds
 
 
-def save_result(name: str, result: Any) -> None:
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")
+def save_result(name: str, result: Any, folder: Path = RESULTS) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_bytes(msgspec.json.format(msgspec.json.encode(result)) + b"\n")

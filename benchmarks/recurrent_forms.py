@@ -1,7 +1,7 @@
 """One recurrent layer of two directions, computed in four ways, beside what its products and its steps take at least.
 
     python benchmarks/recurrent_forms.py [--cell gru] [--size 800] [--frames T]... [--batch B]... [--device cuda:0]
-        [--half] [--save]
+        [--half] [--save] [--out FOLDER]
 
 loop      every frame multiplies its input and the state before it, one direction after the other
 hoisted   the input products of all frames at once, then the loop
@@ -9,26 +9,34 @@ both      hoisted, and both directions side by side in one loop: what `ds2 expor
 library   PyTorch's own layer: cuDNN on a GPU, oneDNN or the products of ATen on a CPU
 
 On a GPU the loops are captured as CUDA graphs, so that they cost what their kernels cost there and not their launches.
-All ways are compared with the library's numbers before they are timed, and take turns; medians.
+All ways are compared with the library's numbers before they are timed, and take turns; medians. One that fails is told
+with its reason, and the others go on.
 
 Two floors stand beside them. `products` is counted: two operations for each multiplication and addition, and the
 recurrent weights read once a frame, at the rates that this device reaches in the same run. `steps` is measured: one
 kernel of almost no work for each frame, which any loop takes that is not a kernel itself. A fused kernel, which keeps
 weights and state on the chip through all frames, has only the first.
 
---save writes benchmarks/results/recurrent_forms-DEVICE.json.
+--save writes benchmarks/results/recurrent_forms-DEVICE-CELL-SIZE-PRECISION.json after every row, --out the same into
+FOLDER.
 """
 
+import itertools
+import shlex
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from cpu_offline import GATES
-from machine import interleaved, machine, save_result
+from machine import RESULTS, interleaved, machine, save_result
 from torch import Tensor, nn
 
+from ds2_deploy.bench.environment import changing
+from ds2_deploy.errors import reason_of
 from ds2_deploy.model.cells import plain_step, run_steps
 
 CELLS: dict[str, type[nn.GRU] | type[nn.LSTM]] = {"gru": nn.GRU, "lstm": nn.LSTM}
@@ -140,20 +148,26 @@ def reached(rows: int, columns: int, device: str, dtype: torch.dtype) -> tuple[f
 
 @torch.inference_mode()
 def measured(cell: str, size: int, frames: int, batch: int, device: str, dtype: torch.dtype) -> dict[str, Any]:
-    """Milliseconds of each way and both floors; ArithmeticError where a way's numbers are not the library's."""
+    """Milliseconds of each way and both floors; `failed` has the reasons of ways that do not run, or whose numbers are
+    not the library's."""
     layer = Layer(cell, size, frames, batch, device, dtype)
-    ways: dict[str, Callable[[], Tensor]] = {name: getattr(layer, name) for name in ("loop", "hoisted", "both")}
     expected, allowed = layer.library(), 1e-4 if dtype == torch.float32 else 2e-2
-    for name, way in ways.items():
-        if not (apart := (way() - expected).abs().max().item()) < allowed:
-            raise ArithmeticError(f"{name} is {apart:.1e} from the library at {frames} frames, batch {batch}.")
-    taken = {name: captured(way, device) for name, way in {**ways, "steps": layer.steps}.items()}
-    times = interleaved({**taken, "library": waited(layer.library, device)}, TURNS)
+    taken, failed = {"library": waited(layer.library, device)}, {}
+    for name in ("loop", "hoisted", "both", "steps"):
+        way: Callable[[], Tensor] = getattr(layer, name)
+        try:
+            if name != "steps" and not (apart := (way() - expected).abs().max().item()) < allowed:
+                raise ArithmeticError(f"{apart:.1e} from the library")
+            taken[name] = captured(way, device)
+        except (ArithmeticError, RuntimeError) as error:  # the second is PyTorch's, also for want of memory
+            failed[name] = reason_of(error)
+    times = interleaved(taken, TURNS)
     rates = reached(2 * len(layer.directions[0].weight_hh_l0), size, device, dtype)
     floor = products_ms(cell, size, frames, batch, rates, dtype.itemsize)
     medians = {name: 1000 * statistics.median(values) for name, values in times.items()}
     shown = {name: round(value, 3) for name, value in {**medians, "products": floor}.items()}
-    return {"frames": frames, "batch": batch, **shown, "gflops": round(rates[0] / 1e9), "gbytes": round(rates[1] / 1e9)}
+    reached_here = {"gflops": round(rates[0] / 1e9), "gbytes": round(rates[1] / 1e9)}
+    return {"frames": frames, "batch": batch, **shown, **reached_here, **({"failed": failed} if failed else {})}
 
 
 def main(
@@ -164,24 +178,35 @@ def main(
     device: Annotated[str, typer.Option(metavar="cpu|cuda:N")] = "cpu",
     half: Annotated[bool, typer.Option("--half", help="In float16.")] = False,
     save: Annotated[bool, typer.Option("--save")] = False,
+    out: Annotated[Path | None, typer.Option(help="Save into this folder.")] = None,
 ) -> None:
     torch.manual_seed(SEED)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     columns = ("loop", "hoisted", "both", "library", "steps", "products")
     print(f"{cell}, 2 directions of {size}, milliseconds\n\n| T × B | {' | '.join(columns)} |\n|---|" + "---|" * 6)
-    rows = []
-    for length in frames or [200, 500, 1000, 1500]:
-        for several in batch or [1, 8, 32, 256]:
-            dtype = torch.float16 if half else torch.float32
+    dtype, rows = torch.float16 if half else torch.float32, []
+    name = f"recurrent_forms-{torch.device(device).type}-{cell}-{size}-{'fp16' if half else 'fp32'}"
+    result = {"machine": about(device) if save or out else {}, "cell": cell, "size": size, "half": half, "rows": rows}
+    for length, several in itertools.product(frames or [200, 500, 1000, 1500], batch or [1, 8, 32, 256]):
+        try:
             row = measured(cell, size, length, several, device, dtype)
-            rows.append(row)
-            print(f"| {length} × {several} | {' | '.join(f'{row[name]:.2f}' for name in columns)} |", flush=True)
-    if save:
-        about = machine() | {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
-        if device != "cpu":
-            about["gpu"] = torch.cuda.get_device_name(device)
-        name = f"recurrent_forms-{torch.device(device).type}"
-        save_result(name, {"machine": about, "cell": cell, "size": size, "half": half, "rows": rows})
+        except RuntimeError as error:  # of PyTorch, such as for want of memory: other sizes may do
+            row = {"frames": length, "batch": several, "failed": {"all": reason_of(error)}}
+        rows.append(row)
+        cells = (f"{row[column]:.2f}" if column in row else "" for column in columns)
+        print(f"| {length} × {several} | {' | '.join(cells)} |", flush=True)
+        for way, reason in row.get("failed", {}).items():
+            print(f"{way} failed: {reason}", file=sys.stderr)
+        if save or out:
+            save_result(name, result, out or RESULTS)
+
+
+def about(device: str) -> dict[str, Any]:
+    """Where it was measured, and by which command."""
+    found = machine() | {"torch": str(torch.__version__), "threads": torch.get_num_threads()}
+    if device != "cpu":
+        found |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(), "gpus": changing()["gpus"]}
+    return found | {"command": shlex.join(sys.argv)}
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from ds2_deploy.errors import BackendUnavailableError, BenchError, DS2Error, Mod
 from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import BACKENDS, NOT_HERE
 from ds2_deploy.runtime.bench_choice import Work, machine_name
+from ds2_deploy.runtime.gpu import gpus
 
 REFERENCES = (("torch", "fp32"), ("onnxruntime", "fp32"))
 """What outputs are compared with: the first of these that takes part, else whoever comes first."""
@@ -152,8 +153,10 @@ def _is_wanted(stream: bool, folder: ModelFolder, plan: Plan) -> bool:
 
 
 def _is_there(folder: ModelFolder, backend: str, precision: str, asked: Asked, *, stream: bool) -> bool:
-    """Whether the model has what the backend would run; PyTorch is the reference in fp32 alone."""
-    if (asked.precisions and precision not in asked.precisions) or (backend == "torch" and precision == "fp16"):
+    """Whether the model has what the backend would run; PyTorch runs fp16 on GPUs alone."""
+    if asked.precisions and precision not in asked.precisions:
+        return False
+    if backend == "torch" and precision == "fp16" and (asked.device == "cpu" or not gpus()):
         return False
     return backend != "onnxruntime" or (folder.path / graph_file(precision, stream=stream)).is_file()
 

@@ -64,21 +64,25 @@ def parity(
 
 
 def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "list[Candidate]":
-    """The asked backends on `device` in every precision, offline and as a stream, whose graph is in the folder.
+    """The asked backends on `device` in every precision, offline and as a stream, whose graph is in the folder; PyTorch
+    for fp16 on a GPU whether or not there is a graph of it.
 
     With none asked, all but the reference that can run here; the log says which cannot, and why. Where none can, that
     is ONNX Runtime's error, as it is what one can have anywhere.
     """
     from ds2_deploy.model_folder import graph_file
     from ds2_deploy.runtime import BACKENDS, NOT_HERE, open_backend, open_stream_backend
+    from ds2_deploy.runtime.gpu import gpus
     from ds2_deploy.runtime.streamed import Streamed
 
     precisions: tuple[Precision, ...] = ("fp32", "fp16")
     candidates: list[Candidate] = []
     refused: dict[str, DS2Error] = {}
     for name, precision, stream in itertools.product(asked or BACKENDS, precisions, (False, True)):
-        reference = name == "torch" and (not asked or precision == "fp16")
-        if reference or not (folder.path / graph_file(precision, stream=stream)).is_file():
+        torch = name == "torch"  # which computes from the weights in both precisions, in half on GPUs alone
+        if torch and (not asked if precision == "fp32" else device == "cpu" or not gpus()):
+            continue
+        if not (folder.path / graph_file("fp32" if torch else precision, stream=stream)).is_file():
             continue
         try:
             if stream:

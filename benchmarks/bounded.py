@@ -1,0 +1,56 @@
+"""A program that ends in time, with all that it started, whatever it is doing: for what may crash or hang on a GPU."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, NamedTuple
+
+ROOT = Path(__file__).parent.parent
+
+
+class Spoken(NamedTuple):
+    out: str
+    errors: str
+    failure: str | None
+    """Why it did not end well, where it did not."""
+
+
+def spoken(*arguments: str, limit_s: float, codes: tuple[int, ...] = (0,)) -> Spoken:
+    """What Python with these arguments says until it ends; well is with one of these codes."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as errors:
+        call = [sys.executable, *arguments]
+        process = subprocess.Popen(call, cwd=ROOT, stdout=out, stderr=errors, start_new_session=True)
+        try:
+            code: int | None = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            code = None
+        finally:
+            _end_all(process)
+        said, complaint = _text(out), _text(errors)
+    return Spoken(said, complaint, None if code in codes else _how(code, limit_s, complaint or said))
+
+
+def _how(code: int | None, limit_s: float, said: str) -> str:
+    if code is None:
+        return f"it was stopped after {limit_s:.0f} s"
+    how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    return f"{how}: {(said or 'nothing was said').splitlines()[-1]}"
+
+
+def _end_all(process: "subprocess.Popen[bytes]") -> None:
+    """With what it started: a worker that went on would hold the GPU."""
+    with suppress(OSError):  # all have ended
+        if hasattr(os, "killpg"):
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+    process.wait()
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode(errors="replace").strip()
