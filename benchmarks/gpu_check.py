@@ -174,7 +174,7 @@ class Check:
                 for backend in backends:
                     call = ["parity", str(model.path), *([str(manifest)] if manifest else [])]
                     call += ["--backend", backend, "--device", self.asked.device, "--json"]
-                    heard = manifest.parent.name if manifest else "made-up signals"
+                    heard = str(manifest.relative_to(self.asked.data)) if manifest else "made-up signals"
                     do = partial(self.compare, *call)
                     yield Step(kinds, f"parity {model.path.name} {backend}, {heard}", do)
 
@@ -182,10 +182,9 @@ class Check:
         if self.asked.recipes:
             from training.precision import AUTOCAST
 
-            manifest = max(self.manifests(), key=mean_s)
             for recipe in self.asked.recipes:
                 for precision in AUTOCAST:
-                    do = partial(self.epoch, recipe, precision, manifest)
+                    do = partial(self.epoch, recipe, precision)
                     yield Step((Kind.training,), f"training {recipe} {precision}", do)
 
     def builds(self) -> Iterator[Step]:
@@ -227,10 +226,11 @@ class Check:
         said = self.call("-m", "pytest", "-o", "addopts=", "-q", "-rs", "-m", "gpu", "tests/gpu").splitlines()
         return "; ".join(line for line in said if line.startswith("SKIPPED") or line == said[-1])
 
-    def epoch(self, recipe: str, precision: str, manifest: Path) -> Row:
-        """The second epoch of a training that hears each recording so many times in one."""
+    def epoch(self, recipe: str, precision: str) -> Row:
+        """The second epoch of a training that hears each of the longest recordings so many times in one."""
         from training.run_folder import read_log
 
+        manifest = max(self.manifests(), key=mean_s)
         options = ["--device", self.asked.device, "--valid", str(manifest)]
         options += ["--train", str(manifest)] * self.asked.times_heard
         for setting in ("epochs=2", "sorta_grad=false", f"precision={precision}", f"workers={min(cpu_cores(), 8)}"):
@@ -299,10 +299,13 @@ def run(
     out, data = out.resolve(), data and data.resolve()
     with tempfile.TemporaryDirectory() as folder:
         copies = []
-        for name in models:
-            model = open_model(name)
-            copies.append(ModelFolder(Path(folder) / model.path.resolve().name, model.metadata))
-            shutil.copytree(model.path, copies[-1].path)
+        for source in models:
+            model = open_model(source)
+            path = model.path.resolve()
+            taken = any(copy.path.name == path.name for copy in copies)
+            name = f"{path.parent.name}-{path.name}" if taken else path.name
+            copies.append(ModelFolder(Path(folder) / name, model.metadata))
+            shutil.copytree(path, copies[-1].path)
         asked = Asked(
             models=copies,
             data=data,

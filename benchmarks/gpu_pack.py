@@ -59,6 +59,8 @@ def untrained(
     from ds2_deploy.model.deepspeech2 import DeepSpeech2
     from ds2_deploy.model.initialize import initialize
 
+    if (out / METADATA_FILE).exists():
+        raise typer.BadParameter(f"{out} already holds a model: choose another --out.")
     found = load_recipe(recipe, settings or [])
     torch.manual_seed(found.seed)
     model = DeepSpeech2(metadata_of(found))

@@ -58,6 +58,7 @@ def run(
     limit_s: Annotated[float, typer.Option(min=1, help="Of one attempt.")] = 60,
 ) -> None:
     """Try each engine and say how far it came."""
+    model = str(open_model(model).path.resolve())
     report: dict[str, Any] = {
         "gpu": ", ".join(map(str, gpus())) or "no GPU",
         "gpus": changing()["gpus"],

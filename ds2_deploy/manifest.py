@@ -118,6 +118,8 @@ def _lenient(line: bytes, manifest: Path, number: int, kind: type[L]) -> L:
     except KeyError as error:
         raise ManifestError(f"{where} has no field {error}: a line needs {needed}.") from error
     except msgspec.ValidationError as error:
-        raise ManifestError(f"{where}: audio_filepath and text must be strings and duration at least 0.") from error
+        raise ManifestError(
+            f"{where}: audio_filepath and text must be strings, duration a number of at least 0, offset a number."
+        ) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise ManifestError(f"{where} is not an object with {needed}.") from error

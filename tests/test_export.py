@@ -20,6 +20,7 @@ from ds2_deploy.model_folder import ModelFolder, open_model
 from ds2_deploy.runtime.ort_backend import OrtBackend
 from ds2_deploy.runtime.protocol import pad_batch
 from ds2_deploy.runtime.torch_backend import TorchBackend
+from ds2_deploy.text.alphabet import Alphabet
 from export.exporter import export_model
 from export.parity import batches_of, compare, probe_recordings
 from export.to_onnx import write_onnx
@@ -368,6 +369,11 @@ def test_weights_of_another_model(tmp_path):
         load_model(tmp_path / "x.pt")
     with pytest.raises(ModelError, match=r"x\.pt does not fit its own metadata"):
         load_into(tiny_model(other), load_checkpoint(tmp_path / "x.pt"), tmp_path / "x.pt", resume=False)
+    weights = {name: value for name, value in one.state_dict().items() if name != "encoder.output.bias"}
+    checkpoint = Checkpoint(metadata=one.metadata, weights=weights)
+    spelled = msgspec.structs.replace(one.metadata, alphabet=Alphabet.of("abc"))
+    with pytest.raises(ModelError, match=r"The checkpoint does not fit its own metadata"):
+        load_into(tiny_model(spelled), checkpoint, None, resume=False)
 
 
 def test_folder_without_weights(tmp_path):

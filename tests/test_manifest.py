@@ -22,14 +22,14 @@ def test_manifest_paths_are_relative_to_it(tmp_path):
         ("", "holds no utterance"),
         ("{}\n", "line 1 has no field 'audio_filepath'"),
         ('{"audio_filepath": "a", "duration": 1, "text": "b"}\nnonsense\n', "line 2 is not JSON"),
-        ('{"audio_filepath": "a", "duration": "long", "text": "b"}\n', "duration at least 0"),
-        ('{"audio_filepath": "a", "duration": -1, "text": "b"}\n', "duration at least 0"),
+        ('{"audio_filepath": "a", "duration": "long", "text": "b"}\n', "duration a number of at least 0"),
+        ('{"audio_filepath": "a", "duration": -1, "text": "b"}\n', "duration a number of at least 0"),
         ("[1]\n", "line 1 is not an object"),
         ("7\n", "line 1 is not an object"),
         ('{"audio_filepath": "a", "duration": 1, "text": null}\n', "text must be strings"),
         ('{"audio_filepath": "a", "duration": %s, "text": "b"}\n' % ("1" * 5000), "line 1 is not an object"),
         pytest.param("[" * 100_000 + "\n", "line 1 is not an object", id="nested"),
-        ('{"audio_filepath": "a", "duration": 1e999, "text": "b"}\n', "duration at least 0"),
+        ('{"audio_filepath": "a", "duration": 1e999, "text": "b"}\n', "duration a number of at least 0"),
     ],
 )
 def test_bad_manifests(tmp_path, content, said):

@@ -31,6 +31,8 @@ def check_norm(recipe: Recipe) -> None:
 def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:
     """Another architecture is an error; what may differ where a training is not resumed is made to fit."""
     old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
+    if not resume:
+        checkpoint.model()  # what is made to fit below must fit its own metadata
     _check_alike("model", *((old.model, new.model) if resume else _alike_networks(old.model, new.model)), path)
     _check_alike("feature", old.feature if resume else _alike_features(old.feature, new.feature), new.feature, path)
     if resume:

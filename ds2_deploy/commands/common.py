@@ -29,7 +29,10 @@ def _known_device(name: str) -> str:
 
 BackendName = Annotated[Literal["auto", "onnxruntime", "tensorrt", "torch"], typer.Option("--backend")]
 Device = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda:N", callback=_known_device)]
-PrecisionName = Annotated[Literal["fp32", "fp16"], typer.Option("--precision", help="Which graph of the model to run.")]
+PrecisionName = Annotated[
+    Literal["fp32", "fp16"],
+    typer.Option("--precision", help="Which graph to run; of PyTorch on a GPU, in what to compute."),
+]
 DecoderName = Annotated[
     str | None,
     typer.Option(

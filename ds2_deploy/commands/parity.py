@@ -91,7 +91,7 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "li
             else:
                 candidates.append((open_backend(name, folder, device=device, precision=precision), precision))
         except NOT_HERE as error:
-            if asked:
+            if asked and not (torch and precision == "fp16"):  # for a GPU that it cannot use
                 raise
             log.info("Not %s %s: %s", name, precision, error)
             refused[name] = error

@@ -83,7 +83,7 @@ def _path(
     if low + width < len(states) or not np.isfinite(scores[state - low]):
         heard = (low + int(scores.argmax())) // 2
         raise AlignmentError(
-            f"The text was lost after {heard} of its {len(labels)} labels: leave out what was not said from there on."
+            f"the text was lost after {heard} of its {len(labels)} labels: leave out what was not said from there on."
         )
     found: dict[int, tuple[int, int]] = {}
     for t in range(len(log_probs) - 1, -1, -1):

@@ -140,7 +140,9 @@ def choose_device(device: str, precision: Precision = "fp32") -> str:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if device == "cpu" or (device == "auto" and not count):
         if precision == "fp16":
-            raise BackendUnavailableError("PyTorch runs fp16 on GPUs only: on a CPU it runs in onnxruntime.")
+            raise BackendUnavailableError(
+                "PyTorch runs fp16 on GPUs only, and has none here: onnxruntime runs it anywhere."
+            )
         return "cpu"
     if (ordinal or 0) >= count:
         raise BackendUnavailableError(f"Cannot use {device}: PyTorch sees {count} GPUs here.")

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from ds2_deploy.errors import ConfigError, ManifestError
+from ds2_deploy.errors import AudioNotFoundError, ConfigError, ManifestError
 from ds2_deploy.files import atomic_path
 from training.corpora.check import Limits, Utterance, checked, distinct
 from training.corpora.entry import Dropped, Entry
@@ -51,6 +51,8 @@ def survey(
     workers: int,
 ) -> Survey:
     """Read the corpus and check every recording, under a progress bar where stderr is a terminal."""
+    if not source.exists():
+        raise AudioNotFoundError(f"There is no file or folder {source}.")
     format_name = format_name or recognised(source)
     entries: list[Entry] = []
     dropped: list[Dropped] = []

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from ds2_deploy.errors import AudioNotFoundError, ConfigError, ManifestError
+from ds2_deploy.errors import ConfigError, ManifestError
 from training.corpora import lhotse, plain, published
 from training.corpora.entry import Items
 
@@ -34,8 +34,6 @@ FORMATS = {
 
 def recognised(source: Path) -> str:
     """The name of the first format that `source` looks like."""
-    if not source.exists():
-        raise AudioNotFoundError(f"There is no file or folder {source}.")
     for name, known in FORMATS.items():
         if known.matches(source):
             return name
