@@ -18,12 +18,11 @@ from typing import Annotated, Any
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import soundfile
 import typer
 from machine import RESULTS, machine, save_result
 
-from ds2_deploy.audio.load import load_audio
+from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.extras import require
 from ds2_deploy.manifest import read_manifest
@@ -47,7 +46,6 @@ MP3_32 = 1 - (32 - 8) / (160 - 8)
 NOISES_EACH = 4
 SILENCE_S = 1.5
 """Digital silence, before and again after."""
-Samples = npt.NDArray[np.float32]
 Condition = Callable[[Samples, int], Samples]
 """(recording (S,), its number) -> the same recording under other conditions."""
 

@@ -16,11 +16,10 @@ from typing import Annotated
 
 import msgspec
 import numpy as np
-import numpy.typing as npt
 import typer
 from machine import by_speaker, machine, save_result
 
-from ds2_deploy.audio.load import load_audio
+from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.manifest import Utterance, read_manifest
 from ds2_deploy.metrics import align_tokens
@@ -30,7 +29,6 @@ SEED, DIGITS_EACH, RECORDINGS = 2026, 5, 60
 SILENCE_S = (0.15, 0.5)
 FLOOR = 1e-4
 """Standard deviation of the noise between words: a telephone's silence is not digital."""
-Samples = npt.NDArray[np.float32]
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from ds2_deploy.audio.find import recording_files
-from ds2_deploy.audio.load import UNKNOWN_FRAMES, Channel, load_audio
+from ds2_deploy.audio.load import UNKNOWN_FRAMES, Channel, Samples, load_audio
 from ds2_deploy.errors import AudioError, ConfigError
 from ds2_deploy.manifest import read_manifest
 from training.recipe import AugmentConfig
@@ -29,7 +29,6 @@ QUIET_S = 0.02
 """Length of the stretches of a recording of which the quietest says how loud its pauses are."""
 SILENT = 1e-20
 """Power below which a file holds nothing: far below the least bit of 24-bit audio, of 1e-14."""
-Samples = npt.NDArray[np.float32]
 
 
 class Varied(NamedTuple):
