@@ -195,7 +195,7 @@ def test_a_text_of_something_else_is_refused(ds2: Ds2, tmp_path: Path, book: tup
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [(None, "no text at"), (b"\xff\xff", "not text in UTF-8"), (b"...\n", "no passage")]
+    ("content", "words"), [(None, "no text at"), (b"\xff\xff", "not text in UTF-8"), (b"...\n", "holds no words")]
 )
 def test_texts_that_are_none(ds2: Ds2, tmp_path: Path, content: bytes | None, words: str) -> None:
     if content is not None:

@@ -137,7 +137,7 @@ def test_info_of_a_checkpoint_and_of_a_folder(ds2, trained):
         (["train", "no-recipe", "--train", "m", "--valid", "m", "--out", "x"], "There is no recipe no-recipe"),
         (["train", "an4", "--train", "m.jsonl", "--valid", "m", "--out", "x"], "Cannot read the manifest m.jsonl"),
         (["train", "an4", "--train", "m", "--valid", "m", "--out", "x"], "The manifest m holds no utterance"),
-        (["align", "x.wav", "m", "--model", "default", "--out", "x.jsonl"], "m holds no text."),
+        (["align", "x.wav", "m", "--model", "default", "--out", "x.jsonl"], "m holds no words."),
         (["export", "text.pt", "--out", "x"], "text.pt is not a ds2 checkpoint"),
         (["info", "text.pt"], "text.pt is not a ds2 checkpoint"),
         (["parity", "newer"], "has format version 99"),

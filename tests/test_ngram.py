@@ -30,7 +30,7 @@ def text(seed: int, sentences: int = 300) -> list[list[str]]:
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("prune", [(), (0, 0, 1), (0, 1, 2)])
 def test_what_follows_any_words_sums_to_one(order: int, prune: tuple[int, ...]) -> None:
-    model = estimate(text(order), order, prune)
+    model = estimate(text(order), order, prune[:order])
     outcomes = [*WORDS, END, UNKNOWN]
     histories = [(), (BEGIN,), ("never",), *itertools.product(["a", "b", "j", BEGIN], WORDS, WORDS)]
     for history in histories:

@@ -58,7 +58,7 @@ def align(
     for sentence in strange:
         print_failure(f"left out, for the model cannot spell it: {sentence!r}")
     if not passages and not strange:
-        raise AlignmentError(f"{text} holds no text.")
+        raise AlignmentError(f"{text} holds no words.")
     if not passages:
         raise AlignmentError(f"{text} holds no passage that the model can spell.")
     loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
