@@ -1,7 +1,7 @@
 """Do two backends say the same? Compared on the same recordings, in NumPy; no torch of its own.
 
-FP32 runtimes differ by the order of float32 sums alone, so every log-probability must agree. Half precision moves
-small probabilities by much on the log and by nothing that matters, so there the most probable labels must agree.
+FP32 runtimes differ by the order of float32 sums alone. Half precision moves small probabilities by more on the log,
+and by nothing that matters: its limit for a log-probability is wider. In both the most probable labels must agree.
 """
 
 from collections.abc import Sequence
