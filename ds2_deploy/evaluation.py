@@ -140,6 +140,8 @@ class _Rate(NamedTuple):
     units: int
 
     def line(self, name: str, unit: str) -> str:
+        if not self.units:
+            return f"{name} of nothing: no text has {unit}; {self.errors} were heard"
         interval = f"95% interval {self.low:.2%} to {self.high:.2%}"
         return f"{name} {self.rate:.2%} ({interval}): {self.errors} of {self.units} {unit}"
 

@@ -227,3 +227,9 @@ def test_mandarin_is_counted_ranked_and_shown_by_characters(tmp_path: Path) -> N
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "<th>Characters wrong</th>" in page
     assert page.index("3/3") < page.index("2/8")
+
+
+def test_texts_without_words_have_no_rate() -> None:
+    recognizer = one_who_hears([Result("1", Hypothesis("oh no", 0.0), 1.0, None)])
+    evaluation, _, _ = evaluate(recognizer, [Utterance(Path("1"), 1.0, "", None)])
+    assert evaluation.summary().startswith("WER of nothing: no text has words; 2 were heard\n")
