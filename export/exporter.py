@@ -28,7 +28,7 @@ from export.parity import Candidate, ParityReport, compare, probe_recordings
 from export.recurrence import Recurrence
 from export.to_onnx import write_onnx, write_stream_onnx
 
-CHOICES: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "fp16": ("fp16",), "both": ("fp32", "fp16")}
+CHOICES: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "fp16": ("fp16",), "both": PRECISIONS}
 GRAPHS = {graph_file(precision, stream=stream) for precision in PRECISIONS for stream in (False, True)}
 OWN_FILES = {METADATA_FILE, WEIGHTS_FILE, "tokens.txt", "parity.json", *GRAPHS}
 

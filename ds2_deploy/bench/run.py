@@ -16,7 +16,7 @@ from ds2_deploy.bench.plan import Plan, Sound, generated_sound, real_sound
 from ds2_deploy.bench.report import Report, Row
 from ds2_deploy.bench.worker import Remote, Spec
 from ds2_deploy.errors import BackendUnavailableError, BenchError, DS2Error, ModelError
-from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
+from ds2_deploy.model_folder import PRECISIONS, ModelFolder, graph_file, open_model
 from ds2_deploy.runtime import BACKENDS, NOT_HERE
 from ds2_deploy.runtime.bench_choice import Work, machine_name
 from ds2_deploy.runtime.gpu import gpus
@@ -109,12 +109,12 @@ def _open(
     not_run: dict[str, str] = {}
     if "stream" in plan.workloads and True not in wanted:
         not_run["streams"] = f"{asked.model} has no streaming graph"
-    for stream, name, precision in itertools.product(wanted, asked.backends or BACKENDS, ("fp32", "fp16")):
+    for stream, name, precision in itertools.product(wanted, asked.backends or BACKENDS, PRECISIONS):
         if not _is_there(folder, name, precision, asked, stream=stream):
             continue
         label = f"{name} {precision}{' (streams)' if stream else ''}"
         tell(f"loading {label}")
-        spec = Spec(str(folder.path), name, precision, asked.device, asked.threads, stream)  # type: ignore[arg-type]
+        spec = Spec(str(folder.path), name, precision, asked.device, asked.threads, stream)
         try:
             remote = _loaded(spec, longest_s, folder.metadata.feature.sample_rate)
         except (*NOT_HERE, ModelError, BenchError) as error:  # the last, where its process crashed

@@ -65,6 +65,7 @@ def bench(
     from ds2_deploy.bench.run import Asked, run
     from ds2_deploy.bench.tables import markdown
     from ds2_deploy.errors import BenchError
+    from ds2_deploy.model_folder import PRECISIONS
     from ds2_deploy.runtime import check_backend
     from ds2_deploy.runtime.devices import cpu_cores
 
@@ -80,7 +81,7 @@ def bench(
         if given and needs not in (workload or WORKLOADS):
             raise typer.BadParameter(f"{option} is for the workload {needs}: add --workload {needs}.")
     for name in precision or []:
-        if name not in ("fp32", "fp16"):
+        if name not in PRECISIONS:
             raise typer.BadParameter(f"There is no precision {name!r}: choose fp32 or fp16.")
     with usage_errors():
         for name in backend or []:

@@ -12,7 +12,7 @@ from ds2_deploy.commands.common import Device, path_argument, print_columns, usa
 
 if TYPE_CHECKING:
     from ds2_deploy.errors import DS2Error
-    from ds2_deploy.model_folder import ModelFolder, Precision
+    from ds2_deploy.model_folder import ModelFolder
     from export.parity import Candidate, ParityReport, Recording
 
 
@@ -70,15 +70,14 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "li
     With none asked, all but the reference that can run here; the log says which cannot, and why. Where none can, that
     is ONNX Runtime's error, as it is what one can have anywhere.
     """
-    from ds2_deploy.model_folder import graph_file
+    from ds2_deploy.model_folder import PRECISIONS, graph_file
     from ds2_deploy.runtime import BACKENDS, NOT_HERE, open_backend, open_stream_backend
     from ds2_deploy.runtime.gpu import gpus
     from ds2_deploy.runtime.streamed import Streamed
 
-    precisions: tuple[Precision, ...] = ("fp32", "fp16")
     candidates: list[Candidate] = []
     refused: dict[str, DS2Error] = {}
-    for name, precision, stream in itertools.product(asked or BACKENDS, precisions, (False, True)):
+    for name, precision, stream in itertools.product(asked or BACKENDS, PRECISIONS, (False, True)):
         torch = name == "torch"  # which computes from the weights in both precisions, in half on GPUs alone
         if torch and (not asked if precision == "fp32" else device == "cpu" or not gpus()):
             continue
