@@ -22,11 +22,12 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, log_softmax
 from ds2_deploy.model.initialize import initialize
 from ds2_deploy.text.alphabet import ENGLISH
+from training.augment import Augmenter
 from training.corpus import survey
 from training.data import Batch, Speech, checked, train_loader, valid_loader
 from training.distributed import Processes
 from training.learner import Learner
-from training.recipe import AugmentConfig, Recipe, load_recipe
+from training.recipe import Recipe, load_recipe
 from training.sampler import BatchSampler
 from training.step import ctc_losses
 from training.teacher import Teacher
@@ -62,9 +63,10 @@ def looks(recipe: Recipe, train: Path, valid: Path, steps: int, every: int) -> I
     initialize(model, recipe.initialization)
     sampler = BatchSampler(learnt.durations_s, recipe, Processes())
     learner = Learner(model, recipe, len(sampler), Processes(), Teacher.of(recipe, ENGLISH))
-    loader = train_loader(Speech(learnt, metadata, recipe.augment, recipe.seed), sampler, recipe.workers)
+    augmenter = Augmenter(recipe.augment, recipe.feature.sample_rate)
+    loader = train_loader(Speech(learnt, metadata, augmenter, recipe.seed), sampler, recipe.workers)
     read = msgspec.structs.replace(recipe, batch_size=32, batch_seconds=None, workers=0)
-    batches = valid_loader(Speech(heard, metadata, AugmentConfig(), recipe.seed), read, Processes())
+    batches = valid_loader(Speech(heard, metadata, None, recipe.seed), read, Processes())
     shown = list(itertools.islice(checked(batches), 1, 3))
     for step, batch in enumerate(_epochs(loader, sampler)):
         if step % every == 0:

@@ -56,7 +56,7 @@ def main(
 def timed(recipe: Recipe, corpus: Corpus, rounds: int) -> dict[str, Any]:
     """Median seconds of a step in each precision, and the median ratio of neighbours."""
     metadata = metadata_of(recipe)
-    speech = Speech(corpus, metadata, AugmentConfig(), recipe.seed)
+    speech = Speech(corpus, metadata, None, recipe.seed)
     (batch,) = checked([speech[[(1, i) for i in range(recipe.batch_size)]]])
     steps = {precision: partial(learner(recipe, metadata, precision).learn, [batch], recipe.batch_size)
              for precision in PRECISIONS}  # fmt: skip

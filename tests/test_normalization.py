@@ -20,6 +20,7 @@ from tests.conftest import noise
 from tests.test_export import save
 from tests.test_spectra import SPECTRA, voice
 from tests.tiny import MODELS, tiny_metadata, tiny_model
+from training.augment import Augmenter
 from training.corpus import survey
 from training.data import Speech
 from training.recipe import AugmentConfig
@@ -116,7 +117,8 @@ def test_masks_hide_behind_the_mean_or_what_silence_is(corpus, feature):
     metadata = tiny_metadata(MODELS["lstm, lookahead, 1d, fc"], feature)
     masks = AugmentConfig(time_masks=2, time_mask_frames=30, time_mask_share=0.9, frequency_masks=2)
     model = tiny_model(metadata)
-    batch = Speech(survey([corpus], "en", None).corpus, metadata, masks, seed=7)[[(1, 3)]]
+    augmenter = Augmenter(masks, metadata.feature.sample_rate)
+    batch = Speech(survey([corpus], "en", None).corpus, metadata, augmenter, seed=7)[[(1, 3)]]
     silence, _ = Frontend(changed(feature, normalization="none"))(torch.zeros(1, 16000), torch.tensor([16000]))
     value = silence[0, :, :1] if feature.normalization == "none" else torch.zeros(feature.bins, 1)
     plain, _ = model.frontend(batch.audio, batch.lengths)

@@ -11,6 +11,7 @@ from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.text.alphabet import Alphabet
 from tests.tiny import MODELS, tiny_metadata, tiny_model
 from tests.tones import RECIPE
+from training.augment import Augmenter
 from training.corpus import survey
 from training.data import Speech
 from training.recipe import AugmentConfig, TeacherConfig, load_recipe
@@ -32,7 +33,8 @@ def teaching(**settings):
 
 def spoken(corpus, config):
     """Two utterances of different length."""
-    return Speech(survey([corpus], "en", None).corpus, LEARNER, config, seed=7)[[(1, 3), (1, 0)]]
+    augmenter = Augmenter(config, LEARNER.feature.sample_rate)
+    return Speech(survey([corpus], "en", None).corpus, LEARNER, augmenter, seed=7)[[(1, 3), (1, 0)]]
 
 
 def recipe(tmp_path, *overrides, epochs=1):
@@ -143,7 +145,7 @@ def test_a_network_has_nothing_to_learn_from_itself(corpus, tmp_path):
 @torch.no_grad()
 def first_frames(model, corpus):
     """Of every letter that the network says, one utterance after the other: the letter and its frame."""
-    dataset = Speech(survey([corpus], "en", None).corpus, model.metadata, AugmentConfig(), seed=7)
+    dataset = Speech(survey([corpus], "en", None).corpus, model.metadata, None, seed=7)
     found = []
     for i in range(18):
         batch = dataset[[(0, i)]]

@@ -13,7 +13,7 @@ from ds2_deploy.errors import AlphabetError, ConfigError, ManifestError
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from tests.tiny import MODELS, tiny_metadata
-from training.augment import followers
+from training.augment import Augmenter, followers
 from training.corpus import Corpus, check_labels, ctc_fits, survey
 from training.data import Speech, train_loader
 from training.distributed import Processes
@@ -45,7 +45,7 @@ def write(path, lines):
 def test_examples_depend_on_seed_epoch_and_utterance_alone(utterances):
     metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
     augment = AugmentConfig(speeds=(0.8, 0.9, 1.1, 1.25), time_masks=2, frequency_masks=2)
-    dataset = Speech(utterances, metadata, augment, seed=4)
+    dataset = Speech(utterances, metadata, Augmenter(augment, 16000), seed=4)
     batch, again = dataset[[(2, 0), (2, 1)]], dataset[[(2, 1)]]
     length = int(again.lengths)
     assert int(batch.lengths[1]) == length
@@ -59,7 +59,7 @@ def test_examples_depend_on_seed_epoch_and_utterance_alone(utterances):
 def test_validation_is_never_augmented(utterances):
     metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
     augment = AugmentConfig(speeds=(0.5,), time_masks=2, frequency_masks=2)
-    batch = Speech(utterances, metadata, augment, seed=4)[[(0, 0), (0, 2)]]
+    batch = Speech(utterances, metadata, Augmenter(augment, 16000), seed=4)[[(0, 0), (0, 2)]]
     assert batch.lengths.tolist() == [16000, 22000]
     assert batch.time_masks.shape == (2, 0, 2)
     assert ENGLISH.decode(batch.targets.tolist()) == "one twofour five six"
@@ -82,7 +82,7 @@ def test_what_follows_an_utterance_is_heard_and_learnt_after_it(manifest, alphab
         found = survey([manifest], language, None).corpus
     metadata = msgspec.structs.replace(tiny_metadata(MODELS["gru, two directions, 2d"]), alphabet=alphabet)
     augment = AugmentConfig(joined_probability=0.7, joined=2, pause_s=(0.25, 0.5))
-    dataset, lengths = Speech(found, metadata, augment, seed=4), [16000, 19000, 22000]
+    dataset, lengths = Speech(found, metadata, Augmenter(augment, 16000), seed=4), [16000, 19000, 22000]
     for epoch in range(1, 9):
         after = followers(augment, (4, epoch, 1), 3)
         batch, said = dataset[[(epoch, 1)]], (1, *after.indices)
@@ -98,7 +98,7 @@ def test_where_nothing_is_said_nothing_parts_words(manifest):
     found = survey([write(manifest, lines)], "en", ENGLISH).corpus
     metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
     augment = AugmentConfig(joined_probability=1.0, joined=3)
-    dataset, heard = Speech(found, metadata, augment, seed=4), set()
+    dataset, heard = Speech(found, metadata, Augmenter(augment, 16000), seed=4), set()
     for epoch in range(1, 20):
         said = [found[i].text for i in (1, *followers(augment, (4, epoch, 1), 3).indices)]
         text = ENGLISH.decode(dataset[[(epoch, 1)]].targets.tolist())
@@ -194,7 +194,7 @@ def test_a_manifest_that_changes_under_a_training_is_named(utterances, manifest)
 def test_workers_give_the_batches_of_none_however_they_start(utterances, start_method):
     metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
     augment = AugmentConfig(speeds=(0.9, 1.1), time_masks=1, gain_db=(-6.0, 6.0), reverb_probability=0.7)
-    dataset = Speech(utterances, metadata, augment, seed=4)
+    dataset = Speech(utterances, metadata, Augmenter(augment, 16000), seed=4)
     settings = Recipe(name="test", batch_size=2, sorta_grad=False)
     alone, workers = (
         list(train_loader(dataset, BatchSampler(utterances.durations_s, settings, Processes()), count, method))

@@ -21,6 +21,7 @@ from ds2_deploy.model.deepspeech2 import DeepSpeech2, Encoder
 from tests.test_frontend import reference
 from tests.tiny import MODELS, tiny_metadata, tiny_model
 from tests.tones import RECIPE
+from training.augment import Augmenter
 from training.corpus import survey
 from training.data import Speech, valid_loader
 from training.distributed import Processes
@@ -41,7 +42,8 @@ def recipe(tmp_path, *overrides, epochs=1):
 def speech(corpus, *, model="gru, two directions, 2d", feature=None, **augment):
     """A small network and the tones as it reads them."""
     metadata = tiny_metadata(MODELS[model], feature)
-    return tiny_model(metadata), Speech(survey([corpus], "en", None).corpus, metadata, AugmentConfig(**augment), seed=7)
+    augmenter = Augmenter(AugmentConfig(**augment), metadata.feature.sample_rate)
+    return tiny_model(metadata), Speech(survey([corpus], "en", None).corpus, metadata, augmenter, seed=7)
 
 
 def read(**settings):
@@ -405,10 +407,8 @@ def test_a_step_descends_the_mean_over_its_utterances(corpus, tmp_path, batches_
         plain = recipe(tmp_path, *settings)
         train(plain, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
     checkpoint = load_checkpoint(tmp_path / "first/last.pt")
-    model, dataset = (
-        checkpoint.model(),
-        Speech(survey([corpus], "en", None).corpus, checkpoint.metadata, AugmentConfig(), seed=1),
-    )
+    model = checkpoint.model()
+    dataset = Speech(survey([corpus], "en", None).corpus, checkpoint.metadata, None, seed=1)
     sizes = set()
     for gradient, (keys, _) in zip(steps.gradients, batches_read[: len(steps.gradients)], strict=True):
         sizes.add(len(keys))

@@ -53,10 +53,10 @@ class Speech(Dataset["Batch | DS2Error"]):
     What cannot be read is a DS2Error as a value: raised in a worker, it would arrive as a traceback.
     """
 
-    def __init__(self, corpus: Corpus, metadata: ModelMetadata, augment: AugmentConfig, seed: int) -> None:
+    def __init__(self, corpus: Corpus, metadata: ModelMetadata, augmenter: Augmenter | None, seed: int) -> None:
         self.corpus, self.metadata, self.seed = corpus, metadata, seed
-        rate = metadata.feature.sample_rate
-        self.augmenters = Augmenter(AugmentConfig(), rate), Augmenter(augment, rate)
+        plain = Augmenter(AugmentConfig(), metadata.feature.sample_rate)
+        self.augmenters = plain, augmenter or plain
         """For epoch 0, and for the others."""
 
     def __len__(self) -> int:

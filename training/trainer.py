@@ -158,7 +158,8 @@ class Training:
         self.teacher = Teacher.of(recipe, alphabet)
         if not checkpoint:
             check_norm(recipe)
-        Augmenter(recipe.augment, recipe.feature.sample_rate)  # noise that is not there is told before statistics
+        # before the statistics: noise that is not there is told at once
+        augmenter = Augmenter(recipe.augment, recipe.feature.sample_rate)
         self.metadata = self.described(alphabet, train_manifests, checkpoint)
 
         # --- what learns ----------------------------------------------------------------------------------------
@@ -183,11 +184,10 @@ class Training:
             self.learner.load_state_dict(saved["learner"])
 
         # --- how it is read -------------------------------------------------------------------------------------
-        datasets = [
-            Speech(corpus, self.metadata, recipe.augment, recipe.seed) for corpus in (self.train_set, self.valid_set)
-        ]
-        self.train_batches = train_loader(datasets[0], self.sampler, recipe.workers)
-        self.valid_batches = valid_loader(datasets[1], recipe, processes)
+        learnt = Speech(self.train_set, self.metadata, augmenter, recipe.seed)
+        heard = Speech(self.valid_set, self.metadata, None, recipe.seed)
+        self.train_batches = train_loader(learnt, self.sampler, recipe.workers)
+        self.valid_batches = valid_loader(heard, recipe, processes)
 
     def statistics(self, checkpoint: Checkpoint | None) -> FeatureStatistics | None:
         """A checkpoint's where they fit; else the training set's, where the features need any."""

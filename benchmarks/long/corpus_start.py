@@ -29,7 +29,7 @@ from ds2_deploy.text.alphabet import ENGLISH
 from training.corpus import Corpus, ctc_fits, survey
 from training.data import Speech, train_loader
 from training.distributed import Processes
-from training.recipe import AugmentConfig, Recipe
+from training.recipe import Recipe
 from training.sampler import BatchSampler
 
 WORDS = "the of and to a in that he was it his with is for as had you not be on at by her which have from this but"
@@ -90,7 +90,7 @@ def measured(folder: Path, utterances: int) -> Start:
 
 def worker_mb(corpus: Corpus, metadata: ModelMetadata, sampler: BatchSampler, method: str) -> tuple[float, float]:
     """Seconds to the first batch, and what the larger of two workers holds after BATCHES of them."""
-    loader = train_loader(Speech(corpus, metadata, AugmentConfig(), 1), sampler, 2, method)
+    loader = train_loader(Speech(corpus, metadata, None, 1), sampler, 2, method)
     started = time.perf_counter()
     batches: Iterator[Any] = iter(loader)
     next(batches)
