@@ -184,11 +184,11 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
         models.train(stage, Path("D"), tmp_path, 2, ("--set", "workers=1"))
     assert [Path(call[call.index("--out") + 1]).relative_to(tmp_path).as_posix() for call in calls] == [
         "sentences/read", "default/letters", "default/all", "default/people", "default/noisy",
-        "default/more", "streaming/windows", "streaming/all", "streaming/people", "streaming/live",
-        "streaming/pauses", "streaming/later", "streaming/again", "streaming/tail",
+        "default/more", "streaming/taught", "streaming/alone", "streaming/longer", "streaming/more",
+        "streaming/people",
     ]  # fmt: skip
-    read, letters, everything, _, _, last, windows, *_, later, _, _ = calls
-    assert last[last.index("--init-from") + 1] == str(tmp_path / "default/more-begins.pt")
+    read, letters, everything, _, _, more, taught, *_ = calls
+    assert more[more.index("--init-from") + 1] == str(tmp_path / "default/more-begins.pt")
     assert read[:4] == ["train", "sentences", "--train", "D/librispeech-mini/train.jsonl"]
     assert "--init-from" not in read
     assert letters[letters.index("--init-from") + 1] == str(tmp_path / "default/letters-begins.pt")
@@ -198,12 +198,12 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     assert all(call.index("precision=bf16") < call.index("workers=1") for call in calls)
     seeds = [next(word for word in call if word.startswith("seed=")) for call in calls]
     assert len(set(seeds)) == len(calls)
-    begins = load_checkpoint(Path(windows[windows.index("--init-from") + 1])).metadata
+    begins = load_checkpoint(Path(taught[taught.index("--init-from") + 1])).metadata
     assert begins.name == "streaming"
-    assert begins.provenance.recipe == "mean of 0.5 default/noisy, 0.25 default/all, 0.25 default/people"
-    teacher = load_checkpoint(tmp_path / "streaming/later-teacher.pt").metadata.provenance.recipe
-    assert teacher.startswith("mean of 0.5 default/more, 0.25 default/noisy")
-    assert f"teacher.model={tmp_path / 'streaming/later-teacher.pt'}" in later
+    teacher = load_checkpoint(tmp_path / "streaming/taught-teacher.pt").metadata
+    assert begins.provenance.recipe == teacher.provenance.recipe
+    assert begins.provenance.recipe.startswith("mean of 0.5 default/more, 0.25 default/noisy")
+    assert f"teacher.model={tmp_path / 'streaming/taught-teacher.pt'}" in taught
     resumed = models.train_command(models.stage_named("default/all"), Path("D"), tmp_path)
     assert "--resume" in resumed
     assert "--init-from" not in resumed

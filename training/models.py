@@ -74,25 +74,15 @@ ALIGNER = "default/letters"
 """The stage whose weights find the words that are spliced."""
 NOISE = "augment.noise={work}/noise"
 NOISY = (NOISE, "augment.noise_probability=0.5")
-JOINED = "augment.joined_probability=0.5"
-PAUSES = "augment.pause_s=[0.1, 5.0]"
-NO_TAIL = "feature.tail_ms=0.0"
-"""What recipe `streaming` has after a recording, only its last stage has learnt with."""
-FEWER_JOINED = (*NOISY, "augment.joined_probability=0.2", PAUSES)
-LATER = (*FEWER_JOINED, NO_TAIL, "teacher.later_frames=4", "epochs=2")
-TAIL = (*FEWER_JOINED, "optimizer.learning_rate=4e-4", "epochs=3")
+STREAMED = (*NOISY, "augment.joined_probability=0.2", "augment.pause_s=[0.1, 5.0]")
+"""In noise, and a fifth of the recordings with others after them, as a stream goes on."""
+SLOWLY = ("optimizer.learning_rate=4e-4",)
+WIDE = ("model.window=4", "model.window_context=4")
+"""Of the delay of recipe `streaming`'s windows, for half as many backward steps; its own, in which fewer frames hear
+little of what comes, are learnt afterwards."""
 
 LETTERS = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=1e-3")
-BRIEFLY = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=4e-4", "norm_frozen_from=0.0")
-SILENCE = "augment.silence_probability=0.25"
-WINDOWED = (
-    "model.window=2",
-    "model.window_context=6",
-    "feature.normalization=running",
-    "augment.gain_db=[-35.0, 10.0]",
-    SILENCE,
-)
-"""What recipe `an4` lacks of `streaming`: windows, a level of the last seconds, microphones of all levels, silence."""
+BRIEFLY = ("sorta_grad=false", "model.dropout=0.25", *SLOWLY, "norm_frozen_from=0.0")
 READING = (*LIBRISPEECH, AN4)
 ALL = (AN4, AN4, DIGITS, SPLICED_SPEECH, SPELLED_SPEECH)
 EVERYTHING = (*ALL, AN4_VALID, AN4_VALID)
@@ -108,42 +98,43 @@ def halved(stage: str, begun: Shares) -> Shares:
 DEFAULT_ALL = halved("default/all", {"default/people": 1})
 DEFAULT_NOISY = halved("default/noisy", DEFAULT_ALL)
 DEFAULT = halved("default/more", DEFAULT_NOISY)
-STREAMING_ALL = halved("streaming/all", {"streaming/people": 1})
-STREAMING_LIVE = halved("streaming/live", STREAMING_ALL)
-STREAMING_PAUSES = halved("streaming/pauses", STREAMING_LIVE)
-STREAMING = halved("streaming/tail", halved("streaming/again", STREAMING_PAUSES))
+STREAMING_LONGER = halved("streaming/longer", {"streaming/alone": 1})
+STREAMING_MORE = halved("streaming/more", STREAMING_LONGER)
+STREAMING = halved("streaming/people", STREAMING_MORE)
 
 STAGES = (
     Stage("sentences/read", "sentences", READING, LIBRISPEECH_VALID, (NOISE,)),
     Stage("default/letters", "an4", (AN4,), AN4_VALID, ("epochs=44", *LETTERS), begins={"sentences/read": 1}),
     Stage("default/all", "default", ALL, AN4_VALID, (NOISE,), begins={"default/letters": 1}),
     Stage(
-        "default/people", "an4", PEOPLE, AN4_VALID, ("epochs=10", *BRIEFLY, SILENCE), begins={"default/letters": 1}
+        "default/people", "an4", PEOPLE, AN4_VALID, ("epochs=10", *BRIEFLY, "augment.silence_probability=0.25"),
+        begins={"default/letters": 1},
     ),
     Stage(
         "default/noisy", "default", MOSTLY_AN4, AN4_VALID, (*NOISY, "epochs=10"),
         begins=DEFAULT_ALL,
     ),
     Stage("default/more", "default", EVERYTHING, AN4_VALID, (*NOISY, "epochs=10"), begins=DEFAULT_NOISY),
-    Stage("streaming/windows", "an4", PEOPLE, AN4_VALID, ("epochs=8", *LETTERS, *WINDOWED), begins=DEFAULT_NOISY),
-    Stage("streaming/all", "streaming", EVERYTHING, AN4_VALID, (NOISE, NO_TAIL), begins={"streaming/windows": 1}),
     Stage(
-        "streaming/people", "an4", PEOPLE, AN4_VALID, ("epochs=6", *BRIEFLY, *WINDOWED), begins={"streaming/windows": 1}
+        "streaming/taught", "streaming", EVERYTHING, AN4_VALID,
+        (*STREAMED, *WIDE, "teacher.later_frames=4", "epochs=3"),
+        begins=DEFAULT, teacher=DEFAULT,
     ),
     Stage(
-        "streaming/live", "streaming", MOSTLY_AN4, AN4_VALID, (*NOISY, JOINED, NO_TAIL),
-        begins=STREAMING_ALL,
+        "streaming/alone", "streaming", EVERYTHING, AN4_VALID, (*STREAMED, *WIDE, "epochs=3"),
+        begins={"streaming/taught": 1},
     ),
     Stage(
-        "streaming/pauses", "streaming", EVERYTHING, AN4_VALID, (*NOISY, JOINED, PAUSES, NO_TAIL),
-        begins=STREAMING_LIVE,
+        "streaming/longer", "streaming", EVERYTHING, AN4_VALID, (*STREAMED, "epochs=6"), begins={"streaming/alone": 1}
     ),
-    Stage("streaming/later", "streaming", EVERYTHING, AN4_VALID, LATER, begins=STREAMING_PAUSES, teacher=DEFAULT),
     Stage(
-        "streaming/again", "streaming", EVERYTHING, AN4_VALID, (*FEWER_JOINED, NO_TAIL, "epochs=5"),
-        begins={"streaming/later": 1},
+        "streaming/more", "streaming", EVERYTHING, AN4_VALID, (*STREAMED, *SLOWLY, "epochs=4"),
+        begins=STREAMING_LONGER,
     ),
-    Stage("streaming/tail", "streaming", EVERYTHING, AN4_VALID, TAIL, begins={"streaming/again": 1}),
+    Stage(
+        "streaming/people", "streaming", MOSTLY_AN4, AN4_VALID, (*STREAMED, *SLOWLY, "epochs=4"),
+        begins=STREAMING_MORE,
+    ),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {"sentences": {"sentences/read": 1}, "default": DEFAULT, "streaming": STREAMING}
 """What each model is in the end: a mean of stages' weights."""
