@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import soundfile
@@ -214,10 +215,13 @@ def test_a_model_lies_between_what_its_stages_left(tmp_path: Path) -> None:
     first = network.state_dict()
     for number, name in enumerate("abc"):
         weights = {key: value + number for key, value in first.items()}
-        Checkpoint(metadata=network.metadata, weights=weights).save(models.left_by(name, tmp_path))
+        feature = msgspec.structs.replace(network.metadata.feature, running_s=5.0 + number)
+        metadata = msgspec.structs.replace(network.metadata, feature=feature)
+        Checkpoint(metadata=metadata, weights=weights).save(models.left_by(name, tmp_path))
     models.blend("default", {"a": 0.25, "b": 0.25, "c": 0.5}, tmp_path / "model.pt", tmp_path)
     blended = load_checkpoint(tmp_path / "model.pt")
     assert blended.metadata.name == "default"
+    assert blended.metadata.feature.running_s == 5.0  # the first stage's
     assert blended.metadata.provenance.recipe == "mean of 0.25 a, 0.25 b, 0.5 c"
     assert (blended.metadata.provenance.epochs, blended.metadata.provenance.audio_hours) == (0, 0)
     for name, value in first.items():

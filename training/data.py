@@ -50,7 +50,8 @@ class Batch(NamedTuple):
 class Speech(Dataset["Batch | DS2Error"]):
     """`dataset[[(epoch, index), ...]]` is a batch, the same whichever worker prepares it.
 
-    What cannot be read is a DS2Error as a value: raised in a worker, it would arrive as a traceback.
+    Without an `augmenter`, and in epoch 0, recordings are as they are. What cannot be read is a DS2Error as a value:
+    raised in a worker, it would arrive as a traceback.
     """
 
     def __init__(self, corpus: Corpus, metadata: ModelMetadata, augmenter: Augmenter | None, seed: int) -> None:

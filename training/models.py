@@ -78,8 +78,8 @@ STREAMED = (*NOISY, "augment.joined_probability=0.2", "augment.pause_s=[0.1, 5.0
 """In noise, and a fifth of the recordings with others after them, as a stream goes on."""
 SLOWLY = ("optimizer.learning_rate=4e-4",)
 WIDE = ("model.window=4", "model.window_context=4")
-"""Of the delay of recipe `streaming`'s windows, for half as many backward steps; its own, in which fewer frames hear
-little of what comes, are learnt afterwards."""
+"""The delay of recipe `streaming`'s windows, 2 + 6, for half the backward steps, but the last frame of a window hears
+only 4 beyond it: the recipe's are learnt afterwards."""
 
 LETTERS = ("sorta_grad=false", "model.dropout=0.25", "optimizer.learning_rate=1e-3")
 BRIEFLY = ("sorta_grad=false", "model.dropout=0.25", *SLOWLY, "norm_frozen_from=0.0")
@@ -139,7 +139,8 @@ STAGES = (
 MODELS: dict[str, Shares] = {"sentences": {"sentences/read": 1}, "default": DEFAULT, "streaming": STREAMING}
 """What each model is in the end: a mean of stages' weights."""
 EXPORT: dict[str, tuple[str, ...]] = {"streaming": ("--window", "1", "--window-context", "7")}
-"""Options of `ds2 export`: every frame hears 7 more, where with windows of 2 + 6 every other one hears only 6."""
+"""Options of `ds2 export`: every frame hears 7 more, where with windows of 2 + 6 every other one hears only 6, and
+chunks may be any multiple of 20 ms."""
 
 
 def prepare(data: Path, work: Path) -> None:
@@ -218,7 +219,7 @@ def export_command(name: str, work: Path) -> list[str]:
 def blend(name: str, shares: Shares, path: Path, work: Path) -> None:
     """Write `path`: the mean of what stages left, each with its share, as the model `name`.
 
-    It says of itself what it is a mean of, and the corpora of all.
+    It says of itself what it is a mean of, and the corpora of all; features and windows are the first stage's.
     """
     left = [load_checkpoint(left_by(stage, work)) for stage in shares]
     weights = mean_weights([one.weights for one in left], list(shares.values()))
