@@ -128,12 +128,10 @@ STAGES = (
         "streaming/longer", "streaming", EVERYTHING, AN4_VALID, (*STREAMED, "epochs=6"), begins={"streaming/alone": 1}
     ),
     Stage(
-        "streaming/more", "streaming", EVERYTHING, AN4_VALID, (*STREAMED, *SLOWLY, "epochs=4"),
-        begins=STREAMING_LONGER,
+        "streaming/more", "streaming", EVERYTHING, AN4_VALID, (*STREAMED, *SLOWLY), begins=STREAMING_LONGER
     ),
     Stage(
-        "streaming/people", "streaming", MOSTLY_AN4, AN4_VALID, (*STREAMED, *SLOWLY, "epochs=4"),
-        begins=STREAMING_MORE,
+        "streaming/people", "streaming", MOSTLY_AN4, AN4_VALID, (*STREAMED, *SLOWLY), begins=STREAMING_MORE
     ),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {"sentences": {"sentences/read": 1}, "default": DEFAULT, "streaming": STREAMING}

@@ -82,7 +82,7 @@ def bench(
             raise typer.BadParameter(f"{option} is for the workload {needs}: add --workload {needs}.")
     for name in precision or []:
         if name not in PRECISIONS:
-            raise typer.BadParameter(f"There is no precision {name!r}: choose fp32 or fp16.")
+            raise typer.BadParameter(f"There is no precision {name!r}: choose {' or '.join(PRECISIONS)}.")
     with usage_errors():
         for name in backend or []:
             check_backend(name)
