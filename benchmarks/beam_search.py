@@ -90,7 +90,7 @@ def main(
     lm = lm or (path / LM_FOLDER if (path / LM_FOLDER).is_dir() else None)
     network = load_model(model)
     backend = TorchBackend.of(network)
-    sets = [hear(backend, network.metadata, read_manifest(manifest)) for manifest in (valid, test)]
+    sets = [hear(backend, network.metadata, read_manifest(manifest))[0] for manifest in (valid, test)]
     print("| decoder | beam | language model | valid WER | valid CER | test WER | test CER | utterances / s |")
     print("|---|---:|---|---:|---:|---:|---:|---:|")
     found = []

@@ -308,6 +308,8 @@ def test_hot_words_are_heard_more_readily() -> None:
         (" 'anAN", "Anna", "Anna"),
         (" 'koma", "Ok’om", "ok'om"),
         (" ’koma", "ok’om", "ok’om"),
+        (" cafeé", "Cafe\u0301", "café"),
+        (" cafe\u0301", "cafe\u0301", "cafe\u0301"),
     ],
 )
 def test_hot_words_are_taken_in_the_models_letters(letters: str, word: str, spelled: str) -> None:
@@ -448,6 +450,15 @@ def test_broken_language_models(content: str, words: str, tmp_path: Path) -> Non
     (tmp_path / "lm.arpa").write_text(content, encoding="utf-8")
     with pytest.raises(LanguageModelError, match=words):
         BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path / "lm.arpa"))
+
+
+def test_words_of_an_arpa_file_are_parted_by_ascii_spaces_alone(tmp_path: Path) -> None:
+    """As KenLM parts them; of the web there are words with others."""
+    arpa = "\\data\\\nngram 1=3\n\n\\1-grams:\n-1\tnew\u00a0york\n-1\t\u3000\t-0.1\n-1 ok\n\n\\end\\\n"
+    (tmp_path / "lm.arpa").write_text(arpa, encoding="utf-8")
+    assert words_of_model(find_language_model(tmp_path)) == ["new\u00a0york", "\u3000", "ok"]
+    alphabet = Alphabet.of(" bcéf")
+    assert spelled(["fe\u0301e\u0301", "BE\u0301"], alphabet, tmp_path) == {"féé": "fe\u0301e\u0301", "bé": "BE\u0301"}
 
 
 @pytest.mark.parametrize(

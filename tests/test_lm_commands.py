@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
+import soundfile
 
 from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
@@ -14,7 +15,7 @@ from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import LanguageModelError
 from ds2_deploy.metrics import Errors
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
-from tests.conftest import Ds2
+from tests.conftest import Ds2, noise
 from tests.test_beam import spoken
 from training.lm_tune import ALPHAS, Heard, Trial, plot, steadiest, tune
 from training.ngram import estimate
@@ -225,6 +226,24 @@ def test_texts_without_a_spelling_are_left_out_before_anything_is_heard(
     (tmp_path / "valid.jsonl").write_text(told)
     monkeypatch.setattr("ds2_deploy.text.languages.spelling", lambda text, _: None if " " in text else text)
     code, _, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", "--lm", tmp_path / "lm")
-    first, second = err.splitlines()
+    first, *lost, last = err.splitlines()
     assert (code, first) == (1, "ds2: 1 of 3 recordings left out: their texts have words without a spelling.")
-    assert "There is no file" in second
+    assert len(lost) == 2
+    assert all("There is no file" in line for line in lost)
+    assert last == "ds2: There is no recording to tune with."
+
+
+def test_recordings_that_cannot_be_read_are_told_and_left_out(ds2: Ds2, tmp_path: Path) -> None:
+    """As ds2 evaluate does: hours of the others are not lost."""
+    pytest.importorskip("optuna")
+    language_model(tmp_path / "lm")
+    soundfile.write(tmp_path / "fine.wav", noise(8000), 16000)
+    (tmp_path / "broken.wav").write_bytes(b"RIFF and nothing more")
+    names = ("broken", "fine")
+    told = "".join(f'{{"audio_filepath": "{name}.wav", "duration": 0.5, "text": "hello"}}\n' for name in names)
+    (tmp_path / "valid.jsonl").write_text(told)
+    options = ("--lm", tmp_path / "lm", "--trials", 1, "--workers", 1)
+    code, out, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", *options)
+    assert (code, "broken.wav" in err) == (1, True)
+    assert "of 1" in out
+    assert (tmp_path / "lm" / "decoder.json").is_file()

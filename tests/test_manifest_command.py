@@ -4,6 +4,7 @@ import errno
 import gzip
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -50,6 +51,11 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
 
 def line(audio: str, duration: float, text: str, speaker: str = "") -> dict[str, Any]:
     return {"audio_filepath": audio, "duration": duration, "text": text} | ({"speaker": speaker} if speaker else {})
+
+
+def unhashed(entry: dict[str, Any]) -> dict[str, Any]:
+    """A line with the name of a part's file without the hash in it, which is of an absolute path."""
+    return entry | {"audio_filepath": re.sub(r"-[0-9a-f]{12}\.flac$", "-.flac", entry["audio_filepath"])}
 
 
 @pytest.fixture
@@ -260,14 +266,14 @@ def test_lhotse_cuts(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     assert (outcome.code, outcome.out) == (2, "")
     assert "--audio-dir says where" in " ".join(outcome.err.split())
     code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
-    assert lines == [
+    assert [unhashed(entry) for entry in lines] == [
         line("long.flac", 3.0, "the whole", "s"),
-        line("parts/000002-part_0.flac", 1.25, "a part", "s") | {"recording": "long.flac"},
-        line("parts/000003-several_0.flac", 1.0, "first", "s") | {"recording": "long.flac"},
-        line("parts/000003-several_1.flac", 1.0, "second", "s") | {"recording": "long.flac"},
+        line("parts/long-0000500-.flac", 1.25, "a part", "s") | {"recording": "long.flac"},
+        line("parts/long-0001000-.flac", 1.0, "first", "s") | {"recording": "long.flac"},
+        line("parts/long-0002000-.flac", 1.0, "second", "s") | {"recording": "long.flac"},
     ]
-    for name, first, last in (("000002-part_0", 8000, 28000), ("000003-several_1", 32000, 48000)):
-        written, rate = soundfile.read(tmp_path / "parts" / f"{name}.flac", dtype="int16")
+    for entry, first, last in ((lines[1], 8000, 28000), (lines[3], 32000, 48000)):
+        written, rate = soundfile.read(tmp_path / entry["audio_filepath"], dtype="int16")
         assert rate == RATE
         np.testing.assert_array_equal(written, samples[first:last])
     assert (code, dropped(report)) == (
@@ -352,6 +358,35 @@ def test_pieces_of_one_recording_are_not_parted(make: Make, tmp_path: Path, runs
     assert not {entry["text"].split()[1] for entry in train} & {entry["text"].split()[1] for entry in held}
 
 
+def test_parts_are_below_the_folder_that_is_named(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where that is relative: a manifest's paths are from its own folder, not from the current one."""
+    write_audio(tmp_path / "a.wav", 48000)
+    source = write_text(tmp_path / "in.jsonl", json.dumps(line("a.wav", 1.0, "a part") | {"offset": 1.0}))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    _, lines, _ = make(source, "--audio-dir", Path("../there/parts"))
+    assert read_manifest(tmp_path / "m.jsonl")[0].path == tmp_path / lines[0]["audio_filepath"]
+    assert (tmp_path / lines[0]["audio_filepath"]).is_file()
+    assert unhashed(lines[0])["audio_filepath"] == "there/parts/a-0001000-.flac"
+
+
+def test_parts_of_two_manifests_share_a_folder(make: Make, tmp_path: Path) -> None:
+    """With --overwrite, as the refusal of a folder that is there says, and whatever their ids."""
+    samples, _ = soundfile.read(write_audio(tmp_path / "long.flac", 48000), dtype="int16")
+    heard = []
+    for start in (0.5, 1.5):
+        several = cut("x", "long.flac", start, 1.5, ["one", "two"])
+        several["supervisions"][0]["id"], several["supervisions"][1]["id"] = "a/b", "a_b"
+        _, lines, _ = make(write_text(tmp_path / "c.jsonl", json.dumps(several)), "--audio-dir", tmp_path / "parts")
+        heard += [(entry, round(RATE * (start + 0.75 * i))) for i, entry in enumerate(lines)]
+    assert len({entry["audio_filepath"] for entry, _ in heard}) == 4
+    for entry, first in heard:
+        written, _ = soundfile.read(tmp_path / entry["audio_filepath"], dtype="int16")
+        np.testing.assert_array_equal(written, samples[first : first + 12000])
+
+
 def test_what_is_known_of_a_piece_is_kept(make: Make, tmp_path: Path) -> None:
     """Its score, and what it was cut from, even where that is gone, or where it is cut again."""
     write_audio(tmp_path / "a.wav", 48000)
@@ -359,8 +394,8 @@ def test_what_is_known_of_a_piece_is_kept(make: Make, tmp_path: Path) -> None:
     entries = [line("a.wav", 3.0, "whole") | known, line("a.wav", 1.0, "again") | known | {"offset": 1.0}]
     source = write_text(tmp_path / "in.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
     code, lines, _ = make(source, "--audio-dir", tmp_path / "parts")
-    assert (code, lines) == (
-        0, [line("a.wav", 3.0, "whole") | known, line("parts/000002-a.flac", 1.0, "again") | known],
+    assert (code, [unhashed(entry) for entry in lines]) == (
+        0, [line("a.wav", 3.0, "whole") | known, line("parts/a-0001000-.flac", 1.0, "again") | known],
     )  # fmt: skip
 
 
@@ -465,6 +500,8 @@ def test_a_header_says_which_column_is_the_text(make: Make, ds2: Ds2, tmp_path: 
     assert (code, lines) == (0, [line("in/a.wav", 1.0, "one two", "p225")])
     write_text(tmp_path / "in" / "metadata.csv", "file_name,label,speaker\na.wav,one two,p225\n")
     assert make(tmp_path / "in")[1] == [line("in/a.wav", 1.0, "one two", "p225")]
+    write_text(tmp_path / "in" / "metadata.csv", "\nfile_name,label,speaker\na.wav,one two,p225\n")
+    assert make(tmp_path / "in")[:2] == (0, [line("in/a.wav", 1.0, "one two", "p225")])
     write_text(tmp_path / "in" / "metadata.csv", "file_name,text,speaker\na.wav,one two\n")
     assert dropped(make(tmp_path / "in")[2])[0] == ("metadata.csv, line 2", Reason.MALFORMED)
     write_text(tmp_path / "in" / "metadata.csv", "path,client_id\na.wav,p225\n")
@@ -472,6 +509,14 @@ def test_a_header_says_which_column_is_the_text(make: Make, ds2: Ds2, tmp_path: 
     assert (outcome.code, "has a header without a column of texts: path, client_id" in outcome.err) == (1, True)
     write_text(tmp_path / "in" / "metadata.csv", "id|text|normalized_text|length\na|1 2|one two|7\n")
     assert make(tmp_path / "in")[1] == [line("in/a.wav", 1.0, "one two")]
+
+
+def test_a_table_of_something_else_does_not_matter(make: Make, tmp_path: Path) -> None:
+    """It is looked at, for it may be Common Voice's, and need not be text."""
+    write_audio(tmp_path / "in" / "a.wav")
+    write_text(tmp_path / "in" / "a.txt", "one two")
+    (tmp_path / "in" / "notes.tsv").write_bytes("name\tremark\n".encode("utf-16"))
+    assert make(tmp_path / "in")[:2] == (0, [line("in/a.wav", 1.0, "one two")])
 
 
 def test_faults_of_a_table(make: Make, tmp_path: Path) -> None:
@@ -513,20 +558,22 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
         line("c.wav", 1.0, "all of it") | {"offset": 0.0},
         {"audio_filepath": "b.wav", "duration": 2.0},
     ]
+    broken = "{broken\n" + "[" * 200_000 + "\n"
     source = write_text(
-        tmp_path / "in" / "old.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries) + "{broken\n"
+        tmp_path / "in" / "old.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries) + broken
     )
     code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
-    assert lines == [
+    assert [unhashed(entry) for entry in lines] == [
         line("in/a.wav", 1.5, "a lie", "s1"),
         line("in/b.wav", 2.0, "true"),
-        line("parts/000003-b.flac", 0.5, "a part") | {"recording": "in/b.wav"},
-        line("parts/000005-b.flac", 0.75, "the beginning") | {"recording": "in/b.wav"},
+        line("parts/b-0001000-.flac", 0.5, "a part") | {"recording": "in/b.wav"},
+        line("parts/b-0000000-.flac", 0.75, "the beginning") | {"recording": "in/b.wav"},
         line("in/c.wav", 1.0, "all of it"),
     ]
     assert (code, dropped(report)) == (
         1,
-        [("b.wav", Reason.DUPLICATE), ("old.jsonl, line 7", Reason.MALFORMED), ("old.jsonl, line 8", Reason.MALFORMED)],
+        [("b.wav", Reason.DUPLICATE), ("old.jsonl, line 7", Reason.MALFORMED), ("old.jsonl, line 8", Reason.MALFORMED),
+         ("old.jsonl, line 9", Reason.MALFORMED)],
     )
     outcome = ds2("evaluate", "default", source)
     assert (outcome.code, "old.jsonl names a part of b.wav, from 1 s on" in outcome.err) == (1, True)
@@ -549,7 +596,8 @@ def test_a_last_piece_ends_with_its_recording(make: Make, tmp_path: Path) -> Non
     samples, _ = soundfile.read(write_audio(tmp_path / "a.wav", 47937), dtype="int16")  # 2.99606 s
     entries = [
         line("a.wav", 1.0, "last") | {"offset": 2.0},
-        line("a.wav", 1.04, "rounder") | {"offset": 2.0},
+        line("a.wav", 1.03, "rounder") | {"offset": 1.99},
+        line("a.wav", 1.04, "the last again") | {"offset": 2.0},
         line("a.wav", 1.06, "beyond") | {"offset": 2.0},
         line("a.wav", 1.0, "after it") | {"offset": 3.0},
         line("a.wav", 0.11, "short") | {"offset": 2.9},
@@ -557,11 +605,12 @@ def test_a_last_piece_ends_with_its_recording(make: Make, tmp_path: Path) -> Non
     source = write_text(tmp_path / "in.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
     code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
     assert (code, [(entry["text"], entry["duration"]) for entry in lines]) == (
-        1, [("last", 0.9961), ("rounder", 0.9961)],
+        1, [("last", 0.9961), ("rounder", 1.0061)],
     )  # fmt: skip
     written, _ = soundfile.read(tmp_path / lines[0]["audio_filepath"], dtype="int16")
     np.testing.assert_array_equal(written, samples[32000:])
-    assert dropped(report) == [("a.wav", Reason.UNREADABLE)] * 2 + [("a.wav", Reason.TOO_SHORT)]
+    again = (Path(lines[0]["audio_filepath"]).name, Reason.DUPLICATE)
+    assert dropped(report) == [again, *[("a.wav", Reason.UNREADABLE)] * 2, ("a.wav", Reason.TOO_SHORT)]
 
 
 def test_recordings_that_are_none(make: Make, tmp_path: Path) -> None:
@@ -843,7 +892,7 @@ def test_parts_that_cannot_be_written(make: Make, tmp_path: Path, fault: str) ->
     source = write_text(tmp_path / "old.jsonl", "".join(json.dumps(one) + "\n" for one in lines))
     code, kept, report = make(source, "--audio-dir", tmp_path / "parts")
     assert (code, len(kept)) == (1, 1)
-    words = "9 channels, and a FLAC file holds 8" if fault == "channels" else "NaN or infinite in 000001-long"
+    words = "9 channels, and a FLAC file holds 8" if fault == "channels" else "NaN or infinite from 1.000 to 1.500 s"
     assert words in report["dropped"][0]["detail"]
 
 

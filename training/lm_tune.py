@@ -21,9 +21,10 @@ from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.language_model import LmSettings
+from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
-from ds2_deploy.errors import ManifestError
+from ds2_deploy.errors import AudioError, ManifestError
 from ds2_deploy.extras import require
 from ds2_deploy.files import atomic_path
 from ds2_deploy.manifest import Utterance
@@ -56,7 +57,7 @@ class Heard(NamedTuple):
 
     def errors(self, decoder: Decoder) -> Errors:
         return Errors.total(
-            Errors.between(text, respelled(decoder.decode(frames).text, self.language))
+            Errors.between(text, respelled(text_or_nothing(decoder, frames), self.language))
             for frames, text in zip(self.frames, self.texts, strict=True)
         )
 
@@ -97,14 +98,22 @@ class Tuned(NamedTuple):
         return errors.rate(self.metric)
 
 
-def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]) -> Heard:
-    """Run the network over all recordings, one at a time; PronunciationError, first, for a text without a spelling."""
+def hear(
+    backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]
+) -> tuple[Heard, list[AudioError]]:
+    """Run the network over all recordings, one at a time; what is wrong with those that cannot be read, and are left
+    out. PronunciationError, first, for a text without a spelling."""
     texts = [normalize(utterance.text, metadata.language) for utterance in utterances]
-    frames = []
-    for utterance in utterances:
-        audio = load_audio(utterance.path, metadata.feature.sample_rate)
-        frames.append(run_alone(backend, audio, metadata.min_samples).copy())
-    return Heard(metadata.alphabet, metadata.language, frames, texts)
+    heard, failures = Heard(metadata.alphabet, metadata.language, [], []), []
+    for utterance, text in zip(utterances, texts, strict=True):
+        try:
+            audio = load_audio(utterance.path, metadata.feature.sample_rate)
+        except AudioError as error:
+            failures.append(error)
+            continue
+        heard.frames.append(run_alone(backend, audio, metadata.min_samples).copy())
+        heard.texts.append(text)
+    return heard, failures
 
 
 def check(alphabet: Alphabet, lm: Path) -> None:
@@ -148,9 +157,12 @@ def steadiest(trials: Sequence[Trial]) -> Trial:
     """The trial with the least mean cost of its neighbourhood, in which both weights' ranges are of one length."""
     count = max(1, int(NEIGHBOURHOOD * len(trials)))
     at = np.array([[t.alpha, t.beta] for t in trials]) / [np.ptp(ALPHAS), np.ptp(BETAS)]
-    distances = np.linalg.norm(at[:, None] - at[None], axis=2)
     costs = np.array([trial.cost for trial in trials])
-    return trials[int(costs[np.argsort(distances, axis=1)[:, :count]].mean(axis=1).argmin())]
+
+    def mean_cost(here: npt.NDArray[np.float64]) -> float:
+        return float(costs[np.argsort(np.linalg.norm(at - here, axis=1))[:count]].mean())
+
+    return trials[int(np.argmin([mean_cost(here) for here in at]))]  # all distances at once would be gigabytes
 
 
 class _Worker:

@@ -55,7 +55,9 @@ def lm_tune(
         print_failure(f"{left_out} of {len(every)} recordings left out: their texts have words without a spelling.")
     check(folder.metadata.alphabet, lm)
     loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
-    heard = hear(loaded, folder.metadata, utterances)
+    heard, failures = hear(loaded, folder.metadata, utterances)
+    for failure in failures:
+        print_failure(failure)
     with progress_bar(trials) as step:
 
         def show(_: int, __: "Trial") -> None:
@@ -65,6 +67,8 @@ def lm_tune(
         tuned = tune(heard, lm, trials, workers or cpu_cores(), show)
     _print(tuned)  # first: hours of work are not lost where nothing can be written
     _write(tuned, lm)
+    if failures:
+        raise typer.Exit(1)
 
 
 def _check_name(manifest: Path) -> None:

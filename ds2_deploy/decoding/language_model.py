@@ -8,6 +8,7 @@ import bisect
 import codecs
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -86,7 +87,7 @@ def words_of_model(files: LmFiles) -> list[str]:
     if begin != BINARY_MAGIC:
         found = list(_arpa_words(files.model))
     elif files.words:
-        found = sorted(set(read_text(files.words, LanguageModelError).split()))
+        found = sorted(set(_fields(read_text(files.words, LanguageModelError))))
     else:
         raise LanguageModelError(
             f"{files.model} is a binary, which does not tell its words: list them in {WORDS_FILE} beside it."
@@ -95,6 +96,11 @@ def words_of_model(files: LmFiles) -> list[str]:
     if not words:
         raise LanguageModelError(f"{files.model} knows no word.")
     return words
+
+
+def _fields(text: str) -> list[str]:
+    """What ASCII spaces part, as KenLM has it: a word of the web may hold others."""
+    return re.findall(r"[^ \t\n\v\f\r]+", text)
 
 
 def _arpa_words(path: Path) -> Iterator[str]:
@@ -108,7 +114,7 @@ def _arpa_words(path: Path) -> Iterator[str]:
                 elif within and line.startswith("\\"):
                     return
                 elif within and line.strip():
-                    yield line.split()[1]
+                    yield _fields(line)[1]
     except (UnicodeDecodeError, IndexError) as error:
         raise LanguageModelError(f"{path} is neither an ARPA file nor a KenLM binary.") from error
     if not within:
@@ -116,7 +122,15 @@ def _arpa_words(path: Path) -> Iterator[str]:
     raise LanguageModelError(f"{path} is cut off: nothing follows its 1-grams.")
 
 
-CASES: tuple[Callable[[str], str], ...] = (str, str.lower, str.upper)
+def _composed(word: str) -> str:
+    """Accents in one sign with their letters, as training has them: a language may be written otherwise."""
+    return unicodedata.normalize("NFC", word)
+
+
+FORMS: tuple[Callable[[str], str], ...] = (
+    str, str.lower, str.upper, _composed, lambda word: _composed(word.lower()), lambda word: _composed(word.upper()),
+)  # fmt: skip
+"""In which a word is looked for in an alphabet, the one it has first."""
 
 
 def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str, str]:
@@ -126,8 +140,8 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
     """
     letters = {label for i, label in enumerate(alphabet.labels) if i != alphabet.blank}
     best: dict[str, str] = {}
-    for case in CASES:
-        ours = {case(word): word for word in words if _can_write(case(word), letters, alphabet)}
+    for form in FORMS:
+        ours = {form(word): word for word in words if _can_write(form(word), letters, alphabet)}
         ours |= {word: word for word in words if word in ours}  # of several spellings, the very one
         if len(ours) > len(best):
             best = ours

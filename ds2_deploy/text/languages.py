@@ -22,9 +22,12 @@ def _english(text: str) -> str:
 
 
 def _english_phonemes(text: str) -> str:
-    """Capitals that all are labels are phonemes already, so that normalising twice is the same as once."""
+    """Phonemes stay as they are. There are words among their names, and letters, so that "T V" and "AH" in capitals
+    are English: phonemes have a silence between words, or a vowel and a consonant."""
     tokens = text.split()
-    return " ".join(tokens) if set(tokens) <= set(phonemes.LABELS) else phonemes.phonemes(_english(text))
+    known = set(tokens)
+    told = phonemes.SILENCE in known or (known & phonemes.VOWELS and known - phonemes.VOWELS)
+    return " ".join(tokens) if told and known <= set(phonemes.LABELS) else phonemes.phonemes(_english(text))
 
 
 def _mandarin(text: str) -> str:
@@ -37,7 +40,7 @@ class Language(NamedTuple):
     """How models of a language spell."""
 
     normalize: Callable[[str], str]
-    """Applied twice, it changes nothing more."""
+    """Applied twice, it changes nothing more, but for single vowels among phonemes."""
     labels: tuple[str, ...] = ()
     """The language's own; without them, an alphabet is made of the characters of transcripts."""
     metric: Literal["WER", "CER", "PER"] = "WER"
@@ -89,9 +92,9 @@ def spelling(text: str, language: str) -> str | None:
 def respelled(text: str, language: str) -> str:
     """What a model wrote, as the language spells it: its labels may be capitals, or accents apart from their letters.
 
-    As it is where it cannot be spelled.
+    As it is where it cannot be spelled, and where the labels are the language's own.
     """
-    found = spelling(text, language)
+    found = None if language_named(language).labels else spelling(text, language)
     return text if found is None else found
 
 

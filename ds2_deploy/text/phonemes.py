@@ -13,6 +13,7 @@ PHONEMES = (
     "AA", "AE", "AH", "AO", "AW", "AY", "B", "CH", "D", "DH", "EH", "ER", "EY", "F", "G", "HH", "IH", "IY", "JH", "K",
     "L", "M", "N", "NG", "OW", "OY", "P", "R", "S", "SH", "T", "TH", "UH", "UW", "V", "W", "Y", "Z", "ZH",
 )  # fmt: skip
+VOWELS = frozenset(phoneme for phoneme in PHONEMES if phoneme[0] in "AEIOU")
 LABELS = (SILENCE, *PHONEMES)
 
 

@@ -119,7 +119,7 @@ def _line(utterance: Utterance, folder: Path) -> str:
 
 def _named(audio: str, folder: Path) -> str:
     """From the folder of the manifest, where it lies below."""
-    path = Path(audio)
+    path = Path(os.path.abspath(audio))  # noqa: PTH100
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 

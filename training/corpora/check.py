@@ -70,13 +70,13 @@ that, as durations that were rounded do, ends with it."""
 
 def distinct(items: Iterable[Entry | Dropped]) -> Items:
     """The same without what occurs before; paths made absolute and texts' white space made single spaces."""
-    seen: set[tuple[object, ...]] = set()
+    seen: set[tuple[str, Part | None]] = set()
     for item in items:
         if isinstance(item, Dropped):
             yield item
             continue
         audio = os.path.abspath(item.audio)  # noqa: PTH100  # pathlib keeps `..`, and a million of its objects cost
-        key = (audio, *(item.part or ())[1:])
+        key = (audio, item.part)
         if key in seen:
             yield _second(audio, item.text.strip())
         else:
@@ -126,7 +126,7 @@ def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None
         audio = entry.audio
         if part:
             path, duration_s = write_part(entry.audio, part, audio_dir)
-            audio = str(path)
+            audio = os.path.abspath(path)  # noqa: PTH100
     except AudioNotFoundError:
         return Dropped(entry.audio, Reason.NO_AUDIO)
     except AudioError as error:

@@ -16,12 +16,14 @@ from ds2_deploy.errors import AudioNotFoundError, ManifestError
 class Part(NamedTuple):
     """A stretch of a longer recording, which becomes a file of its own: manifests know whole files alone."""
 
-    name: str
-    """Name of that file, without suffix."""
     start_s: float
     duration_s: float
     channel: int | None = None
     """Take this channel alone, 0 being the first; None keeps all."""
+
+    @property
+    def end_s(self) -> float:
+        return self.start_s + self.duration_s
 
 
 class Entry(NamedTuple):

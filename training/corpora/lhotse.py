@@ -30,12 +30,12 @@ def read_lhotse(source: Path) -> Items:
             elif not cut["supervisions"]:
                 yield Dropped(where, Reason.NO_TRANSCRIPT, f"cut {cut['id']}")
             else:
-                yield from list(_entries(cut, source.parent, number))
-        except (AttributeError, KeyError, OSError, StopIteration, TypeError, ValueError) as error:
+                yield from list(_entries(cut, source.parent))
+        except (AttributeError, KeyError, OSError, RecursionError, StopIteration, TypeError, ValueError) as error:
             yield Dropped(where, Reason.MALFORMED, f"{type(error).__name__}: {error}")
 
 
-def _entries(cut: dict[str, Any], folder: Path, number: int) -> Items:
+def _entries(cut: dict[str, Any], folder: Path) -> Items:
     audio, channel = _audio_of(cut, folder)
     supervisions = cut["supervisions"]
     for supervision in supervisions:
@@ -48,8 +48,7 @@ def _entries(cut: dict[str, Any], folder: Path, number: int) -> Items:
         if len(supervisions) > 1:
             start_s, duration_s = start_s + from_s, said_s
         whole = start_s < SAME_S and abs(duration_s - cut["recording"]["duration"]) < SAME_S and channel is None
-        name = f"{number:06d}-{str(supervision['id']).replace('/', '_')}"
-        part = None if whole else Part(name, start_s, duration_s, channel)
+        part = None if whole else Part(start_s, duration_s, channel)
         yield Entry(str(audio), str(supervision.get("text") or ""), str(supervision.get("speaker") or ""), part)
 
 

@@ -1,5 +1,6 @@
 """Stretches of longer recordings, written as files of their own."""
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from ds2_deploy.files import atomic_path
 from training.corpora.entry import Part
 
 FLAC_CHANNELS = 8
+STEM = 50
+"""Letters of a recording's name that its parts begin with: a file's name may have 255 bytes, and a letter four."""
 
 
 def write_part(source: str, part: Part, folder: Path | None) -> tuple[Path, float]:
@@ -20,10 +23,9 @@ def write_part(source: str, part: Part, folder: Path | None) -> tuple[Path, floa
     if folder is None:
         raise ConfigError(f"{source} is cut into parts: --audio-dir says where to write these as files.")
     recording_s = audio_duration_s(source)  # says in a sentence what cannot be opened
-    if not 0 <= part.start_s <= part.start_s + part.duration_s <= recording_s + 1e-3:
-        end_s = part.start_s + part.duration_s
-        raise AudioError(f"{source} lasts {recording_s:.3f} s: no cut from {part.start_s:.3f} to {end_s:.3f} s.")
-    path = folder / f"{part.name}.flac"
+    if not 0 <= part.start_s <= part.end_s <= recording_s + 1e-3:
+        raise AudioError(f"{source} lasts {recording_s:.3f} s: no cut from {part.start_s:.3f} to {part.end_s:.3f} s.")
+    path = folder / f"{part_name(source, part)}.flac"
     try:
         with soundfile.SoundFile(os.fsencode(source)) as file:
             file.seek(round(part.start_s * file.samplerate))
@@ -31,17 +33,25 @@ def write_part(source: str, part: Part, folder: Path | None) -> tuple[Path, floa
             samples = file.read(round(part.duration_s * file.samplerate), dtype="float32", always_2d=True)  # (S, C)
             rate = file.samplerate
     except soundfile.SoundFileError as error:
-        raise AudioError(f"Cannot decode {source} up to {part.name}: it is damaged or cut off.") from error
+        raise AudioError(f"Cannot decode {source} up to {part.end_s:.3f} s: it is damaged or cut off.") from error
     if part.channel is not None:
         samples = samples[:, part.channel]
     if not len(samples):
-        raise AudioError(f"Cannot decode {source} up to {part.name}: nothing is left of it there.")
+        raise AudioError(f"Cannot decode {source} from {part.start_s:.3f} s on: nothing is left of it there.")
     if not np.isfinite(samples).all():
-        raise AudioError(f"{source} holds samples that are NaN or infinite in {part.name}: record or convert again.")
+        raise AudioError(f"{source} holds samples that are NaN or infinite from {part.start_s:.3f} to {part.end_s:.3f} s: record or convert again.")
     if samples.shape[-1] > FLAC_CHANNELS and samples.ndim > 1:
         raise AudioError(f"{source} has {samples.shape[-1]} channels, and a FLAC file holds {FLAC_CHANNELS}.")
     write_flac(path, samples, rate)
     return path, len(samples) / rate
+
+
+def part_name(source: str, part: Part) -> str:
+    """Its recording's name, the millisecond it begins at, and a hash of what it is: in one folder, whatever is cut into
+    it and how often, a part is always the same file, and another one is another file."""
+    content = f"{source}\0{part.start_s!r}\0{part.duration_s!r}\0{part.channel}"
+    digest = hashlib.blake2b(content.encode(errors="surrogateescape"), digest_size=6).hexdigest()
+    return f"{Path(source).stem[:STEM]}-{round(1000 * part.start_s):07d}-{digest}"
 
 
 def write_flac(path: Path, samples: npt.NDArray[np.float32], rate: int) -> None:

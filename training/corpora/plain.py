@@ -82,8 +82,8 @@ def _from_table(table: Path) -> Items:
 
 def _listed(table: Path, by_name: dict[str, list[Path]]) -> Items:
     columns, text, speaker = 0, -1, None
-    for number, fields in _rows(table):
-        if number == 1 and fields[0].strip().lower() in HEADERS:
+    for row, (number, fields) in enumerate(_rows(table)):  # lines before the first row may be blank
+        if row == 0 and fields[0].strip().lower() in HEADERS:
             names = [name.strip().lower() for name in fields]
             speaker = next((names.index(name) for name in SPEAKER_COLUMNS if name in names), None)
             others = [i for i in range(1, len(names)) if i != speaker]
@@ -146,16 +146,16 @@ def read_manifest_again(source: Path) -> Items:
     """
     for number, line in lines_of(source):
         try:
-            yield _entry_of(json.loads(line), source.parent, number)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            yield _entry_of(json.loads(line), source.parent)
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             yield Dropped(f"{source}, line {number}", Reason.MALFORMED, f"{type(error).__name__}: {error}")
 
 
-def _entry_of(fields: dict[str, Any], folder: Path, number: int) -> Entry:
+def _entry_of(fields: dict[str, Any], folder: Path) -> Entry:
     path, text, speaker = folder / fields["audio_filepath"], fields["text"], speaker_name(fields.get("speaker"))
     part = None
     if fields.get("offset") is not None:
-        part = Part(f"{number:06d}-{path.stem}", float(fields["offset"]), float(fields["duration"]))
+        part = Part(float(fields["offset"]), float(fields["duration"]))
     score = None if fields.get("score") is None else float(fields["score"])
     recording = str(folder / fields["recording"]) if fields.get("recording") else ""
     return Entry(str(path), text.strip(), speaker, part, score, recording)
@@ -168,6 +168,6 @@ def first_object(source: Path) -> dict[str, Any]:
     _, line = next(lines_of(source), (0, ""))
     try:
         value = json.loads(line)
-    except ValueError:
+    except (RecursionError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
