@@ -118,7 +118,7 @@ class Recognizer:
             batch_seconds=batch_seconds,
             max_segment_s=longest_piece_s(loaded, folder.metadata.feature.sample_rate, max_segment_s),
             cut_long=cut_long,
-            open_streams=partial(open_stream_backend, loaded.name, folder, **each),
+            open_streams=partial(open_stream_backend, backend, folder, **each),
         )
 
     def create_stream(

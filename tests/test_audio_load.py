@@ -227,6 +227,13 @@ def test_bad_recordings_are_one_sentence_with_their_name(case: str, tmp_path: Pa
     assert str(path) in message
     assert message.endswith(".")
     assert "\n" not in message
+    assert str(path) not in open_files()  # while the error lives on, as among results it does
+
+
+def open_files() -> set[str]:
+    """What this process has open."""
+    descriptors = Path("/proc/self/fd")
+    return {os.readlink(one) for one in descriptors.iterdir() if os.path.lexists(one)}  # noqa: PTH115
 
 
 def test_paths_that_are_no_file(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 import json
 import logging
 from pathlib import Path
+from typing import Never
 
 import pytest
 
 from ds2_deploy import runtime
 from ds2_deploy.errors import ModelError
 from ds2_deploy.model_folder import ModelFolder
+from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.bench_choice import in_order, machine_name
 from tests.tiny import MODELS, tiny_metadata
 
@@ -63,3 +65,18 @@ def test_auto_opens_the_fastest_that_works(model: ModelFolder, monkeypatch: pyte
     monkeypatch.setattr(runtime, "_backend_class", lambda t, name: Stub if name == "torch" else real(t, name))
     write(model, machine_name(), offline=["torch", "onnxruntime"])
     assert runtime.open_backend("auto", model).name == "torch"
+
+
+def test_streams_have_their_own_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recogniser that found PyTorch fastest for whole recordings need not stream by it."""
+    asked: list[str] = []
+
+    def opened(name: str, *_: object, **__: object) -> Never:
+        asked.append(name)
+        raise ModelError("enough")
+
+    monkeypatch.setattr("ds2_deploy.recognizer.open_stream_backend", opened)
+    recognizer = Recognizer.open("streaming", device="cpu")
+    with pytest.raises(ModelError, match="enough"):
+        recognizer.create_stream()
+    assert asked == ["auto"]

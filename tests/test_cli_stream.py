@@ -18,8 +18,10 @@ from ds2_deploy import runtime
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.cli import main
 from ds2_deploy.commands.stream import _caption
+from ds2_deploy.errors import InferenceError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.output.captions import LineCaptions
+from ds2_deploy.streaming.endpoint import EndpointConfig
 from tests.conftest import Ds2
 from tests.fake_stream import (
     CHUNK,
@@ -206,6 +208,21 @@ def test_a_model_that_fails_is_one_line(ds2: Ds2, model: Path, monkeypatch: pyte
 def test_models_that_are_not_there(ds2: Ds2, tmp_path: Path) -> None:
     code, out, err = ds2("stream", "--model", tmp_path / "nothing", stdin=bytes(100))
     assert (code, out, len(err.splitlines())) == (1, "", 1)
+
+
+def test_what_was_said_before_a_model_failed_is_written() -> None:
+    """All in one piece, as a pipe brings it."""
+    backend, out = FakeStreamBackend(), io.StringIO()
+    samples = audio_of(SPEECH)
+
+    def fail() -> None:
+        if len(backend.rows) == len(samples) // CHUNK:
+            raise InferenceError("no luck")
+
+    backend.before_step = fail
+    with pytest.raises(InferenceError, match="no luck"):
+        _caption(own_stream(backend, endpoint=EndpointConfig()), iter([samples]), 16000, LineCaptions(out))
+    assert out.getvalue() == "hi all\n"
 
 
 # --- Ctrl-C, the usual end ------------------------------------------------------------------------------------------

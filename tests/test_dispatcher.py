@@ -1,7 +1,10 @@
 """Many streams through one model: right texts, fair batches, back-pressure, limits, failures and the end."""
 
+import asyncio
 import gc
 import itertools
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -548,6 +551,33 @@ def test_a_closed_stream_tells_nothing() -> None:
         backend.gate.set()
         assert heard_by(dispatcher.create_stream(), babble(4000)).text == text_of(babble(4000))  # after that step
     assert told == []
+
+
+def test_whatever_a_listener_raises_other_streams_go_on() -> None:
+    """A task that is cancelled raises what is no Exception."""
+
+    def listen(_: StreamResult) -> None:
+        raise asyncio.CancelledError
+
+    with dispatching() as dispatcher:
+        for stream in (dispatcher.create_stream(on_result=listen), dispatcher.create_stream()):
+            assert heard_by(stream, babble(4000)).text == text_of(babble(4000))
+
+
+def test_a_program_ends_with_its_own_code_while_streams_are_busy() -> None:
+    """A worker within ONNX Runtime while the interpreter goes down would abort the process."""
+    program = """
+import sys, threading, time, numpy as np
+from ds2_deploy.streaming.dispatcher import Dispatcher
+dispatcher = Dispatcher.open("streaming", backend="onnxruntime", device="cpu", threads=2)
+sound = np.random.default_rng(0).standard_normal(60 * 16000).astype(np.float32) / 8
+for _ in range(4):
+    feed = dispatcher.create_stream().accept_waveform
+    threading.Thread(target=feed, args=(sound, 16000), daemon=True).start()
+time.sleep(0.2)
+sys.exit(3)
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 3
 
 
 def test_a_listener_may_end_its_stream() -> None:

@@ -358,9 +358,7 @@ def test_pieces_of_one_recording_are_not_parted(make: Make, tmp_path: Path, runs
     assert not {entry["text"].split()[1] for entry in train} & {entry["text"].split()[1] for entry in held}
 
 
-def test_parts_are_below_the_folder_that_is_named(
-    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_parts_are_below_the_folder_that_is_named(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where that is relative: a manifest's paths are from its own folder, not from the current one."""
     write_audio(tmp_path / "a.wav", 48000)
     source = write_text(tmp_path / "in.jsonl", json.dumps(line("a.wav", 1.0, "a part") | {"offset": 1.0}))
@@ -559,9 +557,7 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
         {"audio_filepath": "b.wav", "duration": 2.0},
     ]
     broken = "{broken\n" + "[" * 200_000 + "\n"
-    source = write_text(
-        tmp_path / "in" / "old.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries) + broken
-    )
+    source = write_text(tmp_path / "in" / "old.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries) + broken)
     code, lines, report = make(source, "--audio-dir", tmp_path / "parts")
     assert [unhashed(entry) for entry in lines] == [
         line("in/a.wav", 1.5, "a lie", "s1"),
@@ -572,8 +568,12 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
     ]
     assert (code, dropped(report)) == (
         1,
-        [("b.wav", Reason.DUPLICATE), ("old.jsonl, line 7", Reason.MALFORMED), ("old.jsonl, line 8", Reason.MALFORMED),
-         ("old.jsonl, line 9", Reason.MALFORMED)],
+        [
+            ("b.wav", Reason.DUPLICATE),
+            ("old.jsonl, line 7", Reason.MALFORMED),
+            ("old.jsonl, line 8", Reason.MALFORMED),
+            ("old.jsonl, line 9", Reason.MALFORMED),
+        ],
     )
     outcome = ds2("evaluate", "default", source)
     assert (outcome.code, "old.jsonl names a part of b.wav, from 1 s on" in outcome.err) == (1, True)

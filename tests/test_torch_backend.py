@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ds2_deploy.commands.parity import _candidates
-from ds2_deploy.errors import BackendUnavailableError
+from ds2_deploy.errors import BackendUnavailableError, InferenceError
 from ds2_deploy.model.checkpoint import save_weights
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime import open_backend, open_stream_backend
@@ -66,6 +66,18 @@ def test_whole_recordings_and_streams_in_half_precision(folder: ModelFolder) -> 
         np.testing.assert_allclose(row[:length], other[:length], atol=MAX_ABS["fp16"])
 
 
+def test_want_of_memory_in_a_stream_is_one_sentence(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = open_stream_backend("torch", folder, device="cpu")
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(stream._module, "forward", full)  # type: ignore[attr-defined]
+    audio = np.zeros((1, stream.chunk_samples), np.float32)
+    with pytest.raises(InferenceError, match="CUDA out of memory"):
+        stream.step(audio, np.array([stream.chunk_samples]), stream.initial_state(1))
+
+
 @pytest.mark.parametrize("open_", [open_backend, open_stream_backend])
 def test_a_cpu_refuses_half_precision_in_one_sentence(open_: object, folder: ModelFolder) -> None:
     with pytest.raises(
@@ -81,6 +93,7 @@ def test_a_cpu_refuses_half_precision_in_one_sentence(open_: object, folder: Mod
         ([], "auto", [("torch", "fp16"), ("torch stream", "fp16")]),  # in fp32 it is the reference
         ([], "cpu", []),
         (["torch"], "cpu", [("torch", "fp32"), ("torch stream", "fp32")]),
+        (["torch", "torch"], "cpu", [("torch", "fp32"), ("torch stream", "fp32")]),
     ],
 )
 def test_parity_compares_pytorch_in_half_where_it_runs(

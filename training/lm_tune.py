@@ -98,9 +98,7 @@ class Tuned(NamedTuple):
         return errors.rate(self.metric)
 
 
-def hear(
-    backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]
-) -> tuple[Heard, list[AudioError]]:
+def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]) -> tuple[Heard, list[AudioError]]:
     """Run the network over all recordings, one at a time; what is wrong with those that cannot be read, and are left
     out. PronunciationError, first, for a text without a spelling."""
     texts = [normalize(utterance.text, metadata.language) for utterance in utterances]

@@ -79,11 +79,13 @@ def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> tuple[byte
         if name == b"fmt ":
             layout = at + 8
         at += 8 + length + length % 2
-    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", data.ljust(layout + 16), max(layout, 0))
+    if layout < 0:
+        raise AudioError("Standard input begins like a WAV file and does not say which: use ds2 transcribe -.")
+    kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", data.ljust(layout + 16), layout)
     if kind == EXTENSIBLE:  # as ffmpeg writes it from 48 kHz on
         (kind,) = struct.unpack_from("<H", data.ljust(layout + 26), layout + 24)
     coding = "" if kind == PCM else f" in coding {kind}"
-    if layout < 0 or (kind, channels, bits) != (PCM, 1, 16):
+    if (kind, channels, bits) != (PCM, 1, 16):
         raise AudioError(
             f"Standard input is a WAV file of {channels} channels with {bits} bits{coding}, not 16-bit mono: record it "
             "as arecord -f S16_LE -c 1 does, or use ds2 transcribe -."

@@ -156,6 +156,16 @@ def _open(source: AudioSource, name: str) -> _ForwardFile:
             f"Cannot decode {name}: it is damaged or no audio file of a kind libsndfile reads "
             "(WAV, FLAC, OGG, MP3, AIFF and others); convert it to WAV first."
         ) from error
+    try:
+        _check_opened(file, content, name)
+    except BaseException:
+        file.close()  # not when the error is forgotten, which who collects results may keep
+        raise
+    return file
+
+
+def _check_opened(file: _ForwardFile, content: bytes | io.BytesIO, name: str) -> None:
+    """AudioError where what libsndfile has opened cannot be heard, or not all of it."""
     if file.frames == 0 and any(fault in file.extra_info for fault in ("should be", "***")):
         raise AudioError(f"{name} breaks off after its header, or its recording was never finished.")
     if _goes_on(content, file.format):
@@ -168,7 +178,6 @@ def _open(source: AudioSource, name: str) -> _ForwardFile:
             f"Cannot use {name}: its header claims a sample rate of {file.samplerate} Hz, where 1 kHz to 1 MHz are "
             "taken; convert it again."
         )
-    return file
 
 
 def _goes_on(content: bytes | io.BytesIO, kind: str) -> bool:

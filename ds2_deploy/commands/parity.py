@@ -77,7 +77,7 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "li
 
     candidates: list[Candidate] = []
     refused: dict[str, DS2Error] = {}
-    for name, precision, stream in itertools.product(asked or BACKENDS, PRECISIONS, (False, True)):
+    for name, precision, stream in itertools.product(dict.fromkeys(asked) or BACKENDS, PRECISIONS, (False, True)):
         torch = name == "torch"  # which computes from the weights in both precisions, in half on GPUs alone
         if torch and (not asked if precision == "fp32" else device == "cpu" or not gpus()):
             continue

@@ -134,6 +134,8 @@ def _caption(stream: "Stream", pieces: "Iterator[Samples]", rate: int, writer: "
                 writer.partial(now)
                 shown = now.text
     finally:
-        stream.input_finished()
-        for final in stream.take_finals():
-            writer.final(final)
+        try:
+            stream.input_finished()
+        finally:  # where the model has failed, too
+            for final in stream.take_finals():
+                writer.final(final)

@@ -7,6 +7,7 @@ import contextlib
 import io
 import logging
 import time
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,14 @@ def _run(session: Any, device: str, outputs: list[str], feeds: dict[str, npt.NDA
     return copied
 
 
+@cache
+def _preload(ort: Any) -> None:
+    """CUDA and cuDNN from pip's nvidia packages; a CUDA that is a plugin registers here, too. Once: nobody in the
+    process can print meanwhile, for it prints what it does not find, which need not matter."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        ort.preload_dlls()
+
+
 def choose_device(ort: Any, device: str) -> str:
     """`cpu` or `cuda:N`; BackendUnavailableError where a GPU was asked for and cannot be used."""
     ordinal = cuda_ordinal(device)
@@ -143,8 +152,7 @@ def choose_device(ort: Any, device: str) -> str:
         return "cpu"
     present = gpus()
     if present:
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find, which need not matter
-            ort.preload_dlls()  # CUDA and cuDNN from pip's nvidia packages; a CUDA that is a plugin registers here, too
+        _preload(ort)
     supported = CUDA in ort.get_available_providers()
     if ordinal is None:
         return "cuda:0" if present and supported else "cpu"

@@ -118,8 +118,12 @@ class TorchStreamBackend:
         self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64], state: npt.NDArray[np.float32]
     ) -> Step:
         """One chunk of each stream: `audio` (B, C), of which `lengths` (B,) samples are there."""
-        inputs = (torch.from_numpy(array).to(self.device) for array in (audio, lengths, state))
-        return Step(*(tensor.cpu().numpy() for tensor in self._module(*inputs)))
+        try:
+            inputs = (torch.from_numpy(array).to(self.device) for array in (audio, lengths, state))
+            return Step(*(tensor.cpu().numpy() for tensor in self._module(*inputs)))
+        except RuntimeError as error:
+            failure = failed_on("PyTorch", audio, error)
+        raise failure
 
 
 def halved(module: DeepSpeech2) -> DeepSpeech2:

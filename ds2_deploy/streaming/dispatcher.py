@@ -10,6 +10,7 @@ A stream stands in the queue once, however much of it waits, so one that sends a
 turn like everybody else; and whoever sends faster than the model steps is made to wait.
 """
 
+import atexit
 import gc
 import os
 import threading
@@ -17,6 +18,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 
 from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.protocol import Decoder
@@ -36,12 +38,17 @@ MAX_BATCH = 32
 MAX_STREAMS = 1000
 COLLECT_S = 5.0
 """Between looks for forgotten streams, which take a second where a service holds much: a full one is asked often."""
+EXIT_S = 5.0
+"""For how long a worker holds back the end of a program that has not closed its dispatcher: a step or a listener."""
 MAX_WAITING_CHUNKS = 10
 """What one stream may have waiting before whoever feeds it has to wait."""
 
 
 class Dispatcher:
     """The heart of an online service: thread-safe; a context manager, or `close()` it."""
+
+    logged: tuple[type[BaseException], ...] = (BaseException,)
+    """A worker has nobody to raise it to, and goes on for the other streams."""
 
     def __init__(
         self,
@@ -69,6 +76,7 @@ class Dispatcher:
         self._workers = [
             threading.Thread(target=self._run, name=f"ds2-stream-{i}", daemon=True) for i in range(workers)
         ]
+        atexit.register(self._stop, EXIT_S)
         for worker in self._workers:
             worker.start()
 
@@ -92,7 +100,7 @@ class Dispatcher:
             loaded,
             folder.metadata,
             make_decoder(decoder, folder.metadata.alphabet, folder.path),
-            workers=(threads or cpu_cores()) if loaded.device == "cpu" else GPU_WORKERS,
+            workers=(cpu_cores() if threads is None else threads) if loaded.device == "cpu" else GPU_WORKERS,
             max_batch=max_batch,
             max_streams=max_streams,
         )
@@ -124,17 +132,23 @@ class Dispatcher:
 
     def close(self) -> None:
         """Stop after the steps under way; streams that wait hear that it is over."""
+        atexit.unregister(self._stop)
+        self._stop()
         with self._work:
-            self._closed = True
-            self._queue.clear()
             streams = list(self._streams)
-            self._work.notify_all()
-        if threading.current_thread() not in self._workers:  # else a listener closes it: two could wait for each other
-            for worker in self._workers:
-                worker.join()
         for stream in streams:
             if not stream.finished:
                 stream.fail(StreamError("The dispatcher was closed."))
+
+    def _stop(self, timeout: float | None = None) -> None:
+        """Let the workers end: one that is within the model while the interpreter goes down aborts the process."""
+        with self._work:
+            self._closed = True
+            self._queue.clear()
+            self._work.notify_all()
+        if threading.current_thread() not in self._workers:  # else a listener closes it: two could wait for each other
+            for worker in self._workers:
+                worker.join(timeout)
 
     def __enter__(self) -> "Dispatcher":
         return self
@@ -195,8 +209,7 @@ class Dispatcher:
     def _put_back(self, stream: Stream) -> None:
         """To the end of the line if it has another chunk."""
         with self._work:
-            if stream.ready and not self._closed:
-                self._queue.append(stream)
-                self._work.notify()
-            else:
-                self._queued.discard(id(stream))
+            self._queued.discard(id(stream))
+        if stream.ready:  # asked without the lock: its reader may hold it up
+            with suppress(StreamError):  # closed: it has heard so
+                self._enqueue(stream)

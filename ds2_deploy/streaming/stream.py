@@ -58,6 +58,8 @@ class Stepper(Protocol):
     """Who runs the model for a stream."""
 
     backend: StreamBackend
+    logged: tuple[type[BaseException], ...]
+    """What a listener may raise without harm: it is logged. All else is raised where the stream is stepped."""
 
     def pump(self, stream: "Stream") -> None:
         """See to it that the stream's chunks are stepped; returns at once, or when it has room for more."""
@@ -147,7 +149,8 @@ class Stream:
     def result(self) -> StreamResult:
         """The utterance in progress; once all is heard, the last one, empty where it ended before the input did.
 
-        Raises what the model raised.
+        Raises what the model raised. A beam search reads anew when it is asked, and a dispatcher's next step with this
+        stream waits for it.
         """
         with self._changed:
             self._raise_error()
@@ -396,7 +399,7 @@ class Stream:
                 try:
                     if self._on_result:
                         self._on_result(result)
-                except (Exception, SystemExit):  # the listener's own; other streams must not suffer
+                except self._stepper.logged:  # the listener's own; other streams must not suffer
                     log.exception("A stream's listener failed on %r", result.text)
         finally:
             with self._changed:

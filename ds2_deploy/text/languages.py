@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from ds2_deploy.errors import ConfigError, PronunciationError
 from ds2_deploy.text import phonemes
-from ds2_deploy.text.alphabet import Alphabet
+from ds2_deploy.text.alphabet import SILENCE, Alphabet
 
 
 def _small(text: str) -> str:
@@ -26,7 +26,7 @@ def _english_phonemes(text: str) -> str:
     are English: phonemes have a silence between words, or a vowel and a consonant."""
     tokens = text.split()
     known = set(tokens)
-    told = phonemes.SILENCE in known or (known & phonemes.VOWELS and known - phonemes.VOWELS)
+    told = SILENCE in known or (known & phonemes.VOWELS and known - phonemes.VOWELS)
     return " ".join(tokens) if told and known <= set(phonemes.LABELS) else phonemes.phonemes(_english(text))
 
 

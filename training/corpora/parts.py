@@ -39,7 +39,8 @@ def write_part(source: str, part: Part, folder: Path | None) -> tuple[Path, floa
     if not len(samples):
         raise AudioError(f"Cannot decode {source} from {part.start_s:.3f} s on: nothing is left of it there.")
     if not np.isfinite(samples).all():
-        raise AudioError(f"{source} holds samples that are NaN or infinite from {part.start_s:.3f} to {part.end_s:.3f} s: record or convert again.")
+        where = f"from {part.start_s:.3f} to {part.end_s:.3f} s"
+        raise AudioError(f"{source} holds samples that are NaN or infinite {where}: record or convert again.")
     if samples.shape[-1] > FLAC_CHANNELS and samples.ndim > 1:
         raise AudioError(f"{source} has {samples.shape[-1]} channels, and a FLAC file holds {FLAC_CHANNELS}.")
     write_flac(path, samples, rate)
