@@ -90,7 +90,7 @@ def lines(path: Path, kind: type[L]) -> Iterator[tuple[int, L]]:
                     yield offset, parse(line, path, number, kind)
                 offset += len(line)
     except OSError as error:
-        raise ManifestError(f"Cannot read the manifest {path}: {error.strerror}.") from error
+        raise ManifestError(f"Cannot read the manifest {path}: {error.strerror or error}.") from error
 
 
 def parse(line: bytes, manifest: Path, number: int, kind: type[L]) -> L:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import training.learner
+import training.step
 import training.trainer
 from ds2_deploy.errors import AudioError, ConfigError, ManifestError, ModelError, OutputError, TrainingError
 from ds2_deploy.files import alone_with
@@ -242,6 +243,46 @@ def test_it_goes_on_also_where_one_of_them_scales_its_losses(corpus, tmp_path, m
         train(settings, [corpus], [corpus], tmp_path / "run", resume=epochs == 2)
         state = load_checkpoint(tmp_path / "run/last.pt").training["learner"]["scaler"]
         assert bool(state) == half
+
+
+def test_a_loss_that_is_never_finite_leaves_the_scale(corpus, tmp_path, monkeypatch, capsys):
+    """No scale cures it: halved for each such step it would end at nothing, and gradients with it."""
+    monkeypatch.setattr(training.learner, "is_scaled", lambda *_: True)
+    real = training.step.ctc_losses
+
+    def losses(log_probs, lengths, batch, blank):
+        return real(log_probs, lengths, batch, blank) * torch.where(batch.indices == 3, torch.nan, 1.0)
+
+    monkeypatch.setattr(training.step, "ctc_losses", losses)
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run")
+    assert read_log(tmp_path / "run")[-1]["skipped_steps"] == 2
+    assert load_checkpoint(tmp_path / "run/last.pt").training["learner"]["scaler"]["scale"] == 2**16
+    assert "is not finite (" in capsys.readouterr().err
+
+
+def test_validation_recordings_are_opened_before_an_epoch_is_learnt(corpus, tmp_path):
+    lines = [json.loads(line) for line in corpus.read_text().split("\n")]
+    (tmp_path / "broken.wav").write_bytes(b"RIFF and nothing more")
+    lines[2]["audio_filepath"] = str(tmp_path / "broken.wav")
+    (corpus.parent / "valid.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(AudioError, match=r"Cannot decode .*broken\.wav"):
+        train(recipe(tmp_path, epochs=1), [corpus], [corpus.parent / "valid.jsonl"], tmp_path / "run")
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_weights_that_do_not_fit_are_told_before_the_corpus_is_heard(corpus, tmp_path, capsys):
+    train(recipe(tmp_path, "feature.normalization=none", epochs=1), [corpus], [corpus], tmp_path / "first")
+    capsys.readouterr()
+    settings = recipe(tmp_path, "feature.normalization=running", "model.rnn_size=32")
+    with pytest.raises(ModelError, match="another model than the recipe's: rnn_size 24 there, 32 here"):
+        train(settings, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    assert "Listening" not in capsys.readouterr().err
+
+
+def test_a_manifest_is_no_pipe(corpus, tmp_path):
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    with pytest.raises(ManifestError, match=r"pipe\.jsonl is a pipe"):
+        train(recipe(tmp_path), [tmp_path / "pipe.jsonl"], [corpus], tmp_path / "run")
 
 
 def test_gradients_that_pass_through_fp16_are_scaled():

@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.audio.features import FeatureConfig
+from ds2_deploy.audio.load import audio_duration_s
 from ds2_deploy.errors import AlphabetError, ManifestError, PronunciationError
+from ds2_deploy.files import is_pipe
 from ds2_deploy.manifest import Line, Utterance, lines, parse
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
@@ -68,7 +70,7 @@ class Corpus(Sequence[Utterance]):
                 file.seek(int(self.offsets[index]))
                 line = parse(file.readline(), manifest, 0, Line)
         except OSError as error:
-            raise ManifestError(f"Cannot read the manifest {manifest}: {error.strerror}.") from error
+            raise ManifestError(f"Cannot read the manifest {manifest}: {error.strerror or error}.") from error
         except ManifestError as error:
             raise ManifestError(_CHANGED.format(manifest)) from error
         if line.duration != self.durations_s[index]:  # a whole line begins here, but another one
@@ -117,6 +119,8 @@ def corpora(
     for found in (learnt, validated):
         check_labels(found, alphabet)
         _say_what_is_left_out(found, say)
+    for utterance in _some_of(validated.corpus):
+        audio_duration_s(utterance.path)  # one that cannot be opened would end the first epoch, learnt for nothing
     return learnt.corpus, validated.corpus, alphabet
 
 
@@ -142,6 +146,8 @@ def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, 
     ends: list[int] = []
     found = _Findings()
     for manifest in manifests:
+        if is_pipe(manifest):
+            raise ManifestError(f"{manifest} is a pipe, and a manifest is read again for each epoch: give a file.")
         before = found.lines
         for offset, line, text in _spelled(manifest, language, found):
             tokens = tokens_of(text)
@@ -190,11 +196,16 @@ def _spelled(manifest: Path, language: str, found: _Findings) -> Iterator[tuple[
 
 
 def _look_for_recordings(corpus: Corpus) -> None:
-    count = min(len(corpus), LOOKED_FOR)
-    paths = [corpus[i * len(corpus) // count].path for i in range(count)]
-    missing = [path for path in paths if not path.is_file()]
+    some = _some_of(corpus)
+    missing = [utterance.path for utterance in some if not utterance.path.is_file()]
     if missing:
-        raise ManifestError(f"{len(missing)} of {count} recordings do not exist, the first is {missing[0]}.")
+        raise ManifestError(f"{len(missing)} of {len(some)} recordings do not exist, the first is {missing[0]}.")
+
+
+def _some_of(corpus: Corpus) -> list[Utterance]:
+    """LOOKED_FOR at most, evenly spread."""
+    count = min(len(corpus), LOOKED_FOR)
+    return [corpus[i * len(corpus) // count] for i in range(count)]
 
 
 def check_labels(found: Survey, alphabet: Alphabet) -> None:

@@ -79,9 +79,15 @@ class Learner:
         if taken:
             self.scaler.step(self.optimizer)
             self.schedule.step()  # counts the steps that were taken
-        self.scaler.update()
+        losses = torch.cat(found)
+        # A loss that was not finite before it was scaled is no scale's fault: halving it for each would end it.
+        self.scaler.update(self.scaler.get_scale() if not taken and self._any_is_not_finite(losses) else None)
         self.optimizer.zero_grad(set_to_none=True)
-        return torch.cat(found), taken
+        return losses, taken
+
+    def _any_is_not_finite(self, losses: Tensor) -> bool:
+        """Of any process's, so that all keep one scale."""
+        return bool(self.processes.sum((~losses.isfinite()).sum()))
 
     @property
     def seeks_scale(self) -> bool:

@@ -65,7 +65,8 @@ def _check_corpus(corpus: Corpus, saved: str | None, out: Path) -> None:
     if saved is not None and saved != corpus.fingerprint:
         raise ConfigError(
             f"{out} was begun with other utterances than these {len(corpus)}: resume it with the manifests it began "
-            "with, for training and for validation, or start anew with --init-from."
+            "with, for training and for validation, or start anew with --init-from. A recording that cannot be read "
+            "may be replaced by one that can."
         )
 
 

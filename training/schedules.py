@@ -19,7 +19,7 @@ SHARES: dict[str, Share] = {
     "plateau": lambda config, progress, epochs: 1.0,  # times what Schedule.epoch_done has found
     "cosine": lambda config, progress, epochs: (1 + math.cos(math.pi * progress)) / 2,  # Loshchilov and Hutter 2017
     "polynomial": lambda config, progress, epochs: (1 - progress) ** config.power,
-    "exponential": lambda config, progress, epochs: config.decay**epochs,  # the paper's annealing, section 3.8
+    "exponential": lambda config, progress, epochs: config.decay**epochs,  # the paper's annealing, section 6
 }
 
 

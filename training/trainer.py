@@ -38,7 +38,7 @@ from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
 from training.teacher import Teacher
 from training.validation import Validation, validate
-from training.weights import check_norm, load_into
+from training.weights import check_alike, check_norm, load_into
 
 LISTENS = "Listening to the training set for the statistics of its features."
 COLLAPSED = 0.999
@@ -156,9 +156,11 @@ class Training:
         self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
         checkpoint = load_checkpoint(folder.last) if resume else open_checkpoint(init_from) if init_from else None
         self.teacher = Teacher.of(recipe, alphabet)
-        if not checkpoint:
+        # before the statistics: weights that do not fit, and noise that is not there, are told at once
+        if checkpoint:
+            check_alike(checkpoint, recipe.model, recipe.feature, folder.last if resume else init_from, resume)
+        else:
             check_norm(recipe)
-        # before the statistics: noise that is not there is told at once
         augmenter = Augmenter(recipe.augment, recipe.feature.sample_rate)
         self.metadata = self.described(alphabet, train_manifests, checkpoint)
 
@@ -324,10 +326,11 @@ class Training:
         indices = torch.cat([batch.indices for batch in group])[~finite.cpu()].tolist()
         if indices:
             paths = ", ".join(str(self.train_set[index].path) for index in indices[:3])
+            which = ", and batch norm may have carried it from one to the others" if len(indices) > 1 else ""
             after = "; or what follows in the same recording" if self.recipe.augment.joined_probability else ""
             self.reporter.warn(
                 f"Left out a step of epoch {self.position.epoch + 1}: the loss of {len(indices)} of {len(finite)} "
-                f"utterances is not finite ({paths}{', ...' if len(indices) > 3 else ''}{after})."
+                f"utterances is not finite ({paths}{', ...' if len(indices) > 3 else ''}{after}){which}."
             )
 
     def lying_in(self, batch: Batch) -> list[int]:

@@ -28,13 +28,21 @@ def check_norm(recipe: Recipe) -> None:
         )
 
 
+def check_alike(
+    checkpoint: Checkpoint, model: ModelConfig, feature: FeatureConfig, path: Path | None, resume: bool
+) -> None:
+    """ModelError where it is of another architecture, or other features, than may differ."""
+    old = checkpoint.metadata
+    _check_alike("model", *((old.model, model) if resume else _alike_networks(old.model, model)), path)
+    _check_alike("feature", old.feature if resume else _alike_features(old.feature, feature), feature, path)
+
+
 def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, resume: bool) -> None:
     """Another architecture is an error; what may differ where a training is not resumed is made to fit."""
     old, new, weights = checkpoint.metadata, model.metadata, checkpoint.weights
     if not resume:
         checkpoint.model()  # what is made to fit below must fit its own metadata
-    _check_alike("model", *((old.model, new.model) if resume else _alike_networks(old.model, new.model)), path)
-    _check_alike("feature", old.feature if resume else _alike_features(old.feature, new.feature), new.feature, path)
+    check_alike(checkpoint, new.model, new.feature, path, resume)
     if resume:
         _check_alike("alphabet", old.alphabet, new.alphabet, path)
     if new.model.rnn_size < old.model.rnn_size:
@@ -76,7 +84,8 @@ def _alike_networks(old: ModelConfig, new: ModelConfig) -> tuple[ModelConfig, Mo
 def _alike_features(old: FeatureConfig, new: FeatureConfig) -> FeatureConfig:
     """`old` normalised like `new`, with its tail: what is subtracted and divided by is no weight, except where it
     whitens."""
-    old = msgspec.structs.replace(old, tail_ms=new.tail_ms)
+    if old.reflect == new.reflect:  # nothing can follow a mirrored end
+        old = msgspec.structs.replace(old, tail_ms=new.tail_ms)
     if "whitening" in (old.normalization, new.normalization):
         return old
     return msgspec.structs.replace(old, normalization=new.normalization, running_s=new.running_s, prior_s=new.prior_s)

@@ -28,7 +28,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     """The network's state dict."""
     training: dict[str, Any] = field(default_factory=dict)
-    """Owned by training/trainer.py: optimizer, schedule, scaler, position, random states."""
+    """Owned by training/trainer.py: optimizer, schedule, scaler, position, and what must be the same."""
     name: str = "The checkpoint"
     """What messages call it: where it was read, its path."""
 
