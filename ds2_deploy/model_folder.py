@@ -49,7 +49,9 @@ def open_model(model: str | os.PathLike[str]) -> ModelFolder:
     """The model of a bundled name (which wins over a folder called the same) or at a path."""
     folder = _find(os.fspath(model))
     if not (folder / METADATA_FILE).is_file():
-        raise ModelError(f"{folder} is not a model folder: it holds no {METADATA_FILE}; write one with ds2 export.")
+        trained = folder / "best.pt"
+        cure = f"ds2 export {trained} --out MODEL" if trained.is_file() else "ds2 export"
+        raise ModelError(f"{folder} is not a model folder: it holds no {METADATA_FILE}; write one with {cure}.")
     return ModelFolder(folder, ModelMetadata.read(folder / METADATA_FILE))
 
 

@@ -287,6 +287,20 @@ def test_a_closed_standard_input(conv_model: ConvModel) -> None:
         assert done.stderr == "ds2: Standard input is closed: nothing can be heard from there.\n"
 
 
+def test_a_transcript_beside_its_recording_is_not_overwritten(transcribe: Ds2, texts: dict[str, str]) -> None:
+    """As corpora have what was said."""
+    b, a, _ = texts
+    truth = Path(b).with_suffix(".txt")
+    truth.write_text("by hand")
+    code, out, err = transcribe(a, b, "--output-dir", truth.parent)
+    assert (code, out, truth.read_text()) == (1, "", "by hand")
+    assert "b.txt is there, beside its recording, and may be the transcript" in err
+    assert not Path(a).with_suffix(".txt").exists()
+    assert transcribe(a, b, "--output-dir", truth.parent, "--skip-existing").code == 0
+    assert truth.read_text() == "by hand"
+    assert transcribe(b, "--output-dir", truth.parent, "--format", "json").code == 0
+
+
 def test_skip_existing(transcribe: Ds2, texts: dict[str, str], tmp_path: Path) -> None:
     b, a, _ = texts
     (tmp_path / "b.txt").write_text("kept")

@@ -139,6 +139,7 @@ def test_info_of_a_checkpoint_and_of_a_folder(ds2, trained):
         (["train", "an4", "--train", "m", "--valid", "m", "--out", "x"], "The manifest m holds no utterance"),
         (["align", "x.wav", "m", "--model", "default", "--out", "x.jsonl"], "m holds no words."),
         (["export", "text.pt", "--out", "x"], "text.pt is not a ds2 checkpoint"),
+        (["export", "text.pt", "--out", "default"], "default is a bundled model to every command"),
         (["info", "text.pt"], "text.pt is not a ds2 checkpoint"),
         (["parity", "newer"], "has format version 99"),
         (["transcribe", "text.pt", "--model", "newer"], "has format version 99"),

@@ -230,7 +230,13 @@ def test_texts_without_a_spelling_are_left_out_before_anything_is_heard(
     assert (code, first) == (1, "ds2: 1 of 3 recordings left out: their texts have words without a spelling.")
     assert len(lost) == 2
     assert all("There is no file" in line for line in lost)
-    assert last == "ds2: There is no recording to tune with."
+    assert last == "ds2: There is no recording with words to tune with."
+
+
+def test_the_packages_own_weights_are_not_tuned(ds2: Ds2, tmp_path: Path) -> None:
+    (tmp_path / "valid.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": "hello"}\n')
+    code, _, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl")
+    assert (code, "comes with the package: ds2 export default --out FOLDER" in err) == (1, True)
 
 
 def test_recordings_that_cannot_be_read_are_told_and_left_out(ds2: Ds2, tmp_path: Path) -> None:
@@ -244,6 +250,6 @@ def test_recordings_that_cannot_be_read_are_told_and_left_out(ds2: Ds2, tmp_path
     (tmp_path / "valid.jsonl").write_text(told)
     options = ("--lm", tmp_path / "lm", "--trials", 1, "--workers", 1)
     code, out, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", *options)
-    assert (code, "broken.wav" in err) == (1, True)
+    assert (code, "broken.wav" in err, "decoder.json" in err) == (1, True, True)
     assert "of 1" in out
     assert (tmp_path / "lm" / "decoder.json").is_file()

@@ -245,6 +245,8 @@ def test_bundled_recipe_and_overrides():
         ("augment.windows=[[0, 0]]", "augment.windows is for a network whose backward direction"),
         ("augment.windows=[[2, 6]]", "augment.windows is for a network whose backward direction"),
         ("augment.noise_probability=0.5", "augment.noise is empty"),
+        ("augment.time_mask_share=20", "augment.time_mask_share is 20"),
+        ("language=de", "The language 'de' has no text normalisation: choose one of en"),
         ("feature.mel_bands=7", r"model.conv\[0\].kernel is 11 bins high, of 7 that there are: it must be at most 10"),
         ("augment.reverb_probability=1.5", "augment.reverb_probability is 1.5"),
         ("augment={reverb='', reverb_probability=1.0}", "augment.reverb is empty"),

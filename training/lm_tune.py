@@ -130,8 +130,8 @@ def tune(
     """Search alpha and beta, then the beam's width, with `workers` processes."""
     optuna = require("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if not heard.frames:
-        raise ManifestError("There is no recording to tune with.")
+    if not any(text.strip() for text in heard.texts):
+        raise ManifestError("There is no recording with words to tune with.")
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=SEED, constant_liar=True))
     tried: list[Trial] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _Worker.begin, (heard, lm)) as pool:

@@ -23,6 +23,7 @@ from ds2_deploy.ranges import (
     check_ranges,
 )
 from ds2_deploy.text.alphabet import Alphabet
+from ds2_deploy.text.languages import language_named
 
 RECIPES = Path(__file__).parent / "recipes"
 MAX_WORKERS = 64  # each is a process of a quarter of a gigabyte
@@ -87,7 +88,7 @@ class AugmentConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def __post_init__(self) -> None:
         check_ranges(
             self, "augment.",
-            time_masks=MASK, time_mask_frames=MASK, time_mask_share=MASK,
+            time_masks=MASK, time_mask_frames=MASK, time_mask_share=SHARE,
             frequency_masks=MASK, frequency_mask_bins=MASK,
             noise_probability=SHARE, reverb_probability=SHARE, telephone_probability=SHARE, silence_probability=SHARE,
             joined_probability=SHARE, joined=between(1, 100), consistency=NOT_NEGATIVE,
@@ -278,9 +279,11 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
     for override in overrides:
         _apply(content, override)
     try:
-        return msgspec.convert(content, Recipe)
+        recipe = msgspec.convert(content, Recipe)
     except msgspec.ValidationError as error:
         raise ConfigError(f"The recipe {source} cannot be used: {_in_words(error)}.") from error
+    language_named(recipe.language)
+    return recipe
 
 
 def _in_words(error: msgspec.ValidationError) -> str:

@@ -234,7 +234,7 @@ class Training:
             if position.best and not position.batch:
                 self.folder.find_best(position.epoch, position.best[0][1])
         if position.epoch >= recipe.epochs:
-            self.reporter.say(f"All {recipe.epochs} epochs are learnt: --set epochs=N with a higher N learns more.")
+            self.reporter.say(f"All {position.epoch} epochs are learnt: --set epochs=N with a higher N learns more.")
         while position.epoch < recipe.epochs and not self.stale():
             self.learn_epoch()
             started = time.perf_counter()

@@ -112,8 +112,6 @@ def _open(model: str, backend: str, device: str, precision: PrecisionName, decod
     from ds2_deploy.runtime.torch_backend import TorchBackend
 
     module = load_model(model)
-    return Recognizer(
-        metadata=module.metadata,
-        backend=TorchBackend.of(module, device=device),
-        decoder=make_decoder(decoder, module.metadata.alphabet),
-    )
+    with usage_errors():
+        search = make_decoder(decoder, module.metadata.alphabet)
+    return Recognizer(metadata=module.metadata, backend=TorchBackend.of(module, device=device), decoder=search)

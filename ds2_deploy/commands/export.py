@@ -50,8 +50,12 @@ def export(
 
     require_all(EXPORT)
     from ds2_deploy.commands.parity import print_report
+    from ds2_deploy.errors import ConfigError
+    from ds2_deploy.model_folder import bundled_models
     from export.exporter import export_model
 
+    if str(out) in bundled_models():
+        raise ConfigError(f"{out} is a bundled model to every command that is given this name: choose another --out.")
     report = export_model(
         checkpoint,
         out,

@@ -34,7 +34,7 @@ def lm_build(
     is asked for --decoder beam.
     """
     from ds2_deploy.commands.common import usage_errors
-    from ds2_deploy.decoding.language_model import FILES, SETTINGS_FILE, WORDS_FILE
+    from ds2_deploy.decoding.language_model import FILES, PICTURE, SETTINGS_FILE, WORDS_FILE
     from ds2_deploy.errors import OutputError
     from ds2_deploy.files import atomic_path
     from ds2_deploy.model_folder import open_model
@@ -42,7 +42,7 @@ def lm_build(
 
     if order < 2:
         raise typer.BadParameter(f"--order is {order}: KenLM, which reads the model, takes 2 or more.")
-    old = [out / name for name in (*FILES, WORDS_FILE, SETTINGS_FILE) if (out / name).exists()]
+    old = [out / name for name in (*FILES, WORDS_FILE, SETTINGS_FILE, PICTURE) if (out / name).exists()]
     if old and not overwrite:
         raise OutputError(f"{old[0]} exists: choose another folder or add --overwrite.")
     metadata = open_model(model).metadata

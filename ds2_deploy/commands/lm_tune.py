@@ -37,7 +37,7 @@ def lm_tune(
     from ds2_deploy.decoding import LM_FOLDER
     from ds2_deploy.errors import LanguageModelError
     from ds2_deploy.manifest import read_manifest
-    from ds2_deploy.model_folder import open_model
+    from ds2_deploy.model_folder import bundled_models, open_model
     from ds2_deploy.output.progress import progress_bar
     from ds2_deploy.runtime import open_backend
     from ds2_deploy.runtime.devices import cpu_cores
@@ -46,6 +46,11 @@ def lm_tune(
 
     _check_name(manifest)
     folder = open_model(model)
+    if lm is None and model in bundled_models():
+        raise LanguageModelError(
+            f"The language model of {model} comes with the package: ds2 export {model} --out FOLDER brings a copy "
+            "along, whose weights are yours to tune; or name another one with --lm."
+        )
     lm = lm or folder.path / LM_FOLDER
     if not lm.is_dir():
         raise LanguageModelError(f"{lm} is not the folder of a language model: make one with ds2 lm-build.")
@@ -89,7 +94,7 @@ def _check_name(manifest: Path) -> None:
 def _write(tuned: "Tuned", lm: Path) -> None:
     import msgspec
 
-    from ds2_deploy.decoding.language_model import SETTINGS_FILE
+    from ds2_deploy.decoding.language_model import PICTURE, SETTINGS_FILE
     from ds2_deploy.errors import MissingPackageError
     from ds2_deploy.files import atomic_path
     from training.lm_tune import plot
@@ -97,9 +102,10 @@ def _write(tuned: "Tuned", lm: Path) -> None:
     with atomic_path(lm / SETTINGS_FILE) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(tuned.settings), indent=2) + b"\n")
     try:
-        plot(tuned, lm / "lm-tune.png")
+        plot(tuned, lm / PICTURE)
     except MissingPackageError as error:
         typer.echo(f"ds2: no picture: {error}", err=True)
+    typer.echo(f"Wrote {lm / SETTINGS_FILE}.", err=True)
 
 
 def _print(tuned: "Tuned") -> None:

@@ -99,7 +99,7 @@ def transcribe(
     """
     from ds2_deploy.audio.find import find_recordings
     from ds2_deploy.files import is_file, is_folder
-    from ds2_deploy.output.folder import FolderWriter, output_files
+    from ds2_deploy.output.folder import FolderWriter, check_transcripts, output_files
     from ds2_deploy.output.writers import writer_class
 
     for name, value in (("--batch-seconds", batch_seconds), ("--max-segment-seconds", max_segment_seconds)):
@@ -128,6 +128,8 @@ def transcribe(
     files = output_files(recordings, output_dir, writer.suffix) if output_dir else {}
     if skip_existing:
         recordings = [recording for recording in recordings if not is_file(files[recording.name])]
+    elif output_dir:
+        check_transcripts(recordings, files)
     failures = len(errors)
     if recordings:
         options: dict[str, Any] = {

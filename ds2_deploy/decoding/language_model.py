@@ -24,6 +24,8 @@ from ds2_deploy.text.alphabet import Alphabet
 FILES = ("lm.bin", "lm.arpa")
 """In a folder of a language model, the first that is there."""
 WORDS_FILE = "words.txt"
+PICTURE = "lm-tune.png"
+"""What ds2 lm-tune draws."""
 """Beside a binary, which does not tell its words."""
 SETTINGS_FILE = "decoder.json"
 BINARY_MAGIC = b"mmap lm http://kheafield.com/code"

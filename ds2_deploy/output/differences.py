@@ -110,7 +110,10 @@ def group_columns(language: Language) -> tuple[str, ...]:
 
 
 def group_row(group: Group, language: Language) -> tuple[str, ...]:
-    own, other = (f"{group.errors.rate(metric):.2%}" for metric in (language.metric, _other_rate(language)))
+    own, other = (
+        f"{group.errors.rate(metric):.2%}" if group.errors.counted(metric)[1] else "-"  # a text without words has none
+        for metric in (language.metric, _other_rate(language))
+    )
     wrong = "{} of {}".format(*group.errors.counted(language.metric))
     return group.name, str(group.utterances), own, wrong, other
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ds2_deploy.audio.find import Recording
 from ds2_deploy.errors import OutputError
-from ds2_deploy.files import atomic_path
+from ds2_deploy.files import atomic_path, is_file
 from ds2_deploy.output.writers import TextWriter, Transcript
 
 
@@ -48,3 +48,17 @@ def output_files(recordings: Iterable[Recording], folder: Path, suffix: str) -> 
             )
         owners[file] = recording
     return {recording.name: file for file, recording in owners.items()}
+
+
+def check_transcripts(recordings: Iterable[Recording], files: dict[str, Path]) -> None:
+    """OutputError where a recording's file is there beside the recording: so corpora have what was said, which nobody
+    could write again."""
+    for recording in recordings:
+        file = files[recording.name]
+        if not isinstance(recording.source, str) or not is_file(file):
+            continue
+        if file.parent.resolve() == Path(recording.source).parent.resolve():
+            raise OutputError(
+                f"{file} is there, beside its recording, and may be the transcript that somebody made: choose another "
+                "--output-dir, or add --skip-existing."
+            )
