@@ -186,7 +186,7 @@ def test_a_model_is_trained_in_stages(tmp_path: Path, monkeypatch: pytest.Monkey
     assert [Path(call[call.index("--out") + 1]).relative_to(tmp_path).as_posix() for call in calls] == [
         "sentences/read", "default/letters", "default/all", "default/people", "default/noisy",
         "default/more", "streaming/taught", "streaming/alone", "streaming/longer", "streaming/more",
-        "streaming/people",
+        "streaming/people", "streaming/digits", "streaming/quiet",
     ]  # fmt: skip
     read, letters, everything, _, _, more, taught, *_ = calls
     assert more[more.index("--init-from") + 1] == str(tmp_path / "default/more-begins.pt")

@@ -100,7 +100,9 @@ DEFAULT_NOISY = halved("default/noisy", DEFAULT_ALL)
 DEFAULT = halved("default/more", DEFAULT_NOISY)
 STREAMING_LONGER = halved("streaming/longer", {"streaming/alone": 1})
 STREAMING_MORE = halved("streaming/more", STREAMING_LONGER)
-STREAMING = halved("streaming/people", STREAMING_MORE)
+STREAMING_PEOPLE = halved("streaming/people", STREAMING_MORE)
+STREAMING_DIGITS = halved("streaming/digits", STREAMING_PEOPLE)
+STREAMING = halved("streaming/quiet", STREAMING_DIGITS)
 
 STAGES = (
     Stage("sentences/read", "sentences", READING, LIBRISPEECH_VALID, (NOISE,)),
@@ -132,6 +134,15 @@ STAGES = (
     ),
     Stage(
         "streaming/people", "streaming", MOSTLY_AN4, AN4_VALID, (*STREAMED, *SLOWLY), begins=STREAMING_MORE
+    ),
+    Stage(
+        "streaming/digits", "streaming", (*MOSTLY_AN4, DIGITS), AN4_VALID, (*STREAMED, *SLOWLY, "epochs=3"),
+        begins=STREAMING_PEOPLE,
+    ),
+    Stage(
+        "streaming/quiet", "streaming", (*MOSTLY_AN4, DIGITS), AN4_VALID,
+        (*STREAMED, *SLOWLY, "augment.gain_db=[-45.0, 10.0]"),
+        begins=STREAMING_DIGITS,
     ),
 )  # fmt: skip
 MODELS: dict[str, Shares] = {"sentences": {"sentences/read": 1}, "default": DEFAULT, "streaming": STREAMING}
