@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.errors import DS2Error, InferenceError, OverloadError, StreamError
+from ds2_deploy.errors import ConfigError, DS2Error, InferenceError, OverloadError, StreamError
 from ds2_deploy.streaming.dispatcher import MAX_WAITING_CHUNKS, Dispatcher
 from ds2_deploy.streaming.endpoint import EndpointConfig, EndpointRule
 from ds2_deploy.streaming.stream import Stream, StreamResult
@@ -569,15 +569,35 @@ def test_a_program_ends_with_its_own_code_while_streams_are_busy() -> None:
     program = """
 import sys, threading, time, numpy as np
 from ds2_deploy.streaming.dispatcher import Dispatcher
+streams = []
 dispatcher = Dispatcher.open("streaming", backend="onnxruntime", device="cpu", threads=2)
 sound = np.random.default_rng(0).standard_normal(60 * 16000).astype(np.float32) / 8
-for _ in range(4):
-    feed = dispatcher.create_stream().accept_waveform
-    threading.Thread(target=feed, args=(sound, 16000), daemon=True).start()
-time.sleep(0.2)
+for _ in range(8):
+    streams.append(dispatcher.create_stream())
+    threading.Thread(target=streams[-1].accept_waveform, args=(sound, 16000), daemon=True).start()
+while not all(stream.result.score for stream in streams):  # until each has been stepped
+    time.sleep(0.01)
 sys.exit(3)
 """
     assert subprocess.run([sys.executable, "-c", program], timeout=60, check=False).returncode == 3
+
+
+def test_the_program_ends_though_a_listener_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    dispatcher = Dispatcher(FakeStreamBackend(), METADATA, GreedyDecoder(ENGLISH), workers=2)
+    release = threading.Event()
+    streams = [dispatcher.create_stream(on_result=lambda _: release.wait(10)) for _ in range(3)]
+    for stream in streams:
+        feed(stream, babble(4000))
+    started = time.monotonic()
+    dispatcher._close(0.2)  # as at the end
+    assert time.monotonic() - started < 2
+    assert streams[-1].wait(1)  # nobody will step it
+    release.set()
+
+
+def test_a_dispatcher_needs_a_thread() -> None:
+    with pytest.raises(ConfigError, match="threads is 0: it must be at least 1"):
+        Dispatcher.open(threads=0)
 
 
 def test_a_listener_may_end_its_stream() -> None:

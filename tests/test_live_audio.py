@@ -146,7 +146,7 @@ def test_an_extensible_header_says_what_it_is_behind() -> None:
         (wav(noise(100), subtype="PCM_24"), "of 1 channels with 24 bits"),
         (wav(noise(100), subtype="ULAW"), "with 8 bits in coding 7, not 16-bit mono"),
         (wav(noise(100))[:30], "begins like a WAV file and holds no samples"),
-        (wav(noise(100))[:12] + b"data" + bytes(100), "does not say which"),
+        (wav(noise(100))[:12] + b"data" + bytes(100), "whose samples come before its format"),
         (b"RIFF" + bytes(200_000), "begins like a WAV file and holds no samples"),
     ],
 )

@@ -230,7 +230,15 @@ def test_texts_without_a_spelling_are_left_out_before_anything_is_heard(
     assert (code, first) == (1, "ds2: 1 of 3 recordings left out: their texts have words without a spelling.")
     assert len(lost) == 2
     assert all("There is no file" in line for line in lost)
-    assert last == "ds2: There is no recording with words to tune with."
+    assert last == "ds2: No recording that was heard has words to tune with."
+
+
+def test_texts_without_words_are_told_before_anything_is_heard(ds2: Ds2, tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    language_model(tmp_path / "lm")
+    (tmp_path / "valid.jsonl").write_text('{"audio_filepath": "a.wav", "duration": 1, "text": " "}\n')
+    code, _, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", "--lm", tmp_path / "lm")
+    assert (code, err) == (1, "ds2: No text of the manifest has words to tune with.\n")
 
 
 def test_the_packages_own_weights_are_not_tuned(ds2: Ds2, tmp_path: Path) -> None:

@@ -220,6 +220,10 @@ def test_common_voice(make: Make, ds2: Ds2, tmp_path: Path) -> None:
             ("missing.wav", Reason.NO_AUDIO),
         ]
     assert make(root / "test.tsv")[:2] == (0, [line("cv/de/clips/b.wav", 1.0, "Hallo", "c2")])
+    (root / "latin.tsv").write_bytes((header + "c1\ta.wav\tGröße\t2\n").encode("latin-1"))
+    outcome = ds2("manifest", root, "--split", "latin", "--out", tmp_path / "new.jsonl")
+    assert (outcome.code, "latin.tsv: it is not UTF-8" in outcome.err) == (1, True)
+    (root / "latin.tsv").unlink()
     for source, split, listed in ((root, "reported", "test, train"), (root / "test.tsv", "train", "test")):
         outcome = ds2("manifest", source, "--split", split, "--out", tmp_path / "new.jsonl")
         assert outcome.code == 2

@@ -260,6 +260,19 @@ def test_a_loss_that_is_never_finite_leaves_the_scale(corpus, tmp_path, monkeypa
     assert "is not finite (" in capsys.readouterr().err
 
 
+def test_where_no_scale_helps_a_training_ends(corpus, tmp_path, monkeypatch):
+    """A step an epoch with such a loss: the scale is not at fault, so there is nothing to wait for."""
+    monkeypatch.setattr(training.learner, "is_scaled", lambda *_: True)
+    real = training.step.ctc_losses
+
+    def losses(log_probs, lengths, batch, blank):
+        return real(log_probs, lengths, batch, blank) * torch.where(batch.indices == 3, torch.nan, 1.0)
+
+    monkeypatch.setattr(training.step, "ctc_losses", losses)
+    with pytest.raises(TrainingError, match="nothing was learnt"):
+        train(recipe(tmp_path, "batch_size=18", epochs=3), [corpus], [corpus], tmp_path / "run")
+
+
 def test_validation_recordings_are_opened_before_an_epoch_is_learnt(corpus, tmp_path):
     lines = [json.loads(line) for line in corpus.read_text().split("\n")]
     (tmp_path / "broken.wav").write_bytes(b"RIFF and nothing more")

@@ -247,7 +247,6 @@ def test_bundled_recipe_and_overrides():
         ("augment.noise_probability=0.5", "augment.noise is empty"),
         ("augment.time_mask_share=20", "augment.time_mask_share is 20"),
         ("language=de", "The language 'de' has no text normalisation: choose one of en"),
-        ("feature.mel_bands=7", r"model.conv\[0\].kernel is 11 bins high, of 7 that there are: it must be at most 10"),
         ("augment.reverb_probability=1.5", "augment.reverb_probability is 1.5"),
         ("augment={reverb='', reverb_probability=1.0}", "augment.reverb is empty"),
         ("augment.snr_db=[20, 10]", r"augment.snr_db is \(20.0, 10.0\)"),

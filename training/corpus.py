@@ -26,8 +26,8 @@ from training.labels import characters_of, known_alphabet
 from training.recipe import Recipe
 
 LOOKED_FOR = 10_000
-"""Recordings of a corpus that are looked for before the training starts, evenly spread: a network drive needs
-milliseconds for each. The others are missed when their turn comes."""
+"""Recordings of a corpus that are looked for, and of the validation set opened, before the training starts, evenly
+spread: a network drive needs milliseconds for each. The others are missed when their turn comes."""
 
 _CHANGED = "The manifest {} was changed during the training: start it again."
 

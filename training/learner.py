@@ -55,6 +55,8 @@ class Learner:
         self.optimizer = make_optimizer(model, recipe.optimizer)
         self.schedule = Schedule(recipe.schedule, self.optimizer, epoch_steps, recipe.epochs)
         self.scaler = torch.amp.GradScaler(processes.device.type, enabled=is_scaled(recipe.precision, processes.device))
+        self.overflows = False
+        """Whether the last step that was left out had finite losses, so that their scale was at fault."""
 
     def learn(
         self, batches: Sequence[Batch], utterances: int, windows: tuple[int, int] | None = None
@@ -81,7 +83,9 @@ class Learner:
             self.schedule.step()  # counts the steps that were taken
         losses = torch.cat(found)
         # A loss that was not finite before it was scaled is no scale's fault: halving it for each would end it.
-        self.scaler.update(self.scaler.get_scale() if not taken and self._any_is_not_finite(losses) else None)
+        if not taken:
+            self.overflows = not self._any_is_not_finite(losses)
+        self.scaler.update(None if taken or self.overflows else self.scaler.get_scale())
         self.optimizer.zero_grad(set_to_none=True)
         return losses, taken
 
@@ -92,7 +96,7 @@ class Learner:
     @property
     def seeks_scale(self) -> bool:
         """Whether steps may have been left out because losses are still scaled by too much: it halves with each."""
-        return self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        return self.scaler.is_enabled() and self.overflows and self.scaler.get_scale() >= 1
 
     def _averaging(self, wanted: bool) -> AbstractContextManager[Any]:
         """Gradients are averaged over processes once a step, with its last batch."""

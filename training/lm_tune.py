@@ -114,8 +114,10 @@ def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utteran
     return heard, failures
 
 
-def check(alphabet: Alphabet, lm: Path) -> None:
-    """What is wrong with the language model or missing is said here, before hours of work."""
+def check(alphabet: Alphabet, lm: Path, utterances: Sequence[Utterance]) -> None:
+    """What is wrong with the language model, or missing, is said here, before hours of work."""
+    if not any(utterance.text.strip() for utterance in utterances):
+        raise ManifestError("No text of the manifest has words to tune with.")
     require("optuna")
     BeamDecoder(alphabet, BeamConfig(lm=lm))
 
@@ -131,7 +133,7 @@ def tune(
     optuna = require("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not any(text.strip() for text in heard.texts):
-        raise ManifestError("There is no recording with words to tune with.")
+        raise ManifestError("No recording that was heard has words to tune with.")
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=SEED, constant_liar=True))
     tried: list[Trial] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _Worker.begin, (heard, lm)) as pool:

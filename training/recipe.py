@@ -176,7 +176,7 @@ class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Of `polynomial`: 1 is a straight line to zero."""
     patience: int = 2
     """Of `plateau`: epochs in a row without a better validation result that are let pass; the next one lowers the
-    rate. `selection.patience` must be above it, or the training ends before."""
+    rate. `selection.patience` must be at least two above it, or the training ends before."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "schedule.", warmup=SHARE, decay=POSITIVE_SHARE, power=POSITIVE, patience=at_least(0))
@@ -255,12 +255,6 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(
                 f"augment.windows lacks {list(self.model.windows)}: what the network is to be used with, model.window "
                 "and model.window_context, must be among them"
-            )
-        tallest = 2 * self.feature.bins - 4
-        if self.model.conv_dims == 2 and self.model.conv and self.model.conv[0].kernel[0] > max(tallest, 1):
-            raise ValueError(  # PyTorch 2.13 (oneDNN 3.12) writes beyond its memory in the gradient of such, on AVX-512
-                f"model.conv[0].kernel is {self.model.conv[0].kernel[0]} bins high, of {self.feature.bins} that there "
-                f"are: it must be at most {max(tallest, 1)}, or most of it is padding"
             )
         Alphabet.of(self.alphabet)  # raises where a character comes twice
 

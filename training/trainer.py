@@ -326,11 +326,12 @@ class Training:
         indices = torch.cat([batch.indices for batch in group])[~finite.cpu()].tolist()
         if indices:
             paths = ", ".join(str(self.train_set[index].path) for index in indices[:3])
-            which = ", and batch norm may have carried it from one to the others" if len(indices) > 1 else ""
+            shared = len(indices) > 1 and self.recipe.model.batch_norm
+            carried = ", which batch norm may have carried from one to the others" if shared else ""
             after = "; or what follows in the same recording" if self.recipe.augment.joined_probability else ""
             self.reporter.warn(
                 f"Left out a step of epoch {self.position.epoch + 1}: the loss of {len(indices)} of {len(finite)} "
-                f"utterances is not finite ({paths}{', ...' if len(indices) > 3 else ''}{after}){which}."
+                f"utterances is not finite ({paths}{', ...' if len(indices) > 3 else ''}{after}){carried}."
             )
 
     def lying_in(self, batch: Batch) -> list[int]:

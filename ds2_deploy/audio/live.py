@@ -80,7 +80,9 @@ def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> tuple[byte
             layout = at + 8
         at += 8 + length + length % 2
     if layout < 0:
-        raise AudioError("Standard input begins like a WAV file and does not say which: use ds2 transcribe -.")
+        raise AudioError(
+            "Standard input is a WAV file whose samples come before its format: it is damaged, record it anew."
+        )
     kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", data.ljust(layout + 16), layout)
     if kind == EXTENSIBLE:  # as ffmpeg writes it from 48 kHz on
         (kind,) = struct.unpack_from("<H", data.ljust(layout + 26), layout + 24)

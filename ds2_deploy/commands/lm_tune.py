@@ -58,7 +58,7 @@ def lm_tune(
     utterances = [utterance for utterance in every if spelling(utterance.text, language) is not None]
     if left_out := len(every) - len(utterances):
         print_failure(f"{left_out} of {len(every)} recordings left out: their texts have words without a spelling.")
-    check(folder.metadata.alphabet, lm)
+    check(folder.metadata.alphabet, lm, utterances)
     loaded = open_backend(backend, folder, device=device, precision="fp32", threads=cpu_cores())
     heard, failures = hear(loaded, folder.metadata, utterances)
     for failure in failures:

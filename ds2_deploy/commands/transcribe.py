@@ -62,7 +62,9 @@ def transcribe(
         int, typer.Option(min=1, max=1000, help="With --format json: so many readings, each with its scores.")
     ] = 1,
     format_name: Annotated[str, typer.Option("--format", metavar="text|json|jsonl|srt|vtt|tsv|ctm")] = "text",
-    output_dir: Annotated[Path | None, path_option(help="Write a file per recording here, and none to stdout.")] = None,
+    output_dir: Annotated[
+        Path | None, path_option(help="Write a file per recording here (not over a .txt beside its recording).")
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the subfolders of folders.")] = False,
     skip_existing: Annotated[
         bool, typer.Option("--skip-existing", help="With --output-dir: leave out what has its file already.")

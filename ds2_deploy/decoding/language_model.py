@@ -24,10 +24,10 @@ from ds2_deploy.text.alphabet import Alphabet
 FILES = ("lm.bin", "lm.arpa")
 """In a folder of a language model, the first that is there."""
 WORDS_FILE = "words.txt"
-PICTURE = "lm-tune.png"
-"""What ds2 lm-tune draws."""
 """Beside a binary, which does not tell its words."""
 SETTINGS_FILE = "decoder.json"
+PICTURE = "lm-tune.png"
+"""What ds2 lm-tune draws."""
 BINARY_MAGIC = b"mmap lm http://kheafield.com/code"
 PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"PK\x03\x04")
 """How files of gzip, bzip2, xz and zip begin: public language models come as .arpa.gz."""

@@ -85,7 +85,7 @@ class MaskedConv(nn.Module):
 
     def forward(self, x: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         shortcut = None if self.shortcut is None else self.shortcut(x)
-        x = self.conv(x if self.same is None else same_padded(x, lengths, self.same))
+        x = self._convolved(x if self.same is None else same_padded(x, lengths, self.same))
         lengths = conv_lengths(lengths, self.time_kernel, self.time_stride)
         mask = time_mask(lengths, x.shape[-1])  # (B, T)
         mask = mask[:, None, None, :] if x.dim() == 4 else mask[:, None, :]
@@ -93,6 +93,18 @@ class MaskedConv(nn.Module):
             x = self.norm(x, mask)
         x = self.activation(x)
         return (x if shortcut is None else x + shortcut).masked_fill(~mask, 0.0), lengths
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """While it learns, a kernel taller than `x` (B, C, F, T) gets the zeros around it beforehand: oneDNN 3.12, in
+        PyTorch 2.13, has wrong gradients of such kernels on AVX-512 where it is to think of the zeros itself, or writes
+        beyond its memory."""
+        conv = self.conv
+        if self.training and isinstance(conv, nn.Conv2d) and x.shape[2] < conv.kernel_size[0]:
+            bins, frames = map(int, conv.padding)
+            x = nn.functional.pad(x, (0, 0, bins, bins))
+            return nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, (0, frames))
+        result: Tensor = conv(x)
+        return result
 
 
 class TimeReversal(nn.Module):

@@ -51,11 +51,11 @@ def output_files(recordings: Iterable[Recording], folder: Path, suffix: str) -> 
 
 
 def check_transcripts(recordings: Iterable[Recording], files: dict[str, Path]) -> None:
-    """OutputError where a recording's file is there beside the recording: so corpora have what was said, which nobody
+    """OutputError where a recording's text is there beside the recording: so corpora have what was said, which nobody
     could write again."""
     for recording in recordings:
         file = files[recording.name]
-        if not isinstance(recording.source, str) or not is_file(file):
+        if file.suffix != ".txt" or not isinstance(recording.source, str) or not is_file(file):
             continue
         if file.parent.resolve() == Path(recording.source).parent.resolve():
             raise OutputError(

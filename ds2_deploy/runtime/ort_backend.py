@@ -6,6 +6,7 @@ Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples 
 import contextlib
 import io
 import logging
+import threading
 import time
 from functools import cache
 from itertools import pairwise
@@ -38,6 +39,7 @@ HEAVY = {"GRU", "LSTM", "RNN", "Conv", "MatMul", "Gemm", "Scan", "Loop"}
 FATAL_ONLY = 4  # ONNX Runtime's log levels go from 0, verbose; its errors reach us as exceptions
 
 log = logging.getLogger(__name__)
+_loading = threading.Lock()
 
 
 class OrtBackend:
@@ -137,8 +139,13 @@ def _run(session: Any, device: str, outputs: list[str], feeds: dict[str, npt.NDA
     return copied
 
 
-@cache
 def _preload(ort: Any) -> None:
+    with _loading:  # one thread at a time, or stdout would stay where the other had put it
+        _preload_once(ort)
+
+
+@cache
+def _preload_once(ort: Any) -> None:
     """CUDA and cuDNN from pip's nvidia packages; a CUDA that is a plugin registers here, too. Once: nobody in the
     process can print meanwhile, for it prints what it does not find, which need not matter."""
     with contextlib.redirect_stdout(io.StringIO()):

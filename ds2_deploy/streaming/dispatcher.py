@@ -39,15 +39,16 @@ MAX_STREAMS = 1000
 COLLECT_S = 5.0
 """Between looks for forgotten streams, which take a second where a service holds much: a full one is asked often."""
 EXIT_S = 5.0
-"""For how long a worker holds back the end of a program that has not closed its dispatcher: a step or a listener."""
+"""For how long workers hold back the end of a program that has not closed its dispatcher, with a step or a listener."""
 MAX_WAITING_CHUNKS = 10
 """What one stream may have waiting before whoever feeds it has to wait."""
 
 
 class Dispatcher:
-    """The heart of an online service: thread-safe; a context manager, or `close()` it."""
+    """The heart of an online service: thread-safe; a context manager, or `close()` it. One that is open when the
+    program ends is closed then."""
 
-    logged: tuple[type[BaseException], ...] = (BaseException,)
+    forgiven: tuple[type[BaseException], ...] = (BaseException,)
     """A worker has nobody to raise it to, and goes on for the other streams."""
 
     def __init__(
@@ -76,9 +77,9 @@ class Dispatcher:
         self._workers = [
             threading.Thread(target=self._run, name=f"ds2-stream-{i}", daemon=True) for i in range(workers)
         ]
-        atexit.register(self._stop, EXIT_S)
         for worker in self._workers:
             worker.start()
+        atexit.register(self._close, EXIT_S)
 
     @classmethod
     def open(
@@ -94,13 +95,15 @@ class Dispatcher:
         max_streams: int = MAX_STREAMS,
     ) -> "Dispatcher":
         """Load a bundled streaming model or a model folder; on a CPU one single-threaded worker per core."""
+        if threads is not None and threads < 1:
+            raise ConfigError(f"threads is {threads}: it must be at least 1.")
         folder = open_model(model)
         loaded = open_stream_backend(backend, folder, device=device, precision=precision, threads=1)
         return cls(
             loaded,
             folder.metadata,
             make_decoder(decoder, folder.metadata.alphabet, folder.path),
-            workers=(cpu_cores() if threads is None else threads) if loaded.device == "cpu" else GPU_WORKERS,
+            workers=(threads or cpu_cores()) if loaded.device == "cpu" else GPU_WORKERS,
             max_batch=max_batch,
             max_streams=max_streams,
         )
@@ -132,23 +135,24 @@ class Dispatcher:
 
     def close(self) -> None:
         """Stop after the steps under way; streams that wait hear that it is over."""
-        atexit.unregister(self._stop)
-        self._stop()
-        with self._work:
-            streams = list(self._streams)
-        for stream in streams:
-            if not stream.finished:
-                stream.fail(StreamError("The dispatcher was closed."))
+        self._close(None)
 
-    def _stop(self, timeout: float | None = None) -> None:
-        """Let the workers end: one that is within the model while the interpreter goes down aborts the process."""
+    def _close(self, patience_s: float | None) -> None:
+        """Wait for busy workers, at the end of the program for so many seconds at most: one that is within the model
+        while the interpreter goes down aborts the process."""
+        atexit.unregister(self._close)
         with self._work:
             self._closed = True
             self._queue.clear()
+            streams = list(self._streams)
             self._work.notify_all()
         if threading.current_thread() not in self._workers:  # else a listener closes it: two could wait for each other
+            until = None if patience_s is None else time.monotonic() + patience_s
             for worker in self._workers:
-                worker.join(timeout)
+                worker.join(None if until is None else max(until - time.monotonic(), 0))
+        for stream in streams:
+            if not stream.finished:
+                stream.fail(StreamError("The dispatcher was closed."))
 
     def __enter__(self) -> "Dispatcher":
         return self
@@ -211,5 +215,5 @@ class Dispatcher:
         with self._work:
             self._queued.discard(id(stream))
         if stream.ready:  # asked without the lock: its reader may hold it up
-            with suppress(StreamError):  # closed: it has heard so
+            with suppress(StreamError):  # closed, which `close` tells it
                 self._enqueue(stream)

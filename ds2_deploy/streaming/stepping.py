@@ -73,7 +73,7 @@ def _deliver(step: Step, streams: list["Stream"]) -> None:
 class OwnThread:
     """Steps a stream at once, in the thread that feeds it."""
 
-    logged: tuple[type[BaseException], ...] = (Exception, SystemExit)
+    forgiven: tuple[type[BaseException], ...] = (Exception, SystemExit)
 
     def __init__(self, backend: StreamBackend) -> None:
         self.backend = backend

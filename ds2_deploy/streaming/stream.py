@@ -58,7 +58,7 @@ class Stepper(Protocol):
     """Who runs the model for a stream."""
 
     backend: StreamBackend
-    logged: tuple[type[BaseException], ...]
+    forgiven: tuple[type[BaseException], ...]
     """What a listener may raise without harm: it is logged. All else is raised where the stream is stepped."""
 
     def pump(self, stream: "Stream") -> None:
@@ -399,7 +399,7 @@ class Stream:
                 try:
                     if self._on_result:
                         self._on_result(result)
-                except self._stepper.logged:  # the listener's own; other streams must not suffer
+                except self._stepper.forgiven:  # the listener's own; other streams must not suffer
                     log.exception("A stream's listener failed on %r", result.text)
         finally:
             with self._changed:

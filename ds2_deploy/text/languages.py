@@ -22,12 +22,18 @@ def _english(text: str) -> str:
 
 
 def _english_phonemes(text: str) -> str:
-    """Phonemes stay as they are. There are words among their names, and letters, so that "T V" and "AH" in capitals
-    are English: phonemes have a silence between words, or a vowel and a consonant."""
+    """Phonemes stay as they are. There are words among their names, and letters: vowels alone and consonants alone,
+    such as "AH" and "T V", are English where that has them."""
     tokens = text.split()
-    known = set(tokens)
-    told = SILENCE in known or (known & phonemes.VOWELS and known - phonemes.VOWELS)
-    return " ".join(tokens) if told and known <= set(phonemes.LABELS) else phonemes.phonemes(_english(text))
+    found = set(tokens)
+    if not found <= set(phonemes.LABELS):
+        return phonemes.phonemes(_english(text))
+    if SILENCE in found or (found & phonemes.VOWELS and found - phonemes.VOWELS):
+        return " ".join(tokens)
+    try:
+        return phonemes.phonemes(_english(text))
+    except PronunciationError:
+        return " ".join(tokens)
 
 
 def _mandarin(text: str) -> str:
@@ -40,7 +46,7 @@ class Language(NamedTuple):
     """How models of a language spell."""
 
     normalize: Callable[[str], str]
-    """Applied twice, it changes nothing more, but for single vowels among phonemes."""
+    """Applied twice, it changes nothing more, but for phonemes of vowels, or of consonants, alone."""
     labels: tuple[str, ...] = ()
     """The language's own; without them, an alphabet is made of the characters of transcripts."""
     metric: Literal["WER", "CER", "PER"] = "WER"

@@ -49,7 +49,8 @@ def write_part(source: str, part: Part, folder: Path | None) -> tuple[Path, floa
 
 def part_name(source: str, part: Part) -> str:
     """Its recording's name, the millisecond it begins at, and a hash of what it is: in one folder, whatever is cut into
-    it and how often, a part is always the same file, and another one is another file."""
+    it and how often, a part is always the same file, and another one is another file. The hash is of the recording's
+    path, too: where that moves, the names change."""
     content = f"{source}\0{part.start_s!r}\0{part.duration_s!r}\0{part.channel}"
     digest = hashlib.blake2b(content.encode(errors="surrogateescape"), digest_size=6).hexdigest()
     return f"{Path(source).stem[:STEM]}-{round(1000 * part.start_s):07d}-{digest}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ds2_deploy.audio.find import files_below
 from ds2_deploy.errors import ConfigError, ManifestError
-from training.corpora.entry import Dropped, Entry, Items, Reason, audio_by_stem, lines_of
+from training.corpora.entry import Dropped, Entry, Items, Reason, audio_by_stem, lines_of, readable
 
 
 def is_librispeech(source: Path) -> bool:
@@ -109,12 +109,10 @@ def _common_voice_tables(source: Path) -> list[Path]:
 
 
 def _header(table: Path) -> list[str]:
-    """None of a table that cannot be read, which may be anything: who reads it for its texts says what is wrong."""
-    try:
-        _, line = next(lines_of(table), (0, ""))
-    except ManifestError:
-        return []
-    return line.split("\t")
+    """Of any file: what is no UTF-8 may be a table of something else, and else who reads its texts says so."""
+    with readable(table), table.open("rb") as file:
+        first = next(filter(bytes.strip, file), b"")
+    return first.decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
 
 
 def _checked(split: str | None, splits: Sequence[str], corpus: str) -> str:
