@@ -230,6 +230,24 @@ def test_bad_recordings_are_one_sentence_with_their_name(case: str, tmp_path: Pa
     assert str(path) not in open_files()  # while the error lives on, as among results it does
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "PCM_24"])
+def test_a_wav_file_that_is_cut_off_is_heard_but_not_learnt_from(subtype: str) -> None:
+    whole = encoded(noise(32000), subtype=subtype)
+    half = whole[: len(whole) // 2]
+    assert len(load_audio(half, RATE)) == pytest.approx(16000, abs=60)
+    assert audio_duration_s(half) == pytest.approx(1.0, abs=0.01)
+    with pytest.raises(AudioError, match=r"breaks off: its header promises 1\.00 s more"):
+        audio_duration_s(half, decode=True)
+    assert audio_duration_s(whole[:-100], decode=True) == pytest.approx(2.0, abs=0.01)
+
+
+@pytest.mark.parametrize("promised", [2**32 - 1, 2**31, 2**31 - 1, 2**31 - 4096])
+def test_a_wav_file_whose_writer_did_not_know_its_length_is_whole(promised: int) -> None:
+    """As ffmpeg, arecord and sox write them to a pipe."""
+    content = WAV[:40] + promised.to_bytes(4, "little") + WAV[44:]
+    assert audio_duration_s(content, decode=True) == 0.25
+
+
 def open_files() -> set[str]:
     """What this process has open."""
     descriptors = Path("/proc/self/fd")

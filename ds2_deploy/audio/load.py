@@ -5,6 +5,7 @@ Shapes: S samples, C channels.
 
 import io
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -40,6 +41,13 @@ MAX_SAMPLE = 2.0**31
 """Full scale is 1. Codecs overshoot it a little and some writers store integers in floats; beyond is garbage."""
 UNKNOWN_FRAMES = 2**62
 """libsndfile reports about 2**63 where a header leaves the length open, as FLAC written to a pipe does."""
+
+WAV_PROMISES = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+"""libsndfile's words for a WAV file whose header has another number of bytes than there are."""
+OPEN_BYTES = 0x7FFF_0000
+"""From here on a header says that its writer, to a pipe, did not know yet."""
+CUT_S = 0.05
+"""A recording that lacks less of what its header promises is whole."""
 
 KINDS = ("aif", "aifc", "aiff", "au", "caf", "flac", "mp3", "oga", "ogg", "opus", "rf64", "sph", "w64", "wav", "wave")
 EXTENSIONS = frozenset(f".{kind}" for kind in KINDS)
@@ -93,14 +101,26 @@ def audio_blocks(source: AudioSource, sample_rate: int) -> Iterator[Samples]:
 def audio_duration_s(source: AudioSource, *, decode: bool = False) -> float:
     """Seconds of audio by the header; `decode`, or a header that leaves the length open, decodes all of it.
 
-    Decoding finds what a header cannot: FLAC that is cut off is an AudioError, MP3 is as long as what is left of it.
+    Decoding finds what a header cannot: FLAC that is cut off is an AudioError, MP3 is as long as what is left of it. So
+    is WAV to who hears it, for not every recorder ends its header; with `decode` it is an AudioError, too.
     """
     name = source_name(source)
     with _open(source, name) as file:
         frames = file.frames
+        if decode and (lacking_s := _lacking_s(file)) > CUT_S:
+            raise AudioError(f"{name} breaks off: its header promises {lacking_s:.2f} s more. Record or copy it anew.")
         if decode or frames >= UNKNOWN_FRAMES:
             frames = sum(map(len, _mono_blocks(file, None, name)))
         return float(frames) / float(file.samplerate)
+
+
+def _lacking_s(file: "_ForwardFile") -> float:
+    """Seconds that the header of a WAV file promises and that are not there."""
+    found = WAV_PROMISES.search(file.extra_info)
+    promised, there = map(int, found.groups()) if found else (0, 0)
+    if not there < promised < OPEN_BYTES or not there:
+        return 0.0
+    return float(file.frames * (promised - there) / there / file.samplerate)
 
 
 class Content(bytes):
