@@ -245,30 +245,30 @@ def test_it_goes_on_also_where_one_of_them_scales_its_losses(corpus, tmp_path, m
         assert bool(state) == half
 
 
-def test_a_loss_that_is_never_finite_leaves_the_scale(corpus, tmp_path, monkeypatch, capsys):
-    """No scale cures it: halved for each such step it would end at nothing, and gradients with it."""
-    monkeypatch.setattr(training.learner, "is_scaled", lambda *_: True)
+@pytest.fixture
+def hopeless(monkeypatch):
+    """Losses are scaled, and that of utterance 3 is never finite."""
     real = training.step.ctc_losses
 
     def losses(log_probs, lengths, batch, blank):
         return real(log_probs, lengths, batch, blank) * torch.where(batch.indices == 3, torch.nan, 1.0)
 
+    monkeypatch.setattr(training.learner, "is_scaled", lambda *_: True)
     monkeypatch.setattr(training.step, "ctc_losses", losses)
+
+
+@pytest.mark.usefixtures("hopeless")
+def test_a_loss_that_is_never_finite_leaves_the_scale(corpus, tmp_path, capsys):
+    """No scale cures it: halved for each such step it would end at nothing, and gradients with it."""
     train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run")
     assert read_log(tmp_path / "run")[-1]["skipped_steps"] == 2
     assert load_checkpoint(tmp_path / "run/last.pt").training["learner"]["scaler"]["scale"] == 2**16
     assert "is not finite (" in capsys.readouterr().err
 
 
-def test_where_no_scale_helps_a_training_ends(corpus, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("hopeless")
+def test_where_no_scale_helps_a_training_ends(corpus, tmp_path):
     """A step an epoch with such a loss: the scale is not at fault, so there is nothing to wait for."""
-    monkeypatch.setattr(training.learner, "is_scaled", lambda *_: True)
-    real = training.step.ctc_losses
-
-    def losses(log_probs, lengths, batch, blank):
-        return real(log_probs, lengths, batch, blank) * torch.where(batch.indices == 3, torch.nan, 1.0)
-
-    monkeypatch.setattr(training.step, "ctc_losses", losses)
     with pytest.raises(TrainingError, match="nothing was learnt"):
         train(recipe(tmp_path, "batch_size=18", epochs=3), [corpus], [corpus], tmp_path / "run")
 

@@ -92,7 +92,7 @@ class Reporter:
         device = "GPU" if processes.device.type == "cuda" else "processor"
         if recipe.precision == "bf16" and not bf16_is_fast(processes.device):
             self.say(f"This {device} multiplies bf16 no faster than fp32: --set precision=fp32 may be faster.")
-        if recipe.precision == "fp16" and device == "processor":
+        if recipe.precision == "fp16" and processes.device.type != "cuda":
             self.say("Processors compute fp16 many times slower than fp32: --set precision=fp32 is for them.")
         if recipe.precision == "tf32" and not has_tf32(processes.device):
             self.say(f"This {device} has no TF32 and computes in fp32.")

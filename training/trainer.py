@@ -154,11 +154,12 @@ class Training:
         # --- what to learn from ---------------------------------------------------------------------------------
         self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter.say)
         self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
+        begins = folder.last if resume else init_from
         checkpoint = load_checkpoint(folder.last) if resume else open_checkpoint(init_from) if init_from else None
         self.teacher = Teacher.of(recipe, alphabet)
         # before the statistics: weights that do not fit, and noise that is not there, are told at once
         if checkpoint:
-            check_alike(checkpoint, recipe.model, recipe.feature, folder.last if resume else init_from, resume)
+            check_alike(checkpoint, recipe.model, recipe.feature, begins, resume)
         else:
             check_norm(recipe)
         augmenter = Augmenter(recipe.augment, recipe.feature.sample_rate)
@@ -177,7 +178,7 @@ class Training:
             self.teacher.model.to(processes.device)
         self.learner = Learner(self.model, recipe, epoch_steps, processes, self.teacher)
         if checkpoint:
-            load_into(self.model, checkpoint, folder.last if resume else init_from, resume)
+            load_into(self.model, checkpoint, begins, resume)
         if checkpoint and resume:
             saved = checkpoint.training
             self.position = Position(**saved["position"])

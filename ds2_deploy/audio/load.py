@@ -118,7 +118,7 @@ def _lacking_s(file: "_ForwardFile") -> float:
     """Seconds that the header of a WAV file promises and that are not there."""
     found = WAV_PROMISES.search(file.extra_info)
     promised, there = map(int, found.groups()) if found else (0, 0)
-    if not there < promised < OPEN_BYTES or not there:
+    if not 0 < there < promised < OPEN_BYTES:
         return 0.0
     return float(file.frames * (promised - there) / there / file.samplerate)
 

@@ -109,7 +109,7 @@ def _open(
     not_run: dict[str, str] = {}
     if "stream" in plan.workloads and True not in wanted:
         not_run["streams"] = f"{asked.model} has no streaming graph"
-    for stream, name, precision in itertools.product(wanted, dict.fromkeys(asked.backends) or BACKENDS, PRECISIONS):
+    for stream, name, precision in itertools.product(wanted, asked.backends or BACKENDS, PRECISIONS):
         if not _is_there(folder, name, precision, asked, stream=stream):
             continue
         label = f"{name} {precision}{' (streams)' if stream else ''}"

@@ -99,8 +99,8 @@ def bench(
     if out:
         _check_folder(out)
     asked = Asked(
-        model, tuple(backend or ()), tuple(precision or ()), device, threads or cpu_cores(), audio, recordings,
-        " ".join(["ds2", *sys.argv[1:]]),
+        model, tuple(dict.fromkeys(backend or ())), tuple(precision or ()), device, threads or cpu_cores(), audio,
+        recordings, " ".join(["ds2", *sys.argv[1:]]),
     )  # fmt: skip
     report, ended = run(asked, plan, _tell)
     typer.echo(markdown(report), nl=False)

@@ -63,7 +63,8 @@ def transcribe(
     ] = 1,
     format_name: Annotated[str, typer.Option("--format", metavar="text|json|jsonl|srt|vtt|tsv|ctm")] = "text",
     output_dir: Annotated[
-        Path | None, path_option(help="Write a file per recording here (not over a .txt beside its recording).")
+        Path | None,
+        path_option(help="Write a file per recording here, none to stdout and none over a .txt beside its recording."),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Search the subfolders of folders.")] = False,
     skip_existing: Annotated[

@@ -143,10 +143,12 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
     letters = {label for i, label in enumerate(alphabet.labels) if i != alphabet.blank}
     best: dict[str, str] = {}
     for form in FORMS:
-        ours = {form(word): word for word in words if _can_write(form(word), letters, alphabet)}
+        ours = {spelling: word for word in words if _can_write(spelling := form(word), letters, alphabet)}
         ours |= {word: word for word in words if word in ours}  # of several spellings, the very one
         if len(ours) > len(best):
             best = ours
+        if len(best) == len(words):  # no other form can write more
+            break
     if len(best) < FEWEST * len(words):
         strange = next(word for word in words if word not in best.values())
         raise LanguageModelError(

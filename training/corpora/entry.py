@@ -84,10 +84,11 @@ def readable(path: Path) -> Iterator[None]:
         raise ManifestError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
 
 
-def lines_of(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbers and content of the lines of a UTF-8 text file, gzipped or not, that are not blank."""
+def lines_of(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
+    """Numbers and content of the lines of a UTF-8 text file, gzipped or not, that are not blank; what is no UTF-8 is an
+    error, or what `errors` says, as in `open`."""
     opened = gzip.open if path.suffix == ".gz" else open
-    with readable(path), opened(path, "rt", encoding="utf-8-sig") as file:
+    with readable(path), opened(path, "rt", encoding="utf-8-sig", errors=errors) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield number, line.rstrip("\r\n")

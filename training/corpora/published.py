@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ds2_deploy.audio.find import files_below
 from ds2_deploy.errors import ConfigError, ManifestError
-from training.corpora.entry import Dropped, Entry, Items, Reason, audio_by_stem, lines_of, readable
+from training.corpora.entry import Dropped, Entry, Items, Reason, audio_by_stem, lines_of
 
 
 def is_librispeech(source: Path) -> bool:
@@ -110,9 +110,8 @@ def _common_voice_tables(source: Path) -> list[Path]:
 
 def _header(table: Path) -> list[str]:
     """Of any file: what is no UTF-8 may be a table of something else, and else who reads its texts says so."""
-    with readable(table), table.open("rb") as file:
-        first = next(filter(bytes.strip, file), b"")
-    return first.decode("utf-8-sig", "replace").rstrip("\r\n").split("\t")
+    _, line = next(lines_of(table, errors="replace"), (0, ""))
+    return line.split("\t")
 
 
 def _checked(split: str | None, splits: Sequence[str], corpus: str) -> str:
