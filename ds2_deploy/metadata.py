@@ -35,7 +35,9 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     audio_hours: float = 0.0
     """Hours of distinct training audio; 0 for a mean."""
     valid_wer: float | None = None
-    """Word error rate on the validation set, as a fraction."""
+    """Word error rate on the validation set, as a fraction; of phonemes, where the language is written in them."""
+    valid_cer: float | None = None
+    """Character error rate on the validation set, as a fraction."""
 
 
 class Delay(NamedTuple):
@@ -144,7 +146,8 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         if model != self.model:
             trained = made.recipe.partition(HEARD_BY)[0].removesuffix(", ")
             heard = f"{HEARD_BY}{model.window} + {model.window_context}"
-            made = msgspec.structs.replace(made, recipe=", ".join(filter(None, (trained, heard))), valid_wer=None)
+            recipe = ", ".join(filter(None, (trained, heard)))
+            made = msgspec.structs.replace(made, recipe=recipe, valid_wer=None, valid_cer=None)
         metadata = msgspec.structs.replace(self, model=model, provenance=made)
         metadata.check_can_stream(name)
         return metadata

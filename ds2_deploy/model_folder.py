@@ -35,9 +35,19 @@ class ModelFolder(NamedTuple):
         """The path of `name` in the folder; ModelError where it is not there."""
         path = self.path / name
         if not path.is_file():
-            raise ModelError(f"{self.path} holds no {name}: write it with ds2 export {self.path} --out FOLDER.")
+            cure = f"write it with ds2 export {self.path} --out FOLDER"
+            raise ModelError(f"{self.path} holds no {name}{self._other_precision(name)}: {cure}.")
         check_readable(path)
         return path
+
+    def _other_precision(self, name: str) -> str:
+        """Which graph stands here in another precision than the graph `name`."""
+        for stream in (False, True):
+            graphs = {graph_file(precision, stream=stream): precision for precision in PRECISIONS}
+            there = [graph for graph in graphs if name in graphs and (self.path / graph).is_file()]
+            if there:
+                return f", only {there[0]} for {graphs[there[0]]}"
+        return ""
 
 
 def bundled_models() -> list[str]:

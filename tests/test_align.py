@@ -215,6 +215,8 @@ def test_apostrophes_within_words_stay_and_quotation_marks_go() -> None:
     text = "‘I don’t know,’ he said.\nIt’s the dogs’ o'clock 'now'"
     assert passages_of(text, "en", ENGLISH) == (["i don't know he said", "it's the dogs o'clock now"], [])
     assert passages_of("don’t", "en", Alphabet.of("dnot ")) == (["don t"], [])  # as it cannot write it otherwise
+    assert passages_of("the cafe\u0301’s door", "en", Alphabet.of(" 'acdefhorsté")) == (["the café's door"], [])
+    assert passages_of("co\u00adope\u00adrate", "en", ENGLISH) == (["cooperate"], [])
     phonemes = Alphabet.of(LABELS)
     assert passages_of("I don’t know", "en-phonemes", phonemes)[0] == ["AY SIL D OW N T SIL N OW"]
 

@@ -304,7 +304,9 @@ class TestRefusals:
 
     def test_no_half_precision_graph(self, model: Path) -> None:
         (model / "model.fp16.onnx").unlink()
-        with pytest.raises(ModelError, match=r"holds no model\.fp16\.onnx: write it with ds2 export"):
+        with pytest.raises(
+            ModelError, match=r"holds no model\.fp16\.onnx, only model\.onnx for fp32: write it with ds2 export"
+        ):
             build_engine(model, fp16=True)
 
     def test_unwritable_folder_shows_before_the_build(self, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

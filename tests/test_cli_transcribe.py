@@ -410,8 +410,8 @@ def test_info_of_a_model(ds2: Ds2, conv_model: ConvModel) -> None:
 
 
 def test_info_says_what_a_model_has_learnt_from(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:
-    def rows(**provenance: Any) -> dict[str, str]:
-        made = msgspec.structs.replace(conv_model.metadata, provenance=Provenance(**provenance))
+    def rows(language: str = "en", **provenance: Any) -> dict[str, str]:
+        made = msgspec.structs.replace(conv_model.metadata, language=language, provenance=Provenance(**provenance))
         (tmp_path / "metadata.json").write_text(made.to_json())
         return dict(re.split("  +", line, maxsplit=1) for line in ds2("info", tmp_path).out.splitlines())
 
@@ -420,6 +420,9 @@ def test_info_says_what_a_model_has_learnt_from(ds2: Ds2, conv_model: ConvModel,
     assert trained["learnt from"] == "an4/a.jsonl, an4/b.jsonl"
     assert rows(recipe="mean of 0.5 all, 0.5 people")["trained"] == "mean of 0.5 all, 0.5 people"
     assert (rows()["trained"], rows()["learnt from"]) == ("unknown", "unknown")
+    for language, rate in (("en", "WER 50.00%"), ("en-phonemes", "PER 50.00%"), ("zh", "CER 10.00%")):
+        measured = rows(language, epochs=3, valid_wer=0.5, valid_cer=0.1)
+        assert measured["trained"].endswith(f"validation {rate}")
 
 
 def test_info_counts_parameters_as_torch_does(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:

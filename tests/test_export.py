@@ -291,11 +291,11 @@ def test_other_windows_than_it_was_trained_with(ds2, tmp_path):
         assert (tmp_path / name / "stream.onnx").exists()
         got = OrtBackend(open_model(tmp_path / name), device="cpu").run(audio, lengths)
         assert (np.abs(got.log_probs - expected.log_probs).max() < 1e-4) == (name == "one")
-    made = msgspec.structs.replace(whole.metadata.provenance, recipe="an4", valid_wer=0.05)
+    made = msgspec.structs.replace(whole.metadata.provenance, recipe="an4", valid_wer=0.05, valid_cer=0.02)
     metadata = msgspec.structs.replace(open_model(tmp_path / "many").metadata, provenance=made)
     later = metadata.with_windows(None, 7, "many")
     assert later.delay.lookahead_s == pytest.approx((2 - 1 + 7) * 0.02)
-    assert later.provenance.valid_wer is None  # nobody has measured it
+    assert (later.provenance.valid_wer, later.provenance.valid_cer) == (None, None)  # nobody has measured it
     assert later.provenance.recipe == "an4, heard by windows of 2 + 7"
     assert later.with_windows(5, None, "later").provenance.recipe == "an4, heard by windows of 5 + 7"
     assert metadata.with_windows(2, 3, "many") == metadata

@@ -67,6 +67,7 @@ def test_a_manifest_is_a_text_too(ds2: Ds2, tmp_path: Path) -> None:
         (b"hello\n", ["--order", "9"], 2, "order is 9"),
         (b"hello\n", ["--order", "1"], 2, "--order is 1"),
         (b"hello\n", ["--prune", "0", "--prune", "2", "--prune", "1"], 2, "thresholds"),
+        (b"hello\n", ["--prune", "1", "--prune", "0"], 2, "thresholds"),
     ],
 )
 def test_wrong_texts(

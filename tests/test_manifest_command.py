@@ -559,6 +559,7 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
         line("b.wav", 0.75, "the beginning") | {"offset": 0},
         line("c.wav", 1.0, "all of it") | {"offset": 0.0},
         {"audio_filepath": "b.wav", "duration": 2.0},
+        {"audio_filepath": 3, "text": "a number"},
     ]
     broken = "{broken\n" + "[" * 200_000 + "\n"
     source = write_text(tmp_path / "in" / "old.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries) + broken)
@@ -577,8 +578,16 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
             ("old.jsonl, line 7", Reason.MALFORMED),
             ("old.jsonl, line 8", Reason.MALFORMED),
             ("old.jsonl, line 9", Reason.MALFORMED),
+            ("old.jsonl, line 10", Reason.MALFORMED),
         ],
     )
+    details = [drop["detail"] for drop in report["dropped"]]
+    assert details[1:] == [
+        "it has no field 'text'",
+        "something in it is of a wrong type",
+        "it is not JSON: Expecting property name enclosed in double quotes",
+        "it is nested too deep",
+    ]
     outcome = ds2("evaluate", "default", source)
     assert (outcome.code, "old.jsonl names a part of b.wav, from 1 s on" in outcome.err) == (1, True)
 

@@ -139,7 +139,7 @@ def test_the_best_checkpoints_are_kept_and_averaged(corpus, tmp_path, monkeypatc
     average = load_checkpoint(tmp_path / "run/average.pt")
     for name, tensor in average.weights.items():
         assert torch.allclose(tensor, torch.stack([one[name] for one in kept]).mean(0), atol=1e-6)
-    assert average.metadata.provenance.valid_wer == 0.1
+    assert (average.metadata.provenance.valid_wer, average.metadata.provenance.valid_cer) == (0.1, 0.1)
     assert all(torch.equal(tensor, kept[0][name]) for name, tensor in weights(tmp_path / "run/best.pt").items())
 
 
@@ -313,3 +313,17 @@ def test_time_spent_waiting_for_data_is_told(corpus, tmp_path, monkeypatch):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     (entry,) = read_log(tmp_path / "run")
     assert 1.0 <= entry["data_wait"] * entry["seconds"] <= entry["seconds"]
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [("en", "WER  50.0%  CER  10.0%"), ("en-phonemes", "PER  50.0%  CER  10.0%"), ("zh", "CER  10.0%  WER  50.0%")],
+)
+def test_an_epoch_is_measured_as_its_language_is(corpus, tmp_path, monkeypatch, capsys, language, said):
+    measured = Validation(loss=1.0, errors=Errors(5, 10, 1, 10), blank_rate=0.5, output_length=3.0)
+    scripted(monkeypatch, measured, measured, measured)
+    settings = recipe(tmp_path, f"language={language}", "alphabet=''", "selection.keep=2", epochs=2)
+    train(settings, [corpus], [corpus], tmp_path / "run")
+    err = capsys.readouterr().err
+    assert err.count(f"  {said}  ") == 2
+    assert f"average of epochs 1, 2: valid 1.00  {said}\n" in err

@@ -52,20 +52,32 @@ def test_a_word_is_as_sure_as_its_least_sure_letter_where_it_is_surest() -> None
     assert word.confidence == pytest.approx(0.6, rel=1e-5)
 
 
+@pytest.mark.parametrize("alphabet", [Alphabet.of("ab "), PHONEMES], ids=["letters", "phonemes"])
 @pytest.mark.parametrize("seed", range(20))
-def test_the_alignment_of_the_best_path_is_the_best_path(seed: int) -> None:
-    """On random emissions: the greedy text, aligned, is found where greedy heard it or on a path as probable."""
+def test_the_alignment_of_the_best_path_is_the_best_path(seed: int, alphabet: Alphabet) -> None:
+    """On random emissions, whose paths begin and end with boundaries and have several in a row."""
     logits = 3 * np.random.default_rng(seed).normal(size=(40, 4))
-    alphabet = Alphabet.of("ab ")
     frames = (logits - np.log(np.exp(logits).sum(-1, keepdims=True))).astype(np.float32)
     best = frames.argmax(-1)
-    labels = [int(label) for label, _ in groupby(best) if label != alphabet.blank]
-    letters = aligned(frames, labels, alphabet.blank)
     runs = [(int(label), len(list(run))) for label, run in groupby(best)]
     ends = np.cumsum([length for _, length in runs])
-    expected = [(label, end - n, end) for (label, n), end in zip(runs, ends, strict=True) if label != alphabet.blank]
-    assert [letter[:3] for letter in letters] == expected
-    assert [word.text for word in words_of(letters, alphabet)] == alphabet.decode(labels).split()
+    expected = [
+        (label, end - n, end)
+        for (label, n), end in zip(runs, ends, strict=True)
+        if label not in (alphabet.blank, alphabet.boundary)
+    ]
+    heard = GreedyDecoder(alphabet).decode(frames)
+    letters = aligned(frames, heard.text, alphabet)
+    assert [letter[:3] for letter in letters if letter.label != alphabet.boundary] == expected
+    assert words_of(letters, alphabet) == heard.words
+
+
+@pytest.mark.parametrize("path", [" a", "a ", "a _ b", " _ a  _ _ b_ "])
+def test_a_text_is_found_on_a_path_of_certainties(path: str) -> None:
+    frames = np.full((len(path), len(ENGLISH)), -np.inf, np.float32)
+    frames[np.arange(len(path)), emissions(path).argmax(-1)] = 0.0
+    heard = GreedyDecoder(ENGLISH).decode(frames)
+    assert words_of(aligned(frames, heard.text, ENGLISH), ENGLISH) == heard.words
 
 
 def test_phonemes_and_characters_are_parted_by_their_own_rules() -> None:

@@ -71,7 +71,8 @@ def passages_of(text: str, language: str, alphabet: Alphabet) -> tuple[list[str]
     strange: list[str] = []
     writable = set(alphabet.labels) - {alphabet.labels[alphabet.blank], "'"}
     has_apostrophe = "'" in alphabet.labels or bool(alphabet.separator)  # CMUdict's words have it
-    for sentence in (s for line in text.splitlines() for s in SENTENCE_END.split(line)):
+    composed = unicodedata.normalize("NFC", text)  # so that accents are letters to APOSTROPHE
+    for sentence in (s for line in composed.splitlines() for s in SENTENCE_END.split(line)):
         apostrophes = {match.start() for match in APOSTROPHE.finditer(sentence)} if has_apostrophe else set()
         kept = "".join(
             "'" if i in apostrophes else c if c in writable or unicodedata.category(c)[0] not in "PS" else " "

@@ -89,7 +89,7 @@ def _thresholds(prune: Sequence[int], order: int) -> list[int]:
         )
     given = [*prune] or [0]
     least = [*given, *[given[-1]] * (order - len(given))]
-    if any(t < 0 for t in least) or least[1:] != sorted(least[1:]):
+    if any(t < 0 for t in least) or least != sorted(least):
         raise ConfigError(
             f"The thresholds of pruning are {' '.join(map(str, least))}: none may be negative or less than one before."
         )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from ds2_deploy.extras import require
-from ds2_deploy.text.languages import language_named
+from ds2_deploy.text.languages import Metric, language_named
 from training.data import Batch, checked
 from training.distributed import Processes
 from training.precision import bf16_is_fast, has_tf32
@@ -34,7 +34,7 @@ class Reporter:
 
     def __init__(self, folder: RunFolder, main: bool, tensorboard: bool) -> None:
         self.main, self.folder = main, folder
-        self.metric = "WER"
+        self.metric: Metric = "WER"
         self.console = _Console(stderr=True, force_terminal=sys.stderr.isatty(), highlight=False, markup=False)
         if tensorboard:
             require("tensorboard")
@@ -77,8 +77,7 @@ class Reporter:
         """Say what begins, in a folder that is this training's."""
         if self.main and self.wants_tensorboard:
             self.tensorboard = _Tensorboard(self.folder)
-        if language_named(recipe.language).metric == "PER":  # what are words elsewhere are phonemes there
-            self.metric = "PER"
+        self.metric = language_named(recipe.language).metric
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         self.say(
             f"{recipe.name}: {millions:.2f} M parameters, {train} utterances ({hours:.2f} h) to learn from, {valid} to "
@@ -122,12 +121,17 @@ class Reporter:
         if self.progress.disable:
             self.say(f"epoch {epoch:>3}/{epochs}  loss {loss:6.2f}  after {batch} of {batches} batches, saved")
 
+    def rates(self, wer: float, cer: float) -> str:
+        """The language's own first; phonemes are what words are elsewhere."""
+        words, characters = f"{'PER' if self.metric == 'PER' else 'WER'} {wer:6.1%}", f"CER {cer:6.1%}"
+        return "  ".join((characters, words) if self.metric == "CER" else (words, characters))
+
     def epoch_done(self, facts: dict[str, Any], *, epochs: int, left_s: float) -> None:
         if not self.main:
             return
         self.say(
             f"epoch {facts['epoch']:>3}/{epochs}  loss {facts['loss']:6.2f}  valid {facts['valid_loss']:6.2f}  "
-            f"{self.metric} {facts['valid_wer']:6.1%}  CER {facts['valid_cer']:6.1%}  "
+            f"{self.rates(facts['valid_wer'], facts['valid_cer'])}  "
             f"blank {facts['blank_rate']:4.0%}  "
             f"length {facts['output_length']:4.1f}  lr {facts['learning_rate']:.1e}  "
             f"{facts['audio_hours_per_hour']:.0f} h/h  wait {facts['data_wait']:.0%}  {facts['seconds']:.0f} s"

@@ -18,6 +18,7 @@ import ds2_deploy
 from ds2_deploy.audio.features import FeatureStatistics
 from ds2_deploy.errors import TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
+from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, open_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.initialize import initialize
@@ -387,7 +388,7 @@ class Training:
         position.seconds, position.waited_s = 0.0, 0.0
         if self.processes.main:
             kept = [epoch for _, epoch in position.best] if recipe.selection.keep > 1 else []
-            self.folder.save(self.checkpoint(result.errors.wer), best=facts["best"], kept=kept)
+            self.folder.save(self.checkpoint(result.errors), best=facts["best"], kept=kept)
 
     def facts(self, result: Validation, rate: float) -> dict[str, Any]:
         """What the log says of an epoch; rates are fractions, losses nats per utterance."""
@@ -412,16 +413,14 @@ class Training:
     def save_inside_epoch(self) -> None:
         position = self.position
         if self.processes.main:
-            self.checkpoint(self.metadata.provenance.valid_wer).save(self.folder.last)
+            self.checkpoint().save(self.folder.last)
         self.reporter.saved(position.epoch + 1, self.recipe.epochs, position.batch, len(self.sampler), position.loss)
 
-    def checkpoint(self, valid_wer: float | None) -> Checkpoint:
-        """The whole state of the training; no random states, because none carries over from step to step."""
-        provenance = msgspec.structs.replace(
-            self.metadata.provenance,
-            epochs=self.position.epoch,
-            valid_wer=None if valid_wer is None else round(valid_wer, 5),
-        )
+    def checkpoint(self, errors: Errors | None = None) -> Checkpoint:
+        """The whole state of the training, with the validation's errors where these weights have been through one; no
+        random states, because none carries over from step to step."""
+        rates = {} if errors is None else {"valid_wer": round(errors.wer, 5), "valid_cer": round(errors.cer, 5)}
+        provenance = msgspec.structs.replace(self.metadata.provenance, epochs=self.position.epoch, **rates)
         return Checkpoint(
             metadata=msgspec.structs.replace(self.metadata, provenance=provenance),
             weights=self.model.state_dict(),
@@ -446,10 +445,10 @@ class Training:
         result = validate(self.model, self.valid_batches, self.valid_set, self.processes, self.recipe.precision)
         self.reporter.say(
             f"average of epochs {', '.join(map(str, sorted(epochs)))}: valid {result.loss:.2f}  "
-            f"WER {result.errors.wer:.1%}  CER {result.errors.cer:.1%}"
+            f"{self.reporter.rates(result.errors.wer, result.errors.cer)}"
         )
         if self.processes.main:
-            self.checkpoint(result.errors.wer).without_training().save(self.folder.average)
+            self.checkpoint(result.errors).without_training().save(self.folder.average)
 
 
 def _seed(*parts: int) -> int:

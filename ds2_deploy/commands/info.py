@@ -108,7 +108,6 @@ def _rows(
         + (", padded by the length" if layer.same else "")
         for layer in model.conv
     )
-    wer = "unknown" if made.valid_wer is None else f"{made.valid_wer:.2%}"
     return [
         ("path", path),
         ("name", f"{metadata.name or '(none)'}, language {metadata.language}, format {metadata.format_version}"),
@@ -129,11 +128,20 @@ def _rows(
         ("delay", _delay(metadata)),
         ("streaming", "; ".join(("no", *metadata.streaming_obstacles)) if metadata.streaming_obstacles else "yes"),
         ("trained", f"{made.epochs} epochs, {made.audio_hours:.2f} h of audio, recipe {made.recipe or '(none)'}, "
-            f"seed {made.seed}, validation {'PER' if metadata.alphabet.separator else 'WER'} {wer}"
+            f"seed {made.seed}, validation {_error_rate(metadata)}"
             if made.epochs else made.recipe or "unknown"),
         ("learnt from", ", ".join(made.train) or "unknown"),
         *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
     ]  # fmt: skip
+
+
+def _error_rate(metadata: "ModelMetadata") -> str:
+    """By the language's metric."""
+    from ds2_deploy.text.languages import language_named
+
+    metric, made = language_named(metadata.language).metric, metadata.provenance
+    rate = made.valid_cer if metric == "CER" else made.valid_wer
+    return f"{metric} {'unknown' if rate is None else f'{rate:.2%}'}"
 
 
 def _normalization(feature: "FeatureConfig") -> str:

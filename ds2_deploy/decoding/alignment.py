@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from ds2_deploy.decoding.words import Letter
 from ds2_deploy.errors import AlignmentError
+from ds2_deploy.text.alphabet import Alphabet
 
 WINDOW = 1024
 """States, some 500 letters or half a minute of speech: a text that was heard in the frames does not stray further."""
@@ -18,25 +19,27 @@ def best_path(
     labels: Sequence[int],
     blank: int = 0,
     *,
+    boundary: int | None = None,
     window: int | None = None,
     free_ends: bool = False,
 ) -> list[tuple[int, int]]:
     """First and last frame of each of `labels` (L,) on the most probable path through (T, V) that spells them.
 
-    Graves et al. 2006, section 4, with the maximum in place of the sum. `free_ends`: before the first and after the
-    last label the recording may say anything. `window`: only so many of the 2L + 1 states are looked at, around the
-    most probable one so far, which makes hours of text bearable. But a text that may begin anywhere has no such state:
-    to begin only now has cost nothing yet. So its first window is placed in the whole recording, and the path followed
-    from there. AlignmentError where there are too few frames, or too much of the text was not said.
+    Graves et al. 2006, section 4, with the maximum in place of the sum. `boundary`: a label that the text shows once
+    where the path has it several times in a row, and not at all around the text. `free_ends`: before the first and
+    after the last label the recording may say anything. `window`: only so many of the 2L + 1 states are looked at,
+    around the most probable one so far, which makes hours of text bearable. But a text that may begin anywhere has no
+    such state: to begin only now has cost nothing yet. So its first window is placed in the whole recording, and the
+    path followed from there. AlignmentError where there are too few frames, or too much of the text was not said.
     """
     if not labels:
         return []
     if len(log_probs) < len(labels) + sum(label == following for label, following in pairwise(labels)):
         raise AlignmentError(f"its frames are too few for the labels of the text, {len(log_probs)} for {len(labels)}.")
     if not free_ends or window is None or window > 2 * len(labels):
-        return _path(log_probs, labels, blank, window, free_start=free_ends, free_end=free_ends)
-    begin = _path(log_probs, labels[: window // 2], blank, None, free_start=True, free_end=True)[0][0]
-    found = _path(log_probs[begin:], labels, blank, window, free_start=False, free_end=True)
+        return _path(log_probs, labels, blank, boundary, window, free_start=free_ends, free_end=free_ends)
+    begin = _path(log_probs, labels[: window // 2], blank, boundary, None, free_start=True, free_end=True)[0][0]
+    found = _path(log_probs[begin:], labels, blank, boundary, window, free_start=False, free_end=True)
     return [(begin + first, begin + last) for first, last in found]
 
 
@@ -44,6 +47,7 @@ def _path(
     log_probs: npt.NDArray[np.float32],
     labels: Sequence[int],
     blank: int,
+    boundary: int | None,
     window: int | None,
     *,
     free_start: bool,
@@ -52,6 +56,10 @@ def _path(
     """best_path, in a window from the first frame on; a free start needs one as wide as the text."""
     states = np.full(2 * len(labels) + 1, blank, np.int64)
     states[1::2] = labels
+    parting = np.zeros(len(states), np.bool_)  # blanks that may be boundaries: around the text and beside one
+    if boundary is not None:
+        ends = np.array([True, *(label == boundary for label in labels), True])
+        parting[::2] = ends[:-1] | ends[1:]
     skip = np.full(len(states), -np.inf)  # zero where a blank may be left out: between different labels
     skip[3::2] = np.where(states[3::2] != states[1:-2:2], 0.0, -np.inf)
     width = min(window or len(states), len(states))
@@ -67,6 +75,8 @@ def _path(
             scores[width - shift :] = -np.inf
             low += shift
         said = row[states[low : low + width]].astype(np.float64)
+        if boundary is not None:
+            said[parting[low : low + width]] = max(row[blank], row[boundary])
         if free_start:
             said[0] = row.max()
         if free_end and low + width == len(states):
@@ -95,9 +105,11 @@ def _path(
     return [found[number] for number in range(len(labels))]
 
 
-def aligned(log_probs: npt.NDArray[np.float32], labels: Sequence[int], blank: int) -> list[Letter]:
-    """`labels` with their frames in (T, V) and how sure the network was of each."""
+def aligned(log_probs: npt.NDArray[np.float32], text: str, alphabet: Alphabet) -> list[Letter]:
+    """The labels of `text` with their frames in (T, V) and how sure the network was of each."""
+    labels = alphabet.encode(text)
+    frames = best_path(log_probs, labels, alphabet.blank, boundary=alphabet.boundary, window=WINDOW)
     return [
         Letter(label, first, last + 1, float(log_probs[first : last + 1, label].max()))
-        for label, (first, last) in zip(labels, best_path(log_probs, labels, blank, window=WINDOW), strict=True)
+        for label, (first, last) in zip(labels, frames, strict=True)
     ]

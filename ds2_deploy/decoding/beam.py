@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ds2_deploy.decoding.language_model import HotWordScorer, LmFiles, NGramScorer, load_scorer
+from ds2_deploy.decoding.language_model import BoundaryScorer, HotWordScorer, LmFiles, NGramScorer, load_scorer
 from ds2_deploy.decoding.protocol import Hypothesis, Reading
 from ds2_deploy.decoding.search import SearchDecoder, SearchStream
 from ds2_deploy.errors import ConfigError
@@ -45,12 +45,18 @@ class BeamDecoder(SearchDecoder):
         labels = [PIECE + label if self.alphabet.label_is_word else label for label in self.alphabet.labels]
         labels[self.alphabet.blank] = ""
         searcher = pyctcdecode.BeamSearchDecoderCTC(
-            pyctcdecode.Alphabet(labels, self.alphabet.label_is_word),
-            HotWordScorer(self.config.hot_words, self._scorer) if self.config.hot_words else self._scorer,
+            pyctcdecode.Alphabet(labels, self.alphabet.label_is_word), self._scorer_of_search()
         )
         # The class keeps every language model under its searcher's key, until it is told to forget it.
         weakref.finalize(searcher, type(searcher).model_container.pop, searcher._model_key, None)
         return searcher
+
+    def _scorer_of_search(self) -> Any:
+        if self.config.hot_words:
+            return HotWordScorer(self.config.hot_words, self._scorer)
+        if self._scorer and self.alphabet.label_is_word and self.alphabet.word_end:
+            return BoundaryScorer(self.alphabet.word_end.strip(), self._scorer)
+        return self._scorer
 
     def start(self, going_on: int | None = None) -> "BeamStream":
         """For an utterance that comes in pieces."""
@@ -68,9 +74,11 @@ class BeamDecoder(SearchDecoder):
         )
         readings: dict[str, Reading] = {}
         for said, _, _, p, q in found:
-            text = self._text(said.split())
-            readings.setdefault(text, Reading(text, q + left_out, p + left_out, q - p))
-        return list(readings.values())[:most]
+            text, acoustic, language = self._text(said.split()), p + left_out, q - p
+            if text in readings:  # with boundaries elsewhere, which a text does not show
+                acoustic = float(np.logaddexp(acoustic, readings[text].acoustic))
+            readings[text] = Reading(text, acoustic + language, acoustic, language)
+        return sorted(readings.values(), key=lambda reading: -reading.score)[:most]
 
     def _text(self, words: list[str]) -> str:
         """Written as the greedy decoder does: a boundary between words, and none around them."""

@@ -135,6 +135,11 @@ FORMS: tuple[Callable[[str], str], ...] = (
 """In which a word is looked for in an alphabet, the one it has first."""
 
 
+def with_apostrophe(word: str, alphabet: Alphabet) -> str:
+    """A word with the apostrophe that the alphabet has, the typewriter's or the printer's."""
+    return word if "’" in alphabet.labels else word.replace("’", "'")
+
+
 def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str, str]:
     """Words as the alphabet writes them -> as the language model does: public ones are often in capitals.
 
@@ -143,7 +148,11 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
     letters = {label for i, label in enumerate(alphabet.labels) if i != alphabet.blank}
     best: dict[str, str] = {}
     for form in FORMS:
-        ours = {spelling: word for word in words if _can_write(spelling := form(word), letters, alphabet)}
+        ours = {
+            spelling: word
+            for word in words
+            if _can_write(spelling := form(with_apostrophe(word, alphabet)), letters, alphabet)
+        }
         ours |= {word: word for word in words if word in ours}  # of several spellings, the very one
         if len(ours) > len(best):
             best = ours
@@ -238,6 +247,42 @@ class HotWordScorer:
         if self._lm:
             total, state = self._lm.score(prev_state, word, is_last_word, known=word in self._weights)
         return total + self._weights.get(word, 0.0), state
+
+
+class BoundaryScorer:
+    """A language model of labels, for which a boundary counts when a label follows that is none: as in a written text,
+    there is none around it, and one where the search has several in a row."""
+
+    def __init__(self, boundary: str, lm: NGramScorer) -> None:
+        self._boundary, self._lm = boundary, lm
+        self.order = lm.order
+
+    def get_start_state(self) -> "_Bounded":
+        return _Bounded(self._lm.get_start_state(), begun=False, waiting=False)
+
+    def score_partial_token(self, partial_token: str) -> float:
+        return self._lm.score_partial_token(partial_token)
+
+    def score(self, prev_state: "_Bounded", word: str, is_last_word: bool = False) -> tuple[float, "_Bounded"]:
+        """Of a label, with the boundary that waited for it, and of the end where it is the last."""
+        total, (state, begun, waiting) = 0.0, prev_state
+        said = word not in ("", self._boundary)
+        if said and waiting:
+            total, state = self._lm.score(state, self._boundary)
+        more, state = self._lm.score(state, word if said else "", is_last_word)
+        waiting = begun and not said and (waiting or word == self._boundary)
+        return total + more, _Bounded(state, begun or said, waiting)
+
+
+class _Bounded(NamedTuple):
+    """How far a text has come."""
+
+    state: Any
+    """Of the language model."""
+    begun: bool
+    """Whether a label came that is no boundary."""
+    waiting: bool
+    """Whether boundaries came after it."""
 
 
 def unreadable(path: Path, error: Exception) -> LanguageModelError:

@@ -23,6 +23,7 @@ from ds2_deploy.decoding.language_model import (
     LmFiles,
     LmSettings,
     find_language_model,
+    with_apostrophe,
 )
 from ds2_deploy.decoding.protocol import Hypothesis, Reading, Word
 from ds2_deploy.decoding.words import words_of
@@ -87,7 +88,7 @@ def _spelled(hot_words: Mapping[str, float], alphabet: Alphabet) -> dict[str, fl
     for word, weight in hot_words.items():
         if len(word.split()) != 1:
             raise ConfigError(f"The hot word {word!r} is not one word: give each of a name's by itself.")
-        spellings = [form(spelling) for spelling in (word, word.replace("’", "'")) for form in FORMS]
+        spellings = [form(with_apostrophe(word, alphabet)) for form in FORMS]
         best = min(spellings, key=lambda spelling: len(alphabet.missing(spelling)))
         if missing := alphabet.missing(best):
             raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")
@@ -247,8 +248,7 @@ class SearchStream(ABC):
         return Hypothesis(best.text, best.score, self._words(best.text), others)
 
     def _words(self, text: str) -> tuple[Word, ...]:
-        letters = aligned(self._kept(), self._alphabet.encode(text), self._alphabet.blank)
-        return words_of(letters, self._alphabet)
+        return words_of(aligned(self._kept(), text, self._alphabet), self._alphabet)
 
     def stable(self) -> str:
         """Nothing: a later word may change what an earlier one is taken for."""

@@ -3,6 +3,7 @@
 A new language is one function and one line in LANGUAGES.
 """
 
+import re
 import unicodedata
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -11,10 +12,15 @@ from ds2_deploy.errors import ConfigError, PronunciationError
 from ds2_deploy.text import phonemes
 from ds2_deploy.text.alphabet import SILENCE, Alphabet
 
+UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+"""Marks for typesetters, such as the soft hyphens of books; joiners are not among them, for there are languages that
+spell by them."""
+
 
 def _small(text: str) -> str:
     """Small letters, composed: there are accents that a small letter has in one sign and a capital in two, as in ǰ."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    seen = UNSEEN.sub("", text)
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).lower())
 
 
 def _english(text: str) -> str:
@@ -42,6 +48,10 @@ def _mandarin(text: str) -> str:
     return unicodedata.normalize("NFKC", kept)  # what was dropped may have stood between a letter and its accent
 
 
+Metric = Literal["WER", "CER", "PER"]
+"""Error rates: of words, of characters, of phonemes."""
+
+
 class Language(NamedTuple):
     """How models of a language spell."""
 
@@ -49,8 +59,8 @@ class Language(NamedTuple):
     """Applied twice, it changes nothing more, but for phonemes of vowels, or of consonants, alone."""
     labels: tuple[str, ...] = ()
     """The language's own; without them, an alphabet is made of the characters of transcripts."""
-    metric: Literal["WER", "CER", "PER"] = "WER"
-    """The error rate to look at: of words, of characters where no spaces part words, or of phonemes."""
+    metric: Metric = "WER"
+    """The error rate to look at; of characters where no spaces part words."""
 
     @property
     def joint(self) -> str:

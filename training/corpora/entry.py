@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,21 @@ class Dropped(NamedTuple):
     """The audio file; where there is none, the file and line that name it."""
     reason: "Reason"
     detail: str = ""
+
+
+def fault(error: Exception) -> str:
+    """What is wrong with a line of JSON, by what reading it raised."""
+    match error:
+        case json.JSONDecodeError():
+            return f"it is not JSON: {error.msg}"
+        case KeyError():
+            return f"it has no field {error}"
+        case ValueError():
+            return str(error)
+        case RecursionError():
+            return "it is nested too deep"
+        case _:
+            return "something in it is of a wrong type"
 
 
 Items = Iterator[Entry | Dropped]

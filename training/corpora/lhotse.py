@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.corpora.entry import Dropped, Entry, Items, Part, Reason, lines_of
+from training.corpora.entry import Dropped, Entry, Items, Part, Reason, fault, lines_of
 from training.corpora.plain import first_object
 
 SAME_S = 1e-3
@@ -31,8 +31,8 @@ def read_lhotse(source: Path) -> Items:
                 yield Dropped(where, Reason.NO_TRANSCRIPT, f"cut {cut['id']}")
             else:
                 yield from list(_entries(cut, source.parent))
-        except (AttributeError, KeyError, OSError, RecursionError, StopIteration, TypeError, ValueError) as error:
-            yield Dropped(where, Reason.MALFORMED, f"{type(error).__name__}: {error}")
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+            yield Dropped(where, Reason.MALFORMED, fault(error))
 
 
 def _entries(cut: dict[str, Any], folder: Path) -> Items:
@@ -57,7 +57,9 @@ def _audio_of(cut: dict[str, Any], folder: Path) -> tuple[Path, int | None]:
     recording = cut["recording"]
     if recording.get("transforms"):
         raise ValueError(f"recording {recording['id']} is transformed, so its file holds other audio")
-    source = next(source for source in recording["sources"] if cut["channel"] in source["channels"])
+    source = next((source for source in recording["sources"] if cut["channel"] in source["channels"]), None)
+    if source is None:
+        raise ValueError(f"recording {recording['id']} has no channel {cut['channel']}")
     if source["type"] != "file":
         raise ValueError(f"recording {recording['id']} is a {source['type']}, not a file")
     path = Path(source["source"])
