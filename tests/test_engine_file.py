@@ -71,7 +71,7 @@ def test_another_version(model: ModelFolder) -> None:
         assert f"built by TensorRT {version} for compute capability 9.0; this is TensorRT 10.9.0" in refusal(model)
 
 
-@pytest.mark.parametrize(("built", "served"), [("10.8.0", True), ("10.10.0", False), ("9.3.0", False)])
+@pytest.mark.parametrize(("built", "served"), [("10.8.0", True), ("10.9rc3.0", True), ("10.10.0", False), ("9.3.0", False)])
 def test_a_version_compatible_engine_serves_later_ones_of_its_generation(
     model: ModelFolder, built: str, served: bool
 ) -> None:
@@ -127,6 +127,14 @@ def test_a_json_that_is_missing_or_wrong(model: ModelFolder, content: bytes | No
     path = build_engine(model.path).with_suffix(".json")
     path.unlink() if content is None else path.write_bytes(content)
     assert reason in refusal(model)
+
+
+def test_a_damaged_engine_of_another_precision_is_not_to_blame(model: ModelFolder) -> None:
+    build_engine(model.path, fp16=True).with_suffix(".json").write_bytes(b"")
+    with pytest.raises(BackendUnavailableError, match=r"has no TensorRT engine of model\.onnx"):
+        open_engine(model, H200, "fp32")
+    with pytest.raises(EngineError, match="does not describe an engine"):
+        open_engine(model, H200, "fp16")
 
 
 def test_a_gpu_that_is_none(model: ModelFolder) -> None:

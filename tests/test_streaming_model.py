@@ -1,8 +1,9 @@
 """StreamingDeepSpeech2: chunk by chunk it is the network that hears the whole recording, frame for frame."""
 
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import cast
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -103,6 +104,25 @@ def test_chunks_give_the_frames_of_the_whole(cell: str, feature: str, conv: str,
         backend = TorchStreamBackend.of(model, units * model.metadata.stream_unit_samples)
         recordings = [noise(n, seed=n) for n in awkward_lengths(model.metadata, backend.chunk_samples)]
         check_side_by_side(model, backend, recordings)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru", "lstm", "windows"])
+def test_hidden_states_lie_as_cudnn_wants_them(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processors take columns of a larger array, too; GPUs do not, and of one row nobody can tell."""
+    model = windowed("gru", "running", "none", 2, 3) if cell == "windows" else network(cell, "running", "none", 2)
+    backend = TorchStreamBackend.of(model, 2 * model.metadata.stream_unit_samples)
+    calls = []
+
+    def spy(run: Callable[..., Any], x: Tensor, hx: Tensor | tuple[Tensor, ...], *rest: Any) -> Any:
+        calls.append(all(state.is_contiguous() for state in (hx if isinstance(hx, tuple) else (hx,))))
+        return run(x, hx, *rest)
+
+    for name in ("rnn_tanh", "gru", "lstm"):
+        monkeypatch.setattr(torch.nn.modules.rnn._VF, name, partial(spy, getattr(torch.nn.modules.rnn._VF, name)))
+    audio = np.stack([noise(backend.chunk_samples, seed=n) for n in range(3)])
+    backend.step(audio, np.full(3, backend.chunk_samples), backend.initial_state(3))
+    assert len(calls) >= 2
+    assert all(calls)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,8 @@ def folder(tmp_path: Path) -> ModelFolder:
 @pytest.fixture
 def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is meant for the GPU runs on the CPU."""
-    monkeypatch.setattr("ds2_deploy.runtime.gpu.gpus", lambda: [Gpu("NVIDIA H200", (9, 0))])
+    for module in ("gpu", "lineup"):
+        monkeypatch.setattr(f"ds2_deploy.runtime.{module}.gpus", lambda: [Gpu("NVIDIA H200", (9, 0))])
     monkeypatch.setattr("ds2_deploy.runtime.torch_backend.choose_device", lambda device, precision="fp32": "cpu")
 
 
@@ -105,5 +106,7 @@ def test_parity_compares_pytorch_in_half_where_it_runs(
 ) -> None:
     for name in ("model.onnx", "stream.onnx"):  # no graph of half precision
         (folder.path / name).touch()
-    monkeypatch.setattr("ds2_deploy.runtime.BACKENDS", {"torch": "ds2_deploy.runtime.torch_backend:TorchBackend"})
+    monkeypatch.setattr(
+        "ds2_deploy.runtime.lineup.BACKENDS", {"torch": "ds2_deploy.runtime.torch_backend:TorchBackend"}
+    )
     assert [(backend.name, precision) for backend, precision in _candidates(folder, asked, device)] == compared

@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from ds2_deploy.bench.worker import Inputs, Spec, _Worker
+from ds2_deploy.commands.parity import _candidates
 from ds2_deploy.errors import BackendUnavailableError, EngineError, InferenceError, MissingPackageError
 from ds2_deploy.model_folder import ModelFolder, open_model
 from ds2_deploy.runtime import open_backend, trt_backend
@@ -108,6 +110,36 @@ def test_stages_are_those_of_the_same_run(model: ModelFolder) -> None:
     assert set(stages) == {"h2d", "compute", "d2h", "enqueue"}
     assert stages["enqueue"] <= stages["compute"]
     assert min(stages.values()) > 0
+
+
+def test_bench_measures_it(model: ModelFolder) -> None:
+    worker = _Worker(Spec(str(model.path), "tensorrt", "fp32", "cuda:0", 1, stream=False))
+    (engine,) = (model.path / "engines").glob("*.engine")
+    loaded = worker.loaded
+    assert (loaded.runtime, loaded.max_samples) == ("TensorRT 10.9.0", 48_000)
+    assert loaded.file_mb == engine.stat().st_size / 1e6
+    assert loaded.build_s is not None
+    assert loaded.build_s > 0
+    inputs = Inputs(*pad_batch(recordings(1.0, 0.3), 320))
+    assert len(worker.prepare(inputs)) == OrtBackend(model, device="cpu").run(*inputs).lengths.sum()
+    timed = worker.runs(0.05)
+    assert timed.wrong == 0
+    assert set(timed.stages) == {"h2d", "compute", "d2h", "enqueue"}
+
+
+def test_parity_compares_what_there_is_an_engine_of(model: ModelFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asked for by name, too; but one that is there and cannot be used is an error."""
+    ((backend, precision),) = _candidates(model, ["tensorrt"], "auto")
+    assert (backend.name, precision) == ("tensorrt", "fp32")
+    assert "Not tensorrt fp16: " in capsys.readouterr().err
+    (path,) = (model.path / "engines").glob("*.engine")
+    path.write_bytes(b"cut off")
+    with pytest.raises(EngineError, match="cut off"):
+        _candidates(model, ["tensorrt"], "auto")
+    for engine in (path, path.with_suffix(".json")):
+        engine.unlink()
+    with pytest.raises(BackendUnavailableError, match=r"has no TensorRT engine of model\.onnx"):
+        _candidates(model, ["tensorrt"], "auto")
 
 
 def test_nothing_in_nothing_out(model: ModelFolder) -> None:

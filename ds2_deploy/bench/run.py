@@ -1,6 +1,5 @@
 """A report from the question to the last check."""
 
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -16,10 +15,10 @@ from ds2_deploy.bench.plan import Plan, Sound, generated_sound, real_sound
 from ds2_deploy.bench.report import Report, Row
 from ds2_deploy.bench.worker import Remote, Spec
 from ds2_deploy.errors import BackendUnavailableError, BenchError, DS2Error, ModelError
-from ds2_deploy.model_folder import PRECISIONS, ModelFolder, graph_file, open_model
-from ds2_deploy.runtime import BACKENDS, NOT_HERE
+from ds2_deploy.model_folder import ModelFolder, Precision, open_model
+from ds2_deploy.runtime import NOT_HERE
 from ds2_deploy.runtime.bench_choice import Work, machine_name
-from ds2_deploy.runtime.gpu import gpus
+from ds2_deploy.runtime.lineup import open_all
 
 REFERENCES = (("torch", "fp32"), ("onnxruntime", "fp32"))
 """What outputs are compared with: the first of these that takes part, else whoever comes first."""
@@ -102,36 +101,29 @@ def _open(
     asked: Asked, folder: ModelFolder, plan: Plan, longest_s: float, stack: ExitStack, tell: Callable[[str], None]
 ) -> tuple[list[Remote], list[Remote], dict[str, str]]:
     """Workers for whole recordings and for streams, references first; who cannot take part, and why."""
-    wanted = [works for works in (False, True) if _is_wanted(works, folder, plan)]
-    if not wanted:
+    works = [stream for stream in (False, True) if _is_wanted(plan, folder, stream=stream)]
+    if not works:
         raise BenchError(f"Nothing can be measured: {asked.model} has none of the workloads asked for.")
-    found: dict[bool, list[Remote]] = {False: [], True: []}
-    not_run: dict[str, str] = {}
-    if "stream" in plan.workloads and True not in wanted:
-        not_run["streams"] = f"{asked.model} has no streaming graph"
-    for stream, name, precision in itertools.product(wanted, asked.backends or BACKENDS, PRECISIONS):
-        if not _is_there(folder, name, precision, asked, stream=stream):
-            continue
-        label = f"{name} {precision}{' (streams)' if stream else ''}"
-        tell(f"loading {label}")
+
+    def open_one(name: str, precision: Precision, stream: bool) -> Remote:
         spec = Spec(str(folder.path), name, precision, asked.device, asked.threads, stream)
-        try:
-            remote = _loaded(spec, longest_s, folder.metadata.feature.sample_rate)
-        except (*NOT_HERE, ModelError, BenchError) as error:  # the last, where its process crashed
-            unasked = (name, precision) == ("torch", "fp16") and not asked.precisions  # for a GPU that it cannot use
-            if asked.backends and not unasked:
-                raise
-            not_run[label] = str(error)
-            continue
+        tell(f"loading {spec.name}")
+        remote = _loaded(spec, longest_s, folder.metadata.feature.sample_rate)
         stack.callback(remote.close)
-        found[stream].append(remote)
-    for name in asked.backends:
-        if not any(remote.spec.backend == name for remotes in found.values() for remote in remotes):
-            raise BackendUnavailableError(f"{asked.model} has nothing that {name} could run as asked.")
-    if not found[False] and not found[True]:
+        return remote
+
+    remotes, refused = open_all(
+        open_one, folder, asked.backends, device=asked.device, precisions=asked.precisions, works=works,
+        excuses=(*NOT_HERE, ModelError, BenchError),  # the last, where its process crashed
+    )  # fmt: skip
+    not_run = {name: str(error) for name, error in refused.items()}
+    if not remotes:
         reasons = "; ".join(f"{name}: {why}" for name, why in not_run.items()) or "no graph of the precision asked for"
         raise BackendUnavailableError(f"No backend can run {asked.model} here: {reasons}")
-    return _references_first(found[False]), _references_first(found[True]), not_run
+    if "stream" in plan.workloads and True not in works:
+        not_run["streams"] = f"{asked.model} cannot stream"
+    offline, streams = ([one for one in remotes if one.spec.stream == stream] for stream in (False, True))
+    return _references_first(offline), _references_first(streams), not_run
 
 
 def _loaded(spec: Spec, longest_s: float, rate: int) -> Remote:
@@ -147,19 +139,10 @@ def _loaded(spec: Spec, longest_s: float, rate: int) -> Remote:
     return remote
 
 
-def _is_wanted(stream: bool, folder: ModelFolder, plan: Plan) -> bool:
+def _is_wanted(plan: Plan, folder: ModelFolder, *, stream: bool) -> bool:
     if stream:
-        return "stream" in plan.workloads and (folder.path / graph_file("fp32", stream=True)).is_file()
+        return "stream" in plan.workloads and not folder.metadata.streaming_obstacles
     return any(name != "stream" for name in plan.workloads)
-
-
-def _is_there(folder: ModelFolder, backend: str, precision: str, asked: Asked, *, stream: bool) -> bool:
-    """Whether the model has what the backend would run; PyTorch runs fp16 on GPUs alone."""
-    if asked.precisions and precision not in asked.precisions:
-        return False
-    if backend == "torch" and precision == "fp16" and (asked.device == "cpu" or not gpus()):
-        return False
-    return backend != "onnxruntime" or (folder.path / graph_file(precision, stream=stream)).is_file()
 
 
 def _references_first(remotes: list[Remote]) -> list[Remote]:

@@ -181,13 +181,13 @@ class _Worker:
             backend=spec.backend,
             precision=spec.precision,
             device=self.backend.device,
-            runtime=runtime_version(spec.backend),
+            runtime=_runtime(self.backend),
             stream=spec.stream,
             chunk_samples=self.backend.chunk_samples if spec.stream else None,
             max_samples=None if spec.stream else self.backend.max_samples,
             file_mb=_file_mb(self.folder, self.backend, spec),
             load_s=load_s,
-            build_s=_build_s(self.backend),
+            build_s=self.backend.engine.info.build_s if spec.backend == "tensorrt" else None,
             host_mb=peak_mb(),
         )
 
@@ -319,29 +319,19 @@ def is_stream(backend: Backend | StreamBackend) -> bool:
 
 def _file_mb(folder: ModelFolder, backend: Any, spec: Spec) -> float:
     """Of what the backend reads."""
-    if spec.backend == "torch":
-        path = folder.path / WEIGHTS_FILE
-    elif spec.backend == "tensorrt":
-        path = backend._engine.path
-    else:
-        path = folder.path / graph_file(spec.precision, stream=spec.stream)
+    if spec.backend == "tensorrt":
+        return float(backend.engine.info.size_bytes / 1e6)
+    path = folder.path / (WEIGHTS_FILE if spec.backend == "torch" else graph_file(spec.precision, stream=spec.stream))
     return path.stat().st_size / 1e6 if path.is_file() else 0.0
 
 
-def _build_s(backend: Any) -> float | None:
-    """Of an engine."""
-    return backend._engine.info.build_s if backend.name == "tensorrt" else None
-
-
-def runtime_version(backend: str) -> str:
+def _runtime(backend: Any) -> str:
     """Library and version of a backend."""
-    packages = {
-        "torch": ["torch"],
-        "onnxruntime": ["onnxruntime-gpu", "onnxruntime"],
-        "tensorrt": ["tensorrt", "tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"],
-    }
-    versions = ((package, installed_version(package)) for package in packages[backend])
-    return next((f"{package} {version}" for package, version in versions if version), backend)
+    if backend.name == "tensorrt":
+        return str(backend.engine.runtime)
+    packages = ("torch",) if backend.name == "torch" else ("onnxruntime-gpu", "onnxruntime")
+    versions = ((package, installed_version(package)) for package in packages)
+    return next((f"{package} {version}" for package, version in versions if version), str(backend.name))
 
 
 def peak_mb() -> float:

@@ -1,7 +1,5 @@
 """ds2 parity: do the backends say the same?"""
 
-import itertools
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,12 +9,8 @@ import typer
 from ds2_deploy.commands.common import Device, path_argument, print_columns, usage_errors
 
 if TYPE_CHECKING:
-    from ds2_deploy.errors import DS2Error
-    from ds2_deploy.model_folder import ModelFolder
+    from ds2_deploy.model_folder import ModelFolder, Precision
     from export.parity import Candidate, ParityReport, Recording
-
-
-log = logging.getLogger(__name__)
 
 
 def parity(
@@ -64,38 +58,30 @@ def parity(
 
 
 def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "list[Candidate]":
-    """The asked backends on `device` in every precision, offline and as a stream, whose graph is in the folder; PyTorch
-    for fp16 on a GPU whether or not there is a graph of it.
+    """The asked backends on `device` in every precision, offline and as a stream; stderr says what they lack for some.
 
     With none asked, all but the reference that can run here; the log says which cannot, and why. Where none can, that
     is ONNX Runtime's error, as it is what one can have anywhere.
     """
-    from ds2_deploy.model_folder import PRECISIONS, graph_file
-    from ds2_deploy.runtime import BACKENDS, NOT_HERE, open_backend, open_stream_backend
-    from ds2_deploy.runtime.gpu import gpus
+    from ds2_deploy.runtime import open_backend, open_stream_backend
+    from ds2_deploy.runtime.lineup import open_all
     from ds2_deploy.runtime.streamed import Streamed
 
-    candidates: list[Candidate] = []
-    refused: dict[str, DS2Error] = {}
-    for name, precision, stream in itertools.product(dict.fromkeys(asked) or BACKENDS, PRECISIONS, (False, True)):
-        torch = name == "torch"  # which computes from the weights in both precisions, in half on GPUs alone
-        if torch and (not asked if precision == "fp32" else device == "cpu" or not gpus()):
-            continue
-        if not (folder.path / graph_file("fp32" if torch else precision, stream=stream)).is_file():
-            continue
-        try:
-            if stream:
-                steps = open_stream_backend(name, folder, device=device, precision=precision)
-                candidates.append((Streamed(steps, folder.metadata), precision))
-            else:
-                candidates.append((open_backend(name, folder, device=device, precision=precision), precision))
-        except NOT_HERE as error:
-            if asked and not (torch and precision == "fp16"):  # for a GPU that it cannot use
-                raise
-            log.info("Not %s %s: %s", name, precision, error)
-            refused[name] = error
+    def open_one(name: str, precision: "Precision", stream: bool) -> "Candidate | None":
+        if not asked and (name, precision) == ("torch", "fp32"):  # the reference
+            return None
+        if stream:
+            steps = open_stream_backend(name, folder, device=device, precision=precision)
+            return Streamed(steps, folder.metadata), precision
+        return open_backend(name, folder, device=device, precision=precision), precision
+
+    opened, refused = open_all(open_one, folder, asked, device=device)
+    candidates = [candidate for candidate in opened if candidate]
+    if asked:
+        for name, error in refused.items():
+            typer.echo(f"Not {name}: {error}", err=True)
     if refused and not candidates:
-        raise refused.get("onnxruntime", next(iter(refused.values())))
+        raise refused.get("onnxruntime fp32", next(iter(refused.values())))
     return candidates
 
 

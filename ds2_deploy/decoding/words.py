@@ -22,20 +22,21 @@ class Letter(NamedTuple):
 
 def words_of(letters: Iterable[Letter], alphabet: Alphabet) -> tuple[Word, ...]:
     """What stands between the alphabet's boundaries; where it has none, every label is a word."""
+    boundary, separator = alphabet.boundary, alphabet.separator  # once: both are looked for among all labels
     words: list[Word] = []
     word: list[Letter] = []
+
+    def end_word() -> None:
+        if word:
+            text = separator.join(alphabet.labels[letter.label] for letter in word)
+            least = min(letter.log_prob for letter in word)  # a word is as sure as its least sure letter
+            words.append(Word(text, word[0].start, word[-1].end, math.exp(min(least, 0.0))))
+            word.clear()
+
     for letter in letters:
-        if letter.label != alphabet.boundary:
+        if letter.label != boundary:
             word.append(letter)
-        if word and alphabet.boundary in (None, letter.label):
-            words.append(_word(word, alphabet))
-            word = []
-    if word:
-        words.append(_word(word, alphabet))
+        if boundary in (None, letter.label):
+            end_word()
+    end_word()
     return tuple(words)
-
-
-def _word(letters: list[Letter], alphabet: Alphabet) -> Word:
-    text = alphabet.separator.join(alphabet.labels[letter.label] for letter in letters)
-    least = min(letter.log_prob for letter in letters)  # a word is as sure as its least sure letter
-    return Word(text, letters[0].start, letters[-1].end, math.exp(min(least, 0.0)))

@@ -99,6 +99,10 @@ class Memory:
     def take(self) -> Tensor:
         return next(self._parts)
 
+    def hidden(self, dtype: torch.dtype) -> Tensor:
+        """(1, B, H) of a recurrent layer; cuDNN takes no columns of a larger array, such as the parts are."""
+        return self.take()[None].to(dtype).contiguous()
+
     def extended(self, slide: Slide, chunk: Tensor) -> Tensor:
         """(..., n) -> (..., context + n): all that the outputs of this chunk need."""
         if slide.context <= 0:
@@ -109,9 +113,9 @@ class Memory:
 
     def recurrent(self, rnn: nn.Module, x: Tensor) -> Tensor:
         """(T, B, D) -> (T, B, H) from the hidden state (B, H) onwards; an LSTM's cell state (B, H) comes after it."""
-        hidden = self.take()[None].to(x.dtype)  # (1, B, H)
+        hidden = self.hidden(x.dtype)
         if self.cell == "lstm":
-            x, (hidden, cell) = rnn(x, (hidden, self.take()[None].to(x.dtype)))
+            x, (hidden, cell) = rnn(x, (hidden, self.hidden(x.dtype)))
             self.after += [hidden[0], cell[0]]
         else:
             x, hidden = rnn(x, hidden)
@@ -191,7 +195,7 @@ class StreamingDeepSpeech2(nn.Module):
         extent = extent.after(slide)
         absent = extent.absent(x.shape[0]).transpose(0, 1)[:, :, None].to(x.dtype)
         windows = Windows(model.window, model.window_context, frames // model.window, extent.end + extent.lag)
-        states = [memory.take()[None].to(x.dtype) for _ in self.encoder.rnn]  # (1, B, H) each
+        states = [memory.hidden(x.dtype) for _ in self.encoder.rnn]  # (1, B, H) each
         layers = self.encoder.recurrent_layers
         x, states = windows.through(layers, windows.spread(x), states=states, absent=windows.spread(absent))
         memory.after += [state[0] for state in states]

@@ -6,6 +6,7 @@ built from, its size and its hash.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -55,7 +56,7 @@ def _engines(folder: Path, source: str, reasons: list[DS2Error]) -> Iterator[tup
         try:
             info = EngineInfo.read(path.with_suffix(".json"))
         except EngineError as error:
-            if path.name.startswith(Path(source).stem + "."):
+            if path.name.startswith(tuple(f"{Path(source).stem}.{rest}" for rest in ("tensorrt", "tf32"))):
                 reasons.append(error)
             continue
         if info.source == source:
@@ -99,8 +100,8 @@ def _serves_version(info: EngineInfo, tensorrt: TensorRT) -> bool:
 
 def _number(text: str) -> int:
     """The leading digits of a part of a version."""
-    digits = "".join(character for character in text if character.isdecimal())
-    return int(digits or -1)
+    found = re.match("[0-9]+", text)
+    return int(found[0]) if found else -1
 
 
 def _serves_gpu(info: EngineInfo, gpu: Gpu | None) -> bool:

@@ -28,8 +28,8 @@ class TensorRTBackend:
         self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
     ) -> None:
         self.metadata = model.metadata
-        self._engine, self.device = _open(model, device, precision, stream=False)
-        self._profiles = self._engine.info.profiles
+        self.engine, self.device = _open(model, device, precision, stream=False)
+        self._profiles = self.engine.info.profiles
         self.max_samples = max(profile.inputs["audio"].max[1] for profile in self._profiles)
         """Longest recording; a longer one is an InferenceError."""
 
@@ -62,7 +62,7 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """Free the GPU's memory; the backend cannot be used afterwards."""
-        self._engine.close()
+        self.engine.close()
 
     def _profile(self, samples: int) -> int:
         """The narrowest one that holds recordings of this length."""
@@ -82,7 +82,7 @@ class TensorRTBackend:
     ) -> tuple[Array, Array]:
         """Rows that fit the profile, in halves where the GPU's memory does not hold them; blank rows up to `least`."""
         try:
-            outputs = self._engine.run(profile, dict(zip(INPUTS, _rows((audio, lengths), least), strict=True)), stages)
+            outputs = self.engine.run(profile, dict(zip(INPUTS, _rows((audio, lengths), least), strict=True)), stages)
         except DeviceMemoryError:
             if len(audio) == 1:
                 raise
@@ -102,8 +102,8 @@ class TensorRTStreamBackend:
     def __init__(
         self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
     ) -> None:
-        self._engine, self.device = _open(model, device, precision, stream=True)
-        (profile,) = self._engine.info.profiles
+        self.engine, self.device = _open(model, device, precision, stream=True)
+        (profile,) = self.engine.info.profiles
         self._sizes = batch_sizes(profile)
         self.chunk_samples = profile.inputs["audio"].max[1]
         self._state_size = profile.inputs["state"].max[1]
@@ -120,13 +120,13 @@ class TensorRTStreamBackend:
         for rows in _slices(len(audio), self._sizes[-1]):
             feeds = [array[rows] for array in (audio, lengths, state)]
             size = next(size for size in self._sizes if size >= len(feeds[0]))
-            outputs = self._engine.run(0, dict(zip(STREAM_INPUTS, _rows(feeds, size), strict=True)))
+            outputs = self.engine.run(0, dict(zip(STREAM_INPUTS, _rows(feeds, size), strict=True)))
             parts.append([outputs[name][: len(feeds[0])] for name in STREAM_OUTPUTS])
         return Step(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
     def close(self) -> None:
         """Free the GPU's memory; the backend cannot be used afterwards."""
-        self._engine.close()
+        self.engine.close()
 
 
 def batch_sizes(profile: OptimizationProfile) -> list[int]:

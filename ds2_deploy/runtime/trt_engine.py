@@ -100,6 +100,8 @@ class RunningEngine:
 
     def __init__(self, engine: Engine, device: Device, *, lanes: int, few_shapes: bool = False) -> None:
         self.info = engine.info
+        self.runtime = engine.tensorrt.title
+        """Who runs it, with the version."""
         self._loaded = LoadedEngine(engine, device, few_shapes=few_shapes)
         self._lanes: Lanes = queue.LifoQueue()  # the lane just used has all it needs
         for _ in range(lanes):
