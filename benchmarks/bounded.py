@@ -1,6 +1,7 @@
 """A program that ends in time, with all that it started, whatever it is doing: for what may crash or hang on a GPU."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parent.parent
+ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b.*: ")
+"""The first line of what an exception says: after CUDA's come some that say nothing."""
 
 
 class Spoken(NamedTuple):
@@ -38,7 +41,8 @@ def _how(code: int | None, limit_s: float, said: str) -> str:
     if code is None:
         return f"it was stopped after {limit_s:.0f} s"
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    return f"{how}: {(said or 'nothing was said').splitlines()[-1]}"
+    lines = said.splitlines() or ["nothing was said"]
+    return f"{how}: {next(filter(ERROR.match, reversed(lines)), lines[-1])}"
 
 
 def _end_all(process: "subprocess.Popen[bytes]") -> None:

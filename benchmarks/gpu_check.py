@@ -8,6 +8,7 @@
 MODEL is a model folder or a bundled name; graphs that it lacks are exported into a copy. The most telling comes first:
 
 throughput   whole batches in PyTorch, then in ONNX Runtime, in half precision and in float32
+recognition  the recordings of --data from samples to words with their times, as `ds2 transcribe` hears them
 parity       each backend against PyTorch in float32, on --data with its error rates
 streams      a step of N streams
 tests        tests/gpu
@@ -15,8 +16,8 @@ training     an epoch of each --train in each precision
 tensorrt     engines, and the first three of them
 
 Each step is a process of its own, which ends by --minutes whatever it is doing: what crashes or hangs takes nothing
-else along. OUT/gpu-check.json and OUT/gpu-check.md are all that is written to OUT, after each step; they say of every
-step that was not taken why. --dry-run takes the CPU, to see that all of it works.
+else along. OUT/gpu-check.json and OUT/gpu-check.md are written after each step; they say of every step that was not
+taken why, and OUT/gpu-check.log has all that every step said. --dry-run takes the CPU, to see that all of it works.
 """
 
 import json
@@ -38,24 +39,31 @@ from gpu_pack import pack, untrained
 from gpu_report import markdown
 
 from ds2_deploy.bench import environment
+from ds2_deploy.errors import MissingPackageError
+from ds2_deploy.extras import require
 from ds2_deploy.files import atomic_path
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
 from ds2_deploy.runtime.devices import cpu_cores
 from ds2_deploy.runtime.gpu import gpus
+from ds2_deploy.runtime.trt import installed
 
 DS2, ROWS = ("-m", "ds2_deploy"), str(Path(__file__).with_name("gpu_rows.py"))
 TIMES_HEARD = 32
 """Recordings of a manifest in an epoch of a training: a batch and a step are measured, not the reading of a file."""
+HEARD_S = 7200
+"""Of recordings in a recognition, again and again: several batches, of which the first waits for nothing."""
 STEP_LIMIT_S = 240
 PRECISIONS = ("fp16", "fp32")
 """What others publish comes first."""
+GPU_PROVIDER = "CUDAExecutionProvider"
 app = typer.Typer(add_completion=False, help=__doc__)
 Row = dict[str, Any]
 
 
 class Kind(StrEnum):
     throughput = "throughput"
+    recognition = "recognition"
     parity = "parity"
     streams = "streams"
     tests = "tests"
@@ -63,7 +71,7 @@ class Kind(StrEnum):
     tensorrt = "tensorrt"
 
 
-NEED_GRAPHS = (Kind.throughput, Kind.parity, Kind.streams, Kind.tensorrt)
+NEED_GRAPHS = (Kind.throughput, Kind.recognition, Kind.parity, Kind.streams, Kind.tensorrt)
 
 
 app.command()(pack)
@@ -82,6 +90,7 @@ class Asked(NamedTuple):
     streams: list[int]
     recipes: list[str]
     times_heard: int
+    heard_s: int
 
 
 class Step(NamedTuple):
@@ -96,6 +105,7 @@ class Check:
 
     def __init__(self, asked: Asked, out: Path, minutes: float) -> None:
         self.asked, self.out = asked, out
+        out.mkdir(parents=True, exist_ok=True)
         self.end = time.monotonic() + 60 * minutes
         self.report: Row = {
             "gpu": ", ".join(map(str, gpus())) or "no GPU",
@@ -115,7 +125,7 @@ class Check:
                 result: Row = {"ok": True, "result": step.do()}
             except Exception as error:  # whatever it is, the other steps matter as much
                 reason = str(error) if isinstance(error, FailedError) else f"{type(error).__name__}: {error}"
-                result = {"ok": False, "reason": reason[:300]}
+                result = {"ok": False, "reason": reason[:1000]}
             result["seconds"] = round(time.monotonic() - start, 1)
             self.report["steps"][step.name] = result
             self.save()
@@ -139,10 +149,12 @@ class Check:
         for precision in PRECISIONS:
             for model in asked.models:
                 yield self.throughput((Kind.throughput,), model, "torch", precision)
+        yield from self.recognitions("torch")
         for model in asked.models:
             yield Step(NEED_GRAPHS, f"export {model.path.name}", partial(self.export, model))
             for precision in PRECISIONS:
                 yield self.throughput((Kind.throughput,), model, "onnxruntime", precision)
+        yield from self.recognitions("onnxruntime")
         yield from self.parity((Kind.parity,), ["torch", "onnxruntime"])
         yield from self.streams((Kind.streams,), ["torch", "onnxruntime"])
         yield Step((Kind.tests,), "tests", self.test)
@@ -158,14 +170,23 @@ class Check:
         where = (str(model.path), backend, precision, self.asked.device)
         sizes = [*sized(self.asked.batches), "--seconds", str(self.asked.seconds)]
         name = f"throughput {model.path.name} {backend} {precision}"
-        return Step(kinds, name, partial(self.rows, "throughput", *where, *sizes))
+        return Step(kinds, name, partial(self.rows_by, backend, "throughput", *where, *sizes))
+
+    def recognitions(self, backend: str) -> Iterator[Step]:
+        """Of the manifest with the longest recordings."""
+        for precision in PRECISIONS if self.manifests() else ():
+            for model in self.asked.models:
+                where = (str(model.path), backend, precision, self.asked.device)
+                heard = (str(max(self.manifests(), key=mean_s)), "--least-s", str(self.asked.heard_s))
+                name = f"recognition {model.path.name} {backend} {precision}"
+                yield Step((Kind.recognition,), name, partial(self.rows_by, backend, "recognition", *where, *heard))
 
     def streams(self, kinds: Sequence[Kind], backends: list[str]) -> Iterator[Step]:
         for model in filter(can_stream, self.asked.models):
             for backend in backends:
                 for precision in PRECISIONS:
                     where = (str(model.path), backend, precision, self.asked.device)
-                    do = partial(self.rows, "streams", *where, *sized(self.asked.streams))
+                    do = partial(self.rows_by, backend, "streams", *where, *sized(self.asked.streams))
                     yield Step(kinds, f"streams {model.path.name} {backend} {precision}", do)
 
     def parity(self, kinds: Sequence[Kind], backends: list[str]) -> Iterator[Step]:
@@ -175,7 +196,7 @@ class Check:
                     call = ["parity", str(model.path), *([str(manifest)] if manifest else [])]
                     call += ["--backend", backend, "--device", self.asked.device, "--json"]
                     heard = str(manifest.relative_to(self.asked.data)) if manifest else "made-up signals"
-                    do = partial(self.compare, *call)
+                    do = partial(self.compare, backend, *call)
                     yield Step(kinds, f"parity {model.path.name} {backend}, {heard}", do)
 
     def trainings(self) -> Iterator[Step]:
@@ -209,6 +230,9 @@ class Check:
         lacking = {name: precision for name, precision in graphs.items() if not (model.path / name).exists()}
         if not lacking:
             return "all graphs were there"
+        reasons = [lacks(name, self.asked.device) for name in ("onnxruntime", "tensorrt")]
+        if all(reasons):  # then it would only take a minute of a GPU that is lent
+            raise FailedError("; ".join(filter(None, reasons)))
         precision = "fp16" if set(lacking.values()) == {"fp16"} else "both"
         with tempfile.TemporaryDirectory() as folder:
             options = ["--out", f"{folder}/model", "--precision", precision, "--allow-mismatch"]
@@ -217,14 +241,19 @@ class Check:
                 shutil.move(f"{folder}/model/{name}", model.path / name)
         return f"wrote {', '.join(lacking)}"
 
-    def compare(self, *arguments: str) -> Any:
+    def compare(self, backend: str, *arguments: str) -> Any:
         """A parity report; where it found too much, too."""
+        self.check(backend)
         return json.loads(self.call(*DS2, *arguments, codes=(0, 3)))
 
     def test(self) -> str:
-        """The summary, with the reasons of what was skipped."""
-        said = self.call("-m", "pytest", "-o", "addopts=", "-q", "-rs", "-m", "gpu", "tests/gpu").splitlines()
-        return "; ".join(line for line in said if line.startswith("SKIPPED") or line == said[-1])
+        """The summary, with the reasons of what was skipped; what failed is in the reason of a step that failed."""
+        options = ("-o", "addopts=", "-q", "-rfEs", "--tb=short", "-m", "gpu", "tests/gpu")
+        said = self.call("-m", "pytest", *options, codes=(0, 1)).splitlines()
+        told = [line for line in said if line.startswith(("SKIPPED", "FAILED", "ERROR")) or line == said[-1]]
+        if any(line.startswith(("FAILED", "ERROR")) for line in told):
+            raise FailedError("; ".join(told))
+        return "; ".join(told)
 
     def epoch(self, recipe: str, precision: str) -> Row:
         """The second epoch of a training that hears each of the longest recordings so many times in one."""
@@ -239,6 +268,15 @@ class Check:
             self.call(*DS2, "train", recipe, "--out", f"{folder}/run", *options)
             *_, last = read_log(Path(folder) / "run")
         return {name: last[name] for name in ("audio_hours_per_hour", "data_wait", "loss")}
+
+    def check(self, backend: str) -> None:
+        """FailedError at once, where the process would only come to know what is known."""
+        if why := lacks(backend, self.asked.device):
+            raise FailedError(why)
+
+    def rows_by(self, backend: str, *arguments: str) -> list[Row]:
+        self.check(backend)
+        return self.rows(*arguments)
 
     def rows(self, *arguments: str) -> list[Row]:
         """What gpu_rows.py measured; where it ended before its time, the last row says how."""
@@ -259,11 +297,29 @@ class Check:
         left_s = min(STEP_LIMIT_S, self.end - time.monotonic())
         if left_s <= 0:
             raise FailedError("no time was left of --minutes")
-        return spoken(*arguments, limit_s=left_s, codes=codes)
+        found = spoken(*arguments, limit_s=left_s, codes=codes)
+        with (self.out / "gpu-check.log").open("a", encoding="utf-8") as log:
+            log.write(f"$ {shlex.join(arguments)}\n{found.out}\n{found.errors}\n{found.failure or 'well'}\n\n")
+        return found
 
 
 class FailedError(Exception):
     """A step that did not come to its end: the message is for the report."""
+
+
+def lacks(backend: str, device: str) -> str | None:
+    """What this machine has not that the backend needs on a GPU, as far as it is known without trying."""
+    if device == "cpu":
+        return None
+    if backend == "tensorrt" and not (installed("tensorrt") or installed("tensorrt-rtx")):
+        return "neither TensorRT nor TensorRT-RTX is installed"
+    if backend == "onnxruntime":
+        try:
+            if GPU_PROVIDER not in require(backend).get_available_providers():
+                return "the ONNX Runtime that is installed is the one for processors"
+        except MissingPackageError as error:
+            return str(error)
+    return None
 
 
 def sized(sizes: list[int]) -> list[str]:
@@ -315,6 +371,7 @@ def run(
             streams=streams or [1, 8, 32],
             recipes=train or [],
             times_heard=1 if dry_run else TIMES_HEARD,
+            heard_s=1 if dry_run else HEARD_S,
         )
         check = Check(asked, out, minutes)
         check.take([step for step in check.plan() if not (step.kinds and only) or set(step.kinds) & set(only)])

@@ -25,6 +25,7 @@ def markdown(report: Row) -> str:
     lines = [f"# GPU check on {report['gpu']}", "", f"Device {report['device']}, `{report['command']}`", ""]
     lines += [f"- {name}: {value}" for name, value in versions(report, done.get("about", []))]
     lines += table("throughput", rows("throughput", throughput_cells))
+    lines += table("recognition", rows("recognition", recognition_cells))
     lines += table("parity", rows("parity", parity_cells))
     lines += table("a step of N streams", rows("streams", stream_cells))
     lines += table("training", rows("training", training_cells))
@@ -63,6 +64,11 @@ def throughput_cells(name: str, rows: list[Row]) -> Iterator[Row]:
             **times(row),
             **{f"{part} ms": f"{parts[part]:.2f}" for part in PARTS if part in parts},
         }
+
+
+def recognition_cells(name: str, rows: list[Row]) -> Iterator[Row]:
+    for row in rows:
+        yield {"": name, "recordings × seconds in all": size(row, "recordings"), **times(row)}
 
 
 def stream_cells(name: str, rows: list[Row]) -> Iterator[Row]:

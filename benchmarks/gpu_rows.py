@@ -1,6 +1,7 @@
 """What one backend does with some sizes, in a process of its own, for gpu_check.py: a JSON line each, written at once.
 
     python benchmarks/gpu_rows.py about DEVICE
+    python benchmarks/gpu_rows.py recognition MODEL BACKEND PRECISION DEVICE MANIFEST [--least-s S]
     python benchmarks/gpu_rows.py throughput|streams MODEL BACKEND PRECISION DEVICE --size N... [--seconds S]
 
 Whoever reads the lines has those before a crash or a hang.
@@ -12,15 +13,19 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 import typer
 
+from ds2_deploy.audio.load import load_audio
 from ds2_deploy.bench.environment import changing
 from ds2_deploy.bench.stats import Latency
+from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model_folder import open_model
+from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime import open_backend, open_stream_backend
 
 RUNS = 150
@@ -71,6 +76,22 @@ def throughput(
         if "reason" not in row:
             row |= parts_of(opened, *inputs)
         tell({"batch": batch, "seconds": seconds} | row | clocks(device))
+
+
+@app.command()
+def recognition(
+    model: str, backend: str, precision: str, device: str, manifest: Path, least_s: Annotated[float, typer.Option()] = 0
+) -> None:
+    """The recordings of a manifest as arrays, from samples to words with their times, until they last `least_s`."""
+    recognizer = Recognizer.open(model, backend=backend, device=device, precision=precision)  # type: ignore[arg-type]
+    rate = recognizer.metadata.feature.sample_rate
+    once = [load_audio(utterance.path, rate) for utterance in read_manifest(manifest)]
+    times = max(1, math.ceil(least_s * rate / sum(map(len, once))))
+    recordings = sorted(once * times, key=len)
+    audio_s = sum(map(len, recordings)) / rate
+    warm_up(device)
+    row = timed(lambda: recognizer.recognize(recordings), audio_s, BATCH_LIMIT_S)
+    tell({"recordings": len(recordings), "seconds": audio_s} | row | clocks(device))
 
 
 @app.command()

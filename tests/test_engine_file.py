@@ -71,7 +71,9 @@ def test_another_version(model: ModelFolder) -> None:
         assert f"built by TensorRT {version} for compute capability 9.0; this is TensorRT 10.9.0" in refusal(model)
 
 
-@pytest.mark.parametrize(("built", "served"), [("10.8.0", True), ("10.9rc3.0", True), ("10.10.0", False), ("9.3.0", False)])
+@pytest.mark.parametrize(
+    ("built", "served"), [("10.8.0", True), ("10.9rc3.0", True), ("10.10.0", False), ("9.3.0", False)]
+)
 def test_a_version_compatible_engine_serves_later_ones_of_its_generation(
     model: ModelFolder, built: str, served: bool
 ) -> None:

@@ -10,10 +10,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from ds2_deploy.model_folder import open_model
 from export.parity import Difference, ParityReport
+from tests.conftest import ConvModel, noise
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import gpu_check
@@ -35,7 +37,7 @@ def check(tmp_path: Path) -> Check:
     manifest.parent.mkdir()
     manifest.write_text('{"audio_filepath": "a.flac", "duration": 1.0, "text": "a"}\n')
     models = [open_model(name) for name in ("default", "streaming")]
-    asked = Asked(models, tmp_path, "cpu", [1, 4], 1.0, [2], ["an4"], 1)
+    asked = Asked(models, tmp_path, "cpu", [1, 4], 1.0, [2], ["an4"], times_heard=1, heard_s=1)
     return Check(asked, tmp_path / "out", minutes=1)
 
 
@@ -121,7 +123,7 @@ def test_what_is_over_time_is_told_and_saved(check: Check) -> None:
     saved = json.loads((check.out / "gpu-check.json").read_text())["steps"]
     assert saved["late"]["reason"] == "no time was left of --minutes"
     assert "- late: no time was left of --minutes" in (check.out / "gpu-check.md").read_text()
-    assert sorted(path.name for path in check.out.iterdir()) == ["gpu-check.json", "gpu-check.md"]
+    assert sorted(path.name for path in check.out.iterdir()) == ["gpu-check.json", "gpu-check.log", "gpu-check.md"]
 
 
 def test_a_step_that_ends_everything_leaves_what_was_not_reached(check: Check) -> None:
@@ -140,6 +142,7 @@ def test_a_step_that_ends_everything_leaves_what_was_not_reached(check: Check) -
     [
         ("import os; os.kill(os.getpid(), 11)", "signal SIGSEGV: "),
         ("import sys; sys.exit('CUDA error: sticky')", "exit code 1: CUDA error: sticky"),
+        ("raise RuntimeError('CUDA error: sticky\\nCompile with')", "exit code 1: RuntimeError: CUDA error: sticky"),
         ("import time; time.sleep(60)", "it was stopped after"),
     ],
 )
@@ -154,6 +157,47 @@ def test_what_was_measured_before_a_crash_counts(
     check.end = time.monotonic() + 1.5
     with pytest.raises(FailedError, match=reason):
         check.rows(program)
+
+
+def test_all_that_a_step_said_is_in_the_log(check: Check) -> None:
+    with pytest.raises(FailedError, match="exit code 1: ValueError: why"):
+        check.call("-c", "print('so far'); raise ValueError('why')")
+    log = (check.out / "gpu-check.log").read_text()
+    assert "so far" in log
+    assert "Traceback" in log
+    assert "exit code 1: ValueError: why" in log
+
+
+def test_tests_that_fail_are_named(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = "F.\n===\nSKIPPED [1] a.py:1: no GPU\nFAILED a.py::test_b - assert 1 == 2\n1 failed, 1 passed in 0.1s"
+    monkeypatch.setattr(gpu_check, "spoken", lambda *_, **__: Spoken(said, "", None))
+    with pytest.raises(FailedError, match=r"FAILED a\.py::test_b - assert 1 == 2; 1 failed, 1 passed"):
+        check.test()
+
+
+def test_what_is_not_installed_costs_no_process(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    check.asked = check.asked._replace(device="cuda:0")
+    monkeypatch.setattr(gpu_check, "spoken", lambda *_, **__: pytest.fail("a process"))
+    monkeypatch.setattr(gpu_check, "installed", lambda _: False)
+    for step in check.plan():
+        if step.name.startswith(("throughput default onnx", "recognition default tensorrt", "export default")):
+            with pytest.raises(FailedError, match=r"one for processors|neither TensorRT"):
+                step.do()
+
+
+def test_whole_recordings_are_measured_as_they_are_transcribed(
+    conv_model: ConvModel, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for name, samples in (("long", 16_000), ("short", 4_000)):
+        soundfile.write(tmp_path / f"{name}.wav", noise(samples), 16_000)
+        lines.append(json.dumps({"audio_filepath": f"{name}.wav", "duration": samples / 16_000, "text": "a"}))
+    manifest = tmp_path / "both.jsonl"
+    manifest.write_text("\n".join(lines))
+    gpu_rows.recognition(str(conv_model.path), "onnxruntime", "fp32", "cpu", manifest, 3.0)
+    row = json.loads(capsys.readouterr().out)
+    assert (row["recordings"], row["seconds"]) == (6, 3.75)
+    assert row["rtfx"] == pytest.approx(3750 / row["p50"])
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="process groups")
@@ -207,7 +251,8 @@ def test_only_what_was_asked_for_is_taken_and_only_reports_are_left(
     for kind in only:
         arguments += ["--only", kind]
     assert CliRunner().invoke(gpu_check.app, arguments).exit_code == 0
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["gpu-check.json", "gpu-check.md"]
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["gpu-check.json", "gpu-check.log", "gpu-check.md"]
     steps = json.loads((tmp_path / "out" / "gpu-check.json").read_text())["steps"]
     assert ("tests" in steps, any(name.startswith("build") for name in steps)) == ("tests" in only, "tensorrt" in only)
     assert not any(name.startswith(("training", "throughput streaming torch")) for name in steps)

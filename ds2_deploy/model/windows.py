@@ -80,7 +80,8 @@ class Windows:
         if last:
             return y, state
         if first:
-            beyond, _ = layer.forward_rnn(ahead[:, -own.shape[1] :], state)  # what the last window hears
+            last_window = ahead[:, (self.count - 1) * own.shape[1] :]
+            beyond, _ = layer.forward_rnn(last_window, state)
             return self.spread(torch.cat([y, beyond])), state
         ends = self._by_window(y)[-1:].contiguous()  # (1, K B, H)
         return torch.cat([y, self._flat(layer.forward_rnn(ahead, ends)[0])]), state
