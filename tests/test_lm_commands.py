@@ -63,7 +63,7 @@ def test_a_manifest_is_a_text_too(ds2: Ds2, tmp_path: Path) -> None:
         (None, [], 1, "no text at"),
         (b"\xff\xfe\x00", [], 1, "not text in UTF-8: byte 0 is none of it."),
         (b"\n", [], 1, "text.txt holds no text."),
-        ("привет\n".encode(), [], 1, "no sentence that the model's letters can spell"),
+        ("привет\n".encode(), [], 1, "no sentence that the letters of default can spell: --model names another"),
         (b"hello\n", ["--order", "9"], 2, "order is 9"),
         (b"hello\n", ["--order", "1"], 2, "--order is 1"),
         (b"hello\n", ["--prune", "0", "--prune", "2", "--prune", "1"], 2, "thresholds"),

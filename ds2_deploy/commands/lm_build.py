@@ -35,7 +35,7 @@ def lm_build(
     """
     from ds2_deploy.commands.common import usage_errors
     from ds2_deploy.decoding.language_model import FILES, PICTURE, SETTINGS_FILE, WORDS_FILE
-    from ds2_deploy.errors import OutputError
+    from ds2_deploy.errors import ManifestError, OutputError
     from ds2_deploy.files import atomic_path
     from ds2_deploy.model_folder import open_model
     from training.ngram import estimate
@@ -47,6 +47,8 @@ def lm_build(
         raise OutputError(f"{old[0]} exists: choose another folder or add --overwrite.")
     metadata = open_model(model).metadata
     sentences, strange = _sentences(source, metadata.language, metadata.alphabet)
+    if not sentences:
+        raise ManifestError(f"{source} holds no sentence that the letters of {model} can spell: --model names another.")
     with usage_errors():
         found = estimate(sentences, order, prune or ())
     path = out / FILES[-1]
@@ -70,10 +72,7 @@ def _sentences(source: Path, language: str, alphabet: "Alphabet") -> tuple[list[
     if not any(map(str.strip, texts)):
         raise ManifestError(f"{source} holds no text.")
     spelled = [try_spelling(text, language, alphabet) for text in texts]
-    sentences = [alphabet.words(text) for text in spelled if text]
-    if not sentences:
-        raise ManifestError(f"{source} holds no sentence that the model's letters can spell.")
-    return sentences, spelled.count(None)
+    return [alphabet.words(text) for text in spelled if text], spelled.count(None)
 
 
 def _texts(source: Path) -> list[str]:
