@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
-path_argument, path_option = partial(typer.Argument, readable=False), partial(typer.Option, readable=False)
+
+def _no_dash(paths: Any) -> Any:
+    if Path("-") in (paths if isinstance(paths, list) else [paths]):
+        raise typer.BadParameter("- stands for neither stdin nor stdout here: name a file or folder.")
+    return paths
+
+
+path_argument = partial(typer.Argument, readable=False)
+path_option = partial(typer.Option, readable=False, callback=_no_dash)
 """Of files and folders. What cannot be read is told when it is read, with exit code 1: it is no wrong call."""
 
 
