@@ -695,7 +695,8 @@ def test_the_summary_names_reasons_counts_and_first_examples(ds2: Ds2, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "fault", ["missing", "empty folder", "unknown file", "nothing usable", "not UTF-8", "cut gzip"]
+    "fault",
+    ["missing", "empty folder", "unknown file", "nothing usable", "its manifest", "pipe", "not UTF-8", "cut gzip"],
 )
 def test_a_source_that_gives_nothing_is_one_sentence_and_no_file(ds2: Ds2, tmp_path: Path, fault: str) -> None:
     source = tmp_path / "in"
@@ -706,6 +707,10 @@ def test_a_source_that_gives_nothing_is_one_sentence_and_no_file(ds2: Ds2, tmp_p
         source = write_text(source / "x.jsonl", '{"some": "thing"}\n')
     elif fault == "nothing usable":
         write_audio(source / "a.wav")
+    elif fault == "its manifest":
+        write_text(write_audio(source / "a.wav").with_name("told.jsonl"), "{}")
+    elif fault == "pipe":
+        os.mkfifo(source := source / "fifo")
     elif fault == "not UTF-8":
         write_audio(source / "a.wav")
         (source / "transcripts.txt").write_bytes("a\tGröße".encode("latin-1"))
@@ -718,11 +723,14 @@ def test_a_source_that_gives_nothing_is_one_sentence_and_no_file(ds2: Ds2, tmp_p
         "missing": "There is no file or folder",
         "empty folder": "no corpus of a known layout; looked for: a manifest",
         "unknown file": "no corpus of a known layout; looked for: a manifest",
-        "nothing usable": "read as folder, holds nothing usable",
+        "nothing usable": f"read as folder, holds nothing usable: {tmp_path / 'm.jsonl'} is not written.",
+        "its manifest": "is not written. It holds told.jsonl: if that is a manifest of them, name it instead.",
+        "pipe": "fifo is a pipe, which has no layout: say --format manifest, or lhotse for a cut set.",
         "not UTF-8": "is not UTF-8 text",
         "cut gzip": "Cannot read",
     }
     assert sentences[fault] in outcome.err.splitlines()[-1]
+    assert ("It holds" in outcome.err) == (fault == "its manifest")
     assert not (tmp_path / "m.jsonl").exists()
 
 

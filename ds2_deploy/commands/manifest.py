@@ -84,7 +84,9 @@ def manifest(
     for line in found.summary():
         print_failure(line)
     if not found.kept:
-        raise ManifestError(f"{source}, read as {found.format_name}, holds nothing usable: {out} is not written.")
+        raise ManifestError(
+            f"{source}, read as {found.format_name}, holds nothing usable: {out} is not written.{_manifests_in(source)}"
+        )
     manifests = {out: found.kept}
     if valid_share and valid_out:
         manifests[out], manifests[valid_out] = split_off(found.kept, valid_share, seed)
@@ -94,6 +96,12 @@ def manifest(
         print(f"Wrote {path}: {len(utterances)} utterances, {hours:.2f} h.")
     if found.failed:
         raise typer.Exit(1)
+
+
+def _manifests_in(source: Path) -> str:
+    """A sentence about files in a folder that may say what its recordings do not: a folder is not read by these."""
+    names = sorted(path.name for path in source.glob("*.jsonl"))
+    return f" It holds {' and '.join(names)}: if that is a manifest of them, name it instead." if names else ""
 
 
 def _refuse_existing(outputs: list[Path], overwrite: bool) -> None:
