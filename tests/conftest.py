@@ -1,12 +1,13 @@
 """Fixtures that several test files share."""
 
+import errno
 import io
 import itertools
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 # Before torch is imported: tiny steps split over busy cores take a hundred times as long.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -103,6 +104,11 @@ SAMPLES = Path(__file__).parent.parent / "samples"
 def said_in_samples() -> dict[str, str]:
     """The text of each recording in SAMPLES, by its file's name."""
     return {Path(utterance.path).name: utterance.text for utterance in read_manifest(SAMPLES / "samples.jsonl")}
+
+
+def read_only(**_: object) -> NoReturn:
+    """For `tempfile.TemporaryFile`, by which commands ask whether they may write: a superuser's tests may anywhere."""
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
 
 def noise(samples: int, *, seed: int = 0, channels: int | None = None) -> npt.NDArray[np.float32]:

@@ -19,7 +19,7 @@ from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from ds2_deploy.text.phonemes import LABELS
-from tests.conftest import SAMPLES, Ds2, said_in_samples
+from tests.conftest import SAMPLES, Ds2, read_only, said_in_samples
 from training.align import STATES, hear, passages_of
 
 
@@ -234,7 +234,18 @@ def test_chinese_sentences_end_without_a_space() -> None:
 def test_a_folder_is_no_manifest(ds2: Ds2, tmp_path: Path) -> None:
     (tmp_path / "out.jsonl").mkdir()
     code, _, err = ds2("align", "a.wav", "a.txt", "--out", tmp_path / "out.jsonl", "--overwrite")
-    assert (code, "out.jsonl is a folder" in err) == (1, True)
+    assert (code, "out.jsonl: it is a folder" in err) == (1, True)
+
+
+def test_what_cannot_be_written_is_told_before_anything_is_heard(
+    ds2: Ds2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cuts").write_text("")
+    code, _, err = ds2("align", "a.wav", "a.txt", "--out", tmp_path / "cuts.jsonl")
+    assert (code, err) == (1, f"ds2: Cannot write into {tmp_path / 'cuts'}: it is not a folder.\n")
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    code, _, err = ds2("align", "a.wav", "a.txt", "--out", tmp_path / "out.jsonl")
+    assert (code, err) == (1, f"ds2: Cannot write into {tmp_path}: Read-only file system.\n")
 
 
 def test_other_recordings_are_not_written_over(ds2: Ds2, tmp_path: Path) -> None:

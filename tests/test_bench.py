@@ -4,6 +4,7 @@ import json
 import math
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -535,6 +536,30 @@ def test_an_interrupt_keeps_what_was_measured(conv_model: ConvModel, tmp_path: P
     assert b"Traceback" not in err
 
 
+def test_an_interrupt_before_anything_was_measured_says_so_and_leaves_nothing(
+    ds2: Ds2, conv_model: ConvModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ds2_deploy.bench.run.run", interrupted)
+    monkeypatch.setattr("ds2_deploy.cli._leave", lambda: None)  # which ends this process
+    outcome = ds2("bench", conv_model.path, "--out", tmp_path / "out")
+    assert outcome == (130, "", "ds2: Interrupted before anything was measured: there is no report.\n")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_recorded_command_can_be_run_again(
+    ds2: Ds2, conv_model: ConvModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(asked: Asked, *_: object) -> None:
+        raise BenchError(asked.command)
+
+    monkeypatch.setattr("ds2_deploy.bench.run.run", told)
+    words = ["bench", str(conv_model.path), "--out", str(tmp_path / "a report's")]
+    assert shlex.split(ds2(*words).err.removeprefix("ds2: ")) == ["ds2", *words]
+
+
 def test_what_was_measured_outlives_a_worker(conv_model: ConvModel) -> None:
     asked = Asked(str(conv_model.path), ("onnxruntime",), (), "auto", 1, None, 3, "ds2 bench")
     small = plan.Plan(workloads=("batch",), batches=(1, 2), seconds=(1.0,), cell_s=0.05, rounds=1)
@@ -649,7 +674,8 @@ def test_a_worker_that_dies_is_named(conv_model: ConvModel, name: str, why: str)
         (["--backend", "tensorrt"], 1, "TensorRT"),
         (["--workload", "stream"], 1, "has none of the workloads"),
         (["--audio", "nowhere"], 1, "nowhere"),
-        (["--out", "/dev/null/x"], 1, "Cannot write into"),
+        (["--out", "/dev/null/x"], 1, "Cannot write into /dev/null/x: /dev/null is not a folder."),
+        (["--out", "/dev/null"], 1, "Cannot write into /dev/null: it is not a folder."),
         (["--rate", "1e9"], 2, "--rate"),
         (["--precision", "fp16"], 1, "No backend can run"),
         (["--backend", "onnxruntime", "--precision", "fp16"], 1, "nothing that onnxruntime could run"),

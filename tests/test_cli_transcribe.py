@@ -442,6 +442,18 @@ def test_info_counts_parameters_as_torch_does(ds2: Ds2, conv_model: ConvModel, t
     assert ds2("info", tmp_path).code == 1
 
 
+@pytest.mark.parametrize("name", ["model.onnx", "metadata.json", "engines/plan.json"])
+def test_info_of_a_file_in_a_model_folder_names_the_folder(
+    ds2: Ds2, conv_model: ConvModel, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(conv_model.path, folder := tmp_path / "conv")
+    (folder / "engines").mkdir()
+    (folder / "engines" / "plan.json").write_text("{}")
+    outcome = ds2("info", folder / name)
+    assert (outcome.code, outcome.out) == (1, "")
+    assert f"{folder / name} is a file of the model folder {folder}: " in outcome.err
+
+
 @pytest.mark.parametrize("name", ["nothing", "text.pt"])
 def test_info_of_what_is_no_model(ds2: Ds2, tmp_path: Path, name: str) -> None:
     pytest.importorskip("torch")

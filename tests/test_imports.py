@@ -91,5 +91,8 @@ def test_help_answers_at_once(arguments: list[str]) -> None:
         outcome = subprocess.run(command, capture_output=True, text=True, check=True)
         fastest = min(fastest, _children_s() - start)
     assert outcome.stdout.startswith("Usage:")
+    assert not any(doubled in outcome.stdout for doubled in ("[[", "{{", "...}", "...]")), (
+        "typer's signs, and one's own"
+    )
     assert outcome.stderr == ""
     assert fastest < 0.5

@@ -93,6 +93,29 @@ def test_tagged_mp3_is_refused_by_name(version: int) -> None:
         list(raw_pcm(pipe(b"ID3" + bytes([version, 0, 0, 0, 0, 0, 0]) + bytes(1000)), 16000))
 
 
+@pytest.mark.parametrize("rate", [8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000])
+def test_mp3_without_tags_is_refused_by_name(rate: int) -> None:
+    file = io.BytesIO()
+    soundfile.write(file, noise(6000), rate, format="MP3")
+    data = file.getvalue()
+    assert data[0] == 0xFF
+    for first in (1, 3, 4, 400, 10**6):
+        with pytest.raises(AudioError, match="an MP3 file, not raw samples"):
+            list(raw_pcm(pipe(data[:first], data[first:]), 16000))
+
+
+@pytest.mark.parametrize("second", [-1, 0, 0x6490, 0x7FFF])
+@pytest.mark.parametrize("first", [-1, -1025, -257])  # ff ff, ff fb, ff fe
+def test_samples_that_look_like_a_frame_of_mp3_are_sound(first: int, second: int) -> None:
+    """Once, or at another distance than such a frame is long."""
+    samples = noise(3000)
+    samples[:2] = samples[1000:1002] = np.array([first, second]) / 2**15
+    data = integers(samples)
+    for size in (3, 500, 10**6):
+        pieces = raw_pcm(pipe(*(data[i : i + size] for i in range(0, len(data), size))), 16000)
+        np.testing.assert_array_equal(np.concatenate(list(pieces)), samples)
+
+
 @pytest.mark.parametrize(
     ("head", "words"),
     [
@@ -143,8 +166,11 @@ def test_an_extensible_header_says_what_it_is_behind() -> None:
     [
         (wav(noise(100), rate=8000), "at 8000 Hz, not 16000: add --rate 8000"),
         (wav(noise(100, channels=2)), "of 2 channels with 16 bits, not 16-bit mono"),
-        (wav(noise(100), subtype="PCM_24"), "of 1 channels with 24 bits"),
-        (wav(noise(100), subtype="ULAW"), "with 8 bits in coding 7, not 16-bit mono"),
+        (wav(noise(100), subtype="PCM_24"), "of 1 channel with 24 bits, not"),
+        (wav(noise(100), subtype="ULAW"), "of 1 channel with 8 bits in mu-law, not 16-bit mono"),
+        (wav(noise(100), subtype="ALAW"), "with 8 bits in A-law"),
+        (wav(noise(100), subtype="FLOAT"), "with 32 bits as floats"),
+        (wav(noise(100), subtype="MS_ADPCM"), "in coding 2"),
         (wav(noise(100))[:30], "begins like a WAV file and holds no samples"),
         (wav(noise(100))[:12] + b"data" + bytes(100), "whose samples come before its format"),
         (b"RIFF" + bytes(200_000), "begins like a WAV file and holds no samples"),

@@ -15,7 +15,7 @@ from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import LanguageModelError
 from ds2_deploy.metrics import Errors
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
-from tests.conftest import Ds2, noise
+from tests.conftest import Ds2, noise, read_only
 from tests.test_beam import spoken
 from training.lm_tune import ALPHAS, Heard, Trial, plot, steadiest, tune
 from training.ngram import estimate
@@ -259,6 +259,17 @@ def test_recordings_that_cannot_be_read_are_told_and_left_out(ds2: Ds2, tmp_path
     (tmp_path / "valid.jsonl").write_text(told)
     options = ("--lm", tmp_path / "lm", "--trials", 1, "--workers", 1)
     code, out, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", *options)
-    assert (code, "broken.wav" in err, "decoder.json" in err) == (1, True, True)
+    settings, picture = tmp_path / "lm" / "decoder.json", tmp_path / "lm" / "lm-tune.png"
+    assert (code, "broken.wav" in err) == (1, True)
+    assert err.endswith(f"Wrote {settings} and {picture}.\n" if picture.is_file() else f"Wrote {settings}.\n")
     assert "of 1" in out
     assert (tmp_path / "lm" / "decoder.json").is_file()
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_heard(
+    ds2: Ds2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "lm").mkdir()
+    monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    code, _, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", "--lm", tmp_path / "lm")
+    assert (code, err) == (1, f"ds2: Cannot write into {tmp_path / 'lm'}: Read-only file system.\n")

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import itertools
 import json
 import os
 import re
@@ -19,7 +20,7 @@ from ds2_deploy.audio.find import find_recordings
 from ds2_deploy.commands.manifest import manifest
 from ds2_deploy.errors import AudioError, OutputError
 from ds2_deploy.manifest import read_manifest
-from tests.conftest import Ds2, noise
+from tests.conftest import Ds2, noise, read_only
 from tests.test_files import largest_file
 from tests.test_imports import loaded_by
 from training.corpora.build import split_off
@@ -694,7 +695,8 @@ def test_the_summary_names_reasons_counts_and_first_examples(ds2: Ds2, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "fault", ["missing", "empty folder", "unknown file", "nothing usable", "not UTF-8", "cut gzip"]
+    "fault",
+    ["missing", "empty folder", "unknown file", "nothing usable", "its manifest", "pipe", "not UTF-8", "cut gzip"],
 )
 def test_a_source_that_gives_nothing_is_one_sentence_and_no_file(ds2: Ds2, tmp_path: Path, fault: str) -> None:
     source = tmp_path / "in"
@@ -705,6 +707,10 @@ def test_a_source_that_gives_nothing_is_one_sentence_and_no_file(ds2: Ds2, tmp_p
         source = write_text(source / "x.jsonl", '{"some": "thing"}\n')
     elif fault == "nothing usable":
         write_audio(source / "a.wav")
+    elif fault == "its manifest":
+        write_text(write_audio(source / "a.wav").with_name("told.jsonl"), "{}")
+    elif fault == "pipe":
+        os.mkfifo(source := source / "fifo")
     elif fault == "not UTF-8":
         write_audio(source / "a.wav")
         (source / "transcripts.txt").write_bytes("a\tGröße".encode("latin-1"))
@@ -717,11 +723,14 @@ def test_a_source_that_gives_nothing_is_one_sentence_and_no_file(ds2: Ds2, tmp_p
         "missing": "There is no file or folder",
         "empty folder": "no corpus of a known layout; looked for: a manifest",
         "unknown file": "no corpus of a known layout; looked for: a manifest",
-        "nothing usable": "read as folder, holds nothing usable",
+        "nothing usable": f"read as folder, holds nothing usable: {tmp_path / 'm.jsonl'} is not written.",
+        "its manifest": "is not written. It holds told.jsonl: if that is a manifest of them, name it instead.",
+        "pipe": "fifo is a pipe, which has no layout: say --format manifest, or lhotse for a cut set.",
         "not UTF-8": "is not UTF-8 text",
         "cut gzip": "Cannot read",
     }
     assert sentences[fault] in outcome.err.splitlines()[-1]
+    assert ("It holds" in outcome.err) == (fault == "its manifest")
     assert not (tmp_path / "m.jsonl").exists()
 
 
@@ -734,6 +743,39 @@ def test_existing_files_are_kept_without_overwrite(ds2: Ds2, tmp_path: Path) -> 
     assert ds2("manifest", tmp_path / "in", "--out", out, "--overwrite").code == 0
     assert len(lines_of(out)) == 1
     assert ds2("manifest", tmp_path / "in", "--out", out, "--report", out, "--overwrite").code == 2
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "words"),
+    [
+        ("--out", "file/x", "/file: it is not a folder"),
+        ("--valid-out", "folder", "it is a folder"),
+        ("--report", "file/x/y", "/file is not a folder"),
+        ("--audio-dir", "file", "it is not a folder"),
+        ("--audio-dir", "new", "Read-only file system"),
+        ("--out", "new/x", "Read-only file system"),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_anything_is_read(
+    ds2: Ds2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str, words: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    write_text(tmp_path / "file", "")
+    monkeypatch.setattr("training.corpora.build.survey", lambda *_, **__: pytest.fail("read all the same"))
+    if words == "Read-only file system":
+        monkeypatch.setattr("tempfile.TemporaryFile", read_only)
+    outs = {"--out": tmp_path / "m.jsonl", "--valid-out": tmp_path / "v.jsonl"} | {option: tmp_path / name}
+    outcome = ds2("manifest", tmp_path, *itertools.chain(*outs.items()), "--valid-share", "0.5", "--overwrite")
+    assert (outcome.code, outcome.out) == (1, "")
+    assert re.fullmatch(f"ds2: Cannot write.*{words}.\n", outcome.err)
+
+
+def test_a_manifest_may_go_to_a_pipe(tmp_path: Path) -> None:
+    write_text(write_audio(tmp_path / "in" / "a.wav").with_suffix(".txt"), "x")
+    command = [sys.executable, "-m", "ds2_deploy", "manifest", str(tmp_path / "in"), "--out", "/dev/stdout"]
+    outcome = subprocess.run([*command, "--overwrite"], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
+    assert json.loads(outcome.stdout.splitlines()[0]) == line(str(tmp_path / "in" / "a.wav"), 1.0, "x")
 
 
 def test_paths_below_the_manifest_are_relative_and_others_absolute(

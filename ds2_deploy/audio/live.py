@@ -22,6 +22,7 @@ HEADER_BYTES = 1 << 24
 """Of a WAV file's header, whose tags may hold a picture."""
 PCM, EXTENSIBLE = 1, 0xFFFE
 """Codings in the header of a WAV file; the latter has the true one behind."""
+CODINGS = {PCM: "", 3: " as floats", 6: " in A-law", 7: " in mu-law"}
 PIECE_S = 0.02
 OTHERS = {
     b"fLaC": "a FLAC file",
@@ -34,6 +35,13 @@ OTHERS = {
     b"RIFX": "a RIFX file",
     b"\x1aE\xdf\xa3": "a WebM or Matroska file",
 }
+MPEG_1 = 3
+MP3_RATES = {MPEG_1: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 8000)}
+"""In hertz, by the version that a frame's header names, 2 being MPEG 2 and 0 MPEG 2.5."""
+MP3_KBPS = (
+    (None, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160, None),
+    (None, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, None),  # of MPEG 1
+)
 
 
 def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
@@ -50,7 +58,12 @@ def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
     kinds = OTHERS | {data[:4] + b"ftyp": "an MP4 file"}  # which says first how long that is
     for magic, kind in kinds.items():
         if data.startswith(magic):
-            raise AudioError(f"Standard input holds {kind}, not raw samples: use ds2 transcribe -, or give its path.")
+            raise _no_samples(kind)
+    if size := _mp3_frame_bytes(data):
+        while len(data) < size + 4 and (more := _read(pipe)):
+            data += more
+        if _mp3_frame_bytes(data[size:]):  # one such header may be sound, two at this distance are none
+            raise _no_samples("an MP3 file")
     if data.startswith(b"RIFF"):
         data, left = _without_header(data, pipe, sample_rate)
     while True:
@@ -62,6 +75,21 @@ def raw_pcm(pipe: BinaryIO, sample_rate: int) -> Iterator[Samples]:
         if left < 2 or not (more := _read(pipe)):
             return
         data = data[whole:] + more
+
+
+def _no_samples(kind: str) -> AudioError:
+    return AudioError(f"Standard input holds {kind}, not raw samples: use ds2 transcribe -, or give its path.")
+
+
+def _mp3_frame_bytes(data: bytes) -> int:
+    """The length of the frame of MPEG audio layer III whose header begins `data` (ISO/IEC 11172-3, 2.4.1.3, and 13818-3
+    for lower rates); 0 where none does."""
+    header = int.from_bytes(data[:4], "big")
+    sync, version, layer = header >> 21, header >> 19 & 3, header >> 17 & 3
+    kbps, rate = MP3_KBPS[version == MPEG_1][header >> 12 & 15], header >> 10 & 3
+    if (sync, layer) != (0x7FF, 1) or version not in MP3_RATES or kbps is None or rate == 3:
+        return 0
+    return (144_000 if version == MPEG_1 else 72_000) * kbps // MP3_RATES[version][rate] + (header >> 9 & 1)
 
 
 def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> tuple[bytes, int]:
@@ -86,11 +114,11 @@ def _without_header(data: bytes, pipe: BinaryIO, sample_rate: int) -> tuple[byte
     kind, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", data.ljust(layout + 16), layout)
     if kind == EXTENSIBLE:  # as ffmpeg writes it from 48 kHz on
         (kind,) = struct.unpack_from("<H", data.ljust(layout + 26), layout + 24)
-    coding = "" if kind == PCM else f" in coding {kind}"
+    coding = CODINGS.get(kind, f" in coding {kind}")
     if (kind, channels, bits) != (PCM, 1, 16):
         raise AudioError(
-            f"Standard input is a WAV file of {channels} channels with {bits} bits{coding}, not 16-bit mono: record it "
-            "as arecord -f S16_LE -c 1 does, or use ds2 transcribe -."
+            f"Standard input is a WAV file of {channels} {'channel' if channels == 1 else 'channels'} with {bits} "
+            f"bits{coding}, not 16-bit mono: record it as arecord -f S16_LE -c 1 does, or use ds2 transcribe -."
         )
     if rate != sample_rate:
         raise AudioError(f"Standard input is a WAV file at {rate} Hz, not {sample_rate}: add --rate {rate}.")

@@ -32,9 +32,9 @@ def align(
     a line of the manifest, with its score.
     """
     from ds2_deploy.audio.load import load_audio
-    from ds2_deploy.commands.common import print_failure
+    from ds2_deploy.commands.common import check_output_file, check_output_folder, print_failure
     from ds2_deploy.errors import AlignmentError, OutputError
-    from ds2_deploy.files import is_folder, read_text
+    from ds2_deploy.files import read_text
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.runtime import open_backend
     from ds2_deploy.runtime.devices import cpu_cores
@@ -46,11 +46,11 @@ def align(
         raise typer.BadParameter(f"--min-score is {least:g}: no passage has a score above 0, which is perfect.")
     if out.suffix != ".jsonl":
         raise typer.BadParameter(f"--out is {out}: a manifest's name ends in .jsonl.")
-    if is_folder(out):
-        raise OutputError(f"{out} is a folder: choose another name for the manifest.")
+    check_output_file(out)
+    check_output_folder(cuts := out.with_suffix(""))
     if out.exists() and not overwrite:
         raise OutputError(f"{out} exists: choose another name or add --overwrite.")
-    if is_folder(cuts := out.with_suffix("")) and any(cuts.iterdir()) and not overwrite:
+    if cuts.exists() and any(cuts.iterdir()) and not overwrite:
         raise OutputError(f"{cuts}, for the recordings, is not empty: choose another name or add --overwrite.")
     folder = open_model(model)
     metadata = folder.metadata

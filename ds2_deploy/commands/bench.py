@@ -1,5 +1,6 @@
 """ds2 bench: how fast a model is here, by every backend; ds2 bench-compare: two such reports."""
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,9 +10,11 @@ import typer
 from ds2_deploy.commands.common import (
     INTERRUPTED,
     Device,
+    check_output_folder,
     path_argument,
     path_option,
     print_columns,
+    print_failure,
     usage_errors,
 )
 
@@ -97,12 +100,17 @@ def bench(
         load_s=load_seconds,
     )
     if out:
-        _check_folder(out)
+        check_output_folder(out)
     asked = Asked(
         model, tuple(dict.fromkeys(backend or ())), tuple(precision or ()), device, threads or cpu_cores(), audio,
-        recordings, " ".join(["ds2", *sys.argv[1:]]),
+        recordings, shlex.join(["ds2", *sys.argv[1:]]),
     )  # fmt: skip
-    report, ended = run(asked, plan, _tell)
+    try:
+        report, ended = run(asked, plan, _tell)
+    except KeyboardInterrupt:
+        _tell("")
+        print_failure("Interrupted before anything was measured: there is no report.")
+        raise typer.Exit(INTERRUPTED) from None
     typer.echo(markdown(report), nl=False)
     if out:
         write(report, out)
@@ -118,20 +126,6 @@ def _tell(what: str) -> None:
     """On a terminal, what is being measured."""
     if sys.stderr.isatty():
         print(f"\r\x1b[K{what} ", end="", file=sys.stderr, flush=True)
-
-
-def _check_folder(out: Path) -> None:
-    """Before minutes of work."""
-    import os
-
-    from ds2_deploy.errors import OutputError
-
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"Cannot write into {out}: {error.strerror}.") from error
-    if not os.access(out, os.W_OK):
-        raise OutputError(f"Cannot write into {out}: no permission.")
 
 
 def write(report: "Report", out: Path) -> None:

@@ -18,7 +18,7 @@ NORMS = {"vertical": "on the input", "step": "at every time step"}
 
 def info(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL|CHECKPOINT", help="A bundled model, a model folder or a file.")
+        str, typer.Argument(metavar="MODEL|CHECKPOINT", help="A bundled model, a model folder or a checkpoint.")
     ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -52,6 +52,7 @@ def _describe(model: str) -> "tuple[Path, ModelMetadata, dict[str, int], int | N
 
     path = Path(model)
     if is_checkpoint(model):
+        _refuse_part_of_a_folder(path)
         require_all(TRAIN)
         from ds2_deploy.model.checkpoint import load_checkpoint
 
@@ -64,6 +65,16 @@ def _describe(model: str) -> "tuple[Path, ModelMetadata, dict[str, int], int | N
     weights = folder.path / WEIGHTS_FILE
     parameters = _count(_shapes(weights), folder.metadata) if weights.is_file() else None
     return folder.path, folder.metadata, files, parameters
+
+
+def _refuse_part_of_a_folder(path: Path) -> None:
+    """A file of a model folder is no model of its own, but for checkpoints, which may lie there too."""
+    from ds2_deploy.errors import ModelError
+    from ds2_deploy.model_folder import METADATA_FILE
+
+    folder = next((folder for folder in path.parents[:2] if (folder / METADATA_FILE).is_file()), None)
+    if folder and path.is_file() and path.suffix != ".pt":
+        raise ModelError(f"{path} is a file of the model folder {folder}: name that, as ds2 info {folder} does.")
 
 
 def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:

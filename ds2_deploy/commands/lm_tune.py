@@ -33,8 +33,9 @@ def lm_tune(
     The beam search takes them from there (decoder.json). lm-tune.png shows the error rate over alpha and beta, where
     matplotlib is installed.
     """
-    from ds2_deploy.commands.common import print_failure
+    from ds2_deploy.commands.common import check_output_file, print_failure
     from ds2_deploy.decoding import LM_FOLDER
+    from ds2_deploy.decoding.language_model import PICTURE, SETTINGS_FILE
     from ds2_deploy.errors import LanguageModelError
     from ds2_deploy.manifest import read_manifest
     from ds2_deploy.model_folder import bundled_models, open_model
@@ -54,6 +55,8 @@ def lm_tune(
     lm = lm or folder.path / LM_FOLDER
     if not lm.is_dir():
         raise LanguageModelError(f"{lm} is not the folder of a language model: make one with ds2 lm-build.")
+    for name in (SETTINGS_FILE, PICTURE):
+        check_output_file(lm / name)
     language, every = folder.metadata.language, read_manifest(manifest)
     utterances = [utterance for utterance in every if spelling(utterance.text, language) is not None]
     if left_out := len(every) - len(utterances):
@@ -101,11 +104,13 @@ def _write(tuned: "Tuned", lm: Path) -> None:
 
     with atomic_path(lm / SETTINGS_FILE) as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(tuned.settings), indent=2) + b"\n")
+    written = f"{lm / SETTINGS_FILE}"
     try:
         plot(tuned, lm / PICTURE)
+        written += f" and {lm / PICTURE}"
     except MissingPackageError as error:
         typer.echo(f"ds2: no picture: {error}", err=True)
-    typer.echo(f"Wrote {lm / SETTINGS_FILE}.", err=True)
+    typer.echo(f"Wrote {written}.", err=True)
 
 
 def _print(tuned: "Tuned") -> None:

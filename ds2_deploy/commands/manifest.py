@@ -49,7 +49,7 @@ def manifest(
     LibriSpeech, AN4, Common Voice, AISHELL, cut sets of lhotse, folders with a text or .lab file beside each recording
     or one table for all, and manifests, which are checked again.
     """
-    from ds2_deploy.commands.common import print_failure, usage_errors
+    from ds2_deploy.commands.common import check_output_file, check_output_folder, print_failure, usage_errors
     from ds2_deploy.errors import ManifestError
     from ds2_deploy.runtime.devices import cpu_cores
     from training.corpora.build import split_off, survey, write_manifest, write_report
@@ -57,7 +57,12 @@ def manifest(
 
     if (valid_share is None) != (valid_out is None):
         raise typer.BadParameter("--valid-share and --valid-out go together.")
-    _refuse_existing([path for path in (out, valid_out, report, audio_dir) if path], overwrite)
+    files = [path for path in (out, valid_out, report) if path]
+    _refuse_existing([*files, *([audio_dir] if audio_dir else [])], overwrite)
+    for path in files:
+        check_output_file(path)
+    if audio_dir:
+        check_output_folder(audio_dir)
     with usage_errors():
         limits = Limits(
             min_seconds=min_seconds,
@@ -79,7 +84,9 @@ def manifest(
     for line in found.summary():
         print_failure(line)
     if not found.kept:
-        raise ManifestError(f"{source}, read as {found.format_name}, holds nothing usable: {out} is not written.")
+        raise ManifestError(
+            f"{source}, read as {found.format_name}, holds nothing usable: {out} is not written.{_manifests_in(source)}"
+        )
     manifests = {out: found.kept}
     if valid_share and valid_out:
         manifests[out], manifests[valid_out] = split_off(found.kept, valid_share, seed)
@@ -89,6 +96,12 @@ def manifest(
         print(f"Wrote {path}: {len(utterances)} utterances, {hours:.2f} h.")
     if found.failed:
         raise typer.Exit(1)
+
+
+def _manifests_in(source: Path) -> str:
+    """A sentence about files in a folder that may say what its recordings do not: a folder is not read by these."""
+    names = sorted(path.name for path in source.glob("*.jsonl"))
+    return f" It holds {' and '.join(names)}: if that is a manifest of them, name it instead." if names else ""
 
 
 def _refuse_existing(outputs: list[Path], overwrite: bool) -> None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def parity(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model folder or a bundled model.")],
     manifest: Annotated[
-        Path | None, path_argument(metavar="[MANIFEST]", help="Recordings to compare on; without it, made-up signals.")
+        Path | None, path_argument(metavar="MANIFEST", help="Recordings to compare on; without it, made-up signals.")
     ] = None,
     backend: Annotated[
         list[str] | None,

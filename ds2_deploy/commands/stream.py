@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 def stream(
     source: Annotated[
-        str, typer.Argument(metavar="[-|FILE]", help="-: raw 16-bit little-endian mono on stdin; a file is played.")
+        str, typer.Argument(metavar="-|FILE", help="-: raw 16-bit little-endian mono on stdin; a file is played.")
     ] = "-",
     rate: Annotated[
         int | None, typer.Option(min=1000, max=1_000_000, help="Sample rate of stdin in hertz; without it, 16000.")

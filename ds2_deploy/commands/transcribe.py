@@ -40,7 +40,7 @@ CALL_SEGMENT_S = 10.0
 
 def transcribe(
     paths: Annotated[
-        list[str], typer.Argument(metavar="PATH...", help="A file, a folder, a glob, or - for an audio file on stdin.")
+        list[str], typer.Argument(metavar="PATH", help="A file, a folder, a glob, or - for an audio file on stdin.")
     ],
     model: Annotated[
         str | None,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2_deploy.errors import ConfigError, ManifestError
+from ds2_deploy.files import is_pipe
 from training.corpora import lhotse, plain, published
 from training.corpora.entry import Items
 
@@ -34,6 +35,8 @@ FORMATS = {
 
 def recognised(source: Path) -> str:
     """The name of the first format that `source` looks like."""
+    if is_pipe(source):
+        raise ManifestError(f"{source} is a pipe, which has no layout: say --format manifest, or lhotse for a cut set.")
     for name, known in FORMATS.items():
         if known.matches(source):
             return name
