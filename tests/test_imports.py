@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def test_nothing_is_kept_of_the_user_or_sent(tmp_path: Path) -> None:
     code += "Recognizer.open(backend='onnxruntime').recognize([numpy.zeros(16000, 'float32')])"
     subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_who_imports_has_our_types() -> None:
+    """Type checkers take a package's hints only where this file comes with it (PEP 561)."""
+    package = Path(ds2_deploy.__file__).parent
+    assert (package / "py.typed").is_file()
+    project = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["ds2_deploy"]
 
 
 def imported_by(file: Path) -> set[str]:
