@@ -232,7 +232,7 @@ class Recognizer:
             file = source.file if isinstance(source, Channel) else source
             if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and is_file(file)):
                 return audio_duration_s(source)
-        except AudioError:
+        except Exception:  # whatever a caller's object raises
             return 0.0  # reading it will say the same again
         return min(self.batch_seconds, self.max_segment_s)  # a pipe: a batch of its own, however long it is
 

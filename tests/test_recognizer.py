@@ -101,6 +101,56 @@ def test_what_is_no_recording_does_not_stop_the_others(
     assert [type(result.error) for result in results] == [type(None), AudioError, type(None)]
 
 
+class Raising:
+    """What a caller's object may do wherever it is asked."""
+
+    def __fspath__(self) -> str:
+        raise RuntimeError("boom")
+
+
+class Reading:
+    """A file object of the caller's."""
+
+    def __init__(self, content: object) -> None:
+        self.content = content
+
+    def read(self) -> Any:
+        return self.content
+
+
+class Nameless(Reading):
+    @property
+    def name(self) -> str:
+        raise RuntimeError("no name")
+
+
+class Coroutine:
+    """As the read() of a web framework's upload gives it."""
+
+
+ODD_SOURCES = {
+    "a path that raises": (lambda path: Raising(), "Cannot read the recording: boom."),
+    "a path of numbers": (lambda path: type("Five", (), {"__fspath__": lambda self: 5})(), "Cannot read the recording"),
+    "a name that raises": (lambda path: Nameless(b"junk"), "Cannot decode the recording"),
+    "a number": (lambda path: Reading(17), "its read() gives int, not bytes"),
+    "nothing": (lambda path: Reading(None), "its read() gives NoneType, not bytes"),
+    "a coroutine": (lambda path: Reading(Coroutine()), "its read() gives Coroutine, not bytes"),
+    "a channel's name": (lambda path: Channel(path, "0"), "good.wav has no channel '0'"),  # type: ignore[arg-type]
+    "half a channel": (lambda path: Channel(path, 0.5), "good.wav has no channel 0.5"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", ODD_SOURCES)
+def test_whatever_a_source_does_it_stops_no_other(recognizer: Recognizer, write_wav: WriteWav, name: str) -> None:
+    make, words = ODD_SOURCES[name]
+    good, _ = write_wav("good.wav", 5000)
+    first, odd, last = recognizer.transcribe([good, make(good), good])  # type: ignore[no-untyped-call]
+    assert first.hypothesis == last.hypothesis != None  # noqa: E711
+    assert type(odd.error) is AudioError
+    assert words in str(odd.error)
+    assert str(odd.error).endswith(".")
+
+
 def test_files_open_otherwise_do_not_stop_the_others(recognizer: Recognizer, write_wav: WriteWav) -> None:
     good, _ = write_wav("good.wav", 5000)
     with good.open("rb") as closed:
