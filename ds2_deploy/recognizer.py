@@ -38,7 +38,7 @@ from ds2_deploy.files import is_file
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import Precision, open_model
 from ds2_deploy.pieces import END, Piece, PieceResult, assembled, in_order
-from ds2_deploy.result import Result, Source, about
+from ds2_deploy.result import Result, Source, Sources, about
 from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
 from ds2_deploy.runtime.protocol import Backend, StreamBackend, longest_piece_s, pad_batch
@@ -167,11 +167,16 @@ class Recognizer:
     def transcribe(self, sources: Iterable[Source]) -> Iterator[Result]:
         """A result per source, in order, each as soon as it and all before it are there.
 
-        A source that cannot be used becomes a result with an error. HEADERS_AHEAD sources at a time are taken and
-        looked at before the first of them is heard, so `sources` must not wait for results: what comes in slowly is
-        for streams, or for a call of its own. Memory is bounded: a window's and `workers + 2` batches of audio are
-        held, with a search as many more as it has processes.
+        A source that cannot be used becomes a result with an error; what `sources` itself raises comes after the
+        results of what it gave. AudioError for a single source: it goes in a list.
+
+        HEADERS_AHEAD sources at a time are taken and looked at before the first of them is heard, so `sources` must not
+        wait for results: what comes in slowly is for streams, or for a call of its own. Memory is bounded: a window's
+        and `workers + 2` batches of audio are held, with a search as many more as it has processes.
         """
+        return self._transcribe(Sources(sources))  # which looks at them now, not when the first result is asked for
+
+    def _transcribe(self, sources: Sources[Source]) -> Iterator[Result]:
         readers = ThreadPoolExecutor(min(MAX_READERS, cpu_cores()), "ds2-reader")
         runners = ThreadPoolExecutor(self.workers + self._decoding_ahead, "ds2-runner")
         try:
@@ -179,11 +184,12 @@ class Recognizer:
             batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
             between = self.metadata.alphabet.word_end + self.metadata.alphabet.separator
             yield from assembled(in_order(self._results(batches, readers, runners)), between=between)
+            sources.raise_error()
         finally:  # also when the caller stops early: what has not begun never does
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _pieces(self, sources: Iterable[Source], readers: ThreadPoolExecutor) -> Iterator[Piece]:
+    def _pieces(self, sources: Sources[Source], readers: ThreadPoolExecutor) -> Iterator[Piece]:
         """Every recording as it is, or segment by segment where it is long."""
         remaining = iter(sources)
         while ahead := list(itertools.islice(remaining, HEADERS_AHEAD)):

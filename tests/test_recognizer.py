@@ -290,6 +290,31 @@ def test_sources_are_taken_a_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     assert taken == 100
 
 
+@pytest.mark.parametrize("count", [0, 3, 20])
+def test_what_was_given_before_the_sources_failed_is_heard(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(module, "HEADERS_AHEAD", 8)
+
+    def sources() -> Iterator[npt.NDArray[np.float32]]:
+        yield from [noise(1600)] * count
+        raise OSError("the disk is gone")
+
+    heard = []
+    with pytest.raises(OSError, match="disk is gone"):
+        heard += iter(fake(batch_seconds=0.3)[0].transcribe(sources()))
+    assert len(heard) == count
+
+
+@pytest.mark.parametrize(
+    "source", ["a.wav", b"RIFF", Path("a.wav"), noise(1600), Channel("a.wav", 0), io.BytesIO(b"RIFF")], ids=type
+)
+def test_a_single_source_is_not_taken_for_many(source: Any) -> None:
+    """At once, not when the first result is asked for."""
+    recognizer, _ = fake()
+    for call in (recognizer.transcribe, recognizer.recognize):
+        with pytest.raises(AudioError, match=rf"a {type(source).__name__}: put it in a list, \[source\]\.$"):
+            call(source)
+
+
 def test_what_the_caller_does_not_ask_for_is_not_computed() -> None:
     gc.collect()  # threads of results that earlier tests have left half-way
     recognizer, backend = fake(batch_seconds=0.1)
