@@ -126,7 +126,8 @@ class Recognizer:
     ) -> Stream:
         """A live stream that runs in the thread that feeds it; for many at once there is the Dispatcher.
 
-        `on_result` is called with every utterance that grows or becomes final; it must not feed or reset a stream.
+        `on_result` is called with every utterance that grows or becomes final; it must not feed or reset a stream,
+        nor wait for it: StreamError.
         ModelError where the model cannot stream, which says what stands in the way.
         """
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)

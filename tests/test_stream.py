@@ -502,6 +502,20 @@ def test_a_listener_may_look_at_its_stream() -> None:
     assert seen[-1] == text_of(babble(8000))
 
 
+def test_a_listener_does_not_wait_for_its_stream() -> None:
+    """Which is stepped in this very thread."""
+    refused: list[bool] = []
+
+    def listener(result: StreamResult) -> None:
+        with pytest.raises(StreamError, match="listener must not"):
+            stream.wait()
+        refused.append(result.is_final)
+
+    stream = own_stream(on_result=listener)
+    assert heard_by(stream, babble(8000)).text == text_of(babble(8000))
+    assert refused[-1]
+
+
 # --- failures -----------------------------------------------------------------------------------------------------
 
 

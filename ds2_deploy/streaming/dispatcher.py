@@ -31,7 +31,7 @@ from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
 from ds2_deploy.runtime.protocol import StreamBackend
 from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import step_streams
-from ds2_deploy.streaming.stream import Stream, StreamResult
+from ds2_deploy.streaming.stream import Stream, StreamResult, check_process
 
 MAX_BATCH = 32
 """Streams of a step. On a CPU a step takes as long per stream from 4 streams on, and short steps let others in."""
@@ -72,6 +72,7 @@ class Dispatcher:
         self._queued: set[int] = set()  # ids of streams in the queue or in a step
         self._idle = 0
         self._closed = False
+        self._process = os.getpid()
         self._collect_at = 0.0  # by the monotonic clock
         self._work = threading.Condition()  # guards all above
         self._workers = [
@@ -115,11 +116,14 @@ class Dispatcher:
         on_result: Callable[[StreamResult], None] | None = None,
     ) -> Stream:
         """A new stream; OverloadError where `max_streams` are open (closed and forgotten ones do not count;
-        those whose own listeners refer to them are looked for every COLLECT_S seconds).
+        those whose own listeners refer to them are looked for every COLLECT_S seconds). StreamError where the
+        dispatcher was closed, and in a process forked from its own.
 
         `on_result` is called in a worker's thread with every utterance that grows or becomes final, in order. It must
-        be quick, and not feed or reset a stream, which may have to wait for that very worker; `close` it may.
+        be quick, and not feed, end, reset or wait for a stream, which may have to wait for that very worker (a
+        StreamError); `close` it may.
         """
+        check_process(self._process)
         with self._work:
             self._check_open()
             if len(self._streams) >= self._max_streams and time.monotonic() >= self._collect_at:
@@ -141,12 +145,14 @@ class Dispatcher:
         """Wait for busy workers, at the end of the program for so many seconds at most: one that is within the model
         while the interpreter goes down aborts the process."""
         atexit.unregister(self._close)
+        if os.getpid() != self._process:  # forked: there is nothing to stop here
+            return
         with self._work:
             self._closed = True
             self._queue.clear()
             streams = list(self._streams)
             self._work.notify_all()
-        if threading.current_thread() not in self._workers:  # else a listener closes it: two could wait for each other
+        if not self.is_worker():  # else a listener closes it: two could wait for each other
             until = None if patience_s is None else time.monotonic() + patience_s
             for worker in self._workers:
                 worker.join(None if until is None else max(until - time.monotonic(), 0))
@@ -176,6 +182,10 @@ class Dispatcher:
         """The stream was closed and counts no more."""
         with self._work:
             self._streams.discard(stream)
+
+    def is_worker(self) -> bool:
+        """Whether this is one of its threads, as in a listener."""
+        return threading.current_thread() in self._workers
 
     def _enqueue(self, stream: Stream) -> None:
         with self._work:
