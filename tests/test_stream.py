@@ -482,7 +482,8 @@ def test_silence_is_not_told() -> None:
     assert told == []
 
 
-def test_a_listener_that_fails_does_no_harm() -> None:
+def test_a_listener_that_fails_does_no_harm(caplog: pytest.LogCaptureFixture) -> None:
+    """Once in the log, without what was said."""
     told: list[StreamResult] = []
 
     def listener(result: StreamResult) -> None:
@@ -493,6 +494,9 @@ def test_a_listener_that_fails_does_no_harm() -> None:
     assert heard_by(own_stream(on_result=listener), samples).text == text_of(samples)
     assert told[-1].text == text_of(samples)
     assert len(told) > 3
+    (record,) = caplog.records
+    assert record.exc_info
+    assert told[0].text not in record.getMessage()
 
 
 def test_a_listener_may_look_at_its_stream() -> None:

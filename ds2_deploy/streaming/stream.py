@@ -110,6 +110,7 @@ class Stream:
         self._stepping = False
         self._process = os.getpid()
         self._telling: int | None = None  # the thread in which the listener is hearing news
+        self._complained = False  # of its listener
         self._closed = False
         self._recording = 0  # since the stream was made; each reset begins another
         self._restart()
@@ -438,7 +439,9 @@ class Stream:
                     if self._on_result:
                         self._on_result(result)
                 except self._stepper.forgiven:  # the listener's own; other streams must not suffer
-                    log.exception("A stream's listener failed on %r", result.text)
+                    if not self._complained:  # and nothing of what was said: logs are read by others
+                        log.exception("A stream's listener failed; it is told on, and further failures are not logged")
+                    self._complained = True
         finally:
             with self._changed:
                 self._telling = None
