@@ -9,7 +9,7 @@ Shapes: B batch, S samples, T output frames, V vocabulary.
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from threading import Semaphore
@@ -45,6 +45,7 @@ from ds2_deploy.runtime.protocol import Backend, StreamBackend, longest_piece_s,
 from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import OwnThread
 from ds2_deploy.streaming.stream import Stream, StreamResult
+from ds2_deploy.threads import Threads
 
 BATCH_SECONDS = 30.0
 """15 to 30 s were fastest on two CPU cores (benchmarks/transcribe_speed.py --batch-seconds); more needs more memory."""
@@ -178,8 +179,8 @@ class Recognizer:
         return self._transcribe(Sources(sources))  # which looks at them now, not when the first result is asked for
 
     def _transcribe(self, sources: Sources[Source]) -> Iterator[Result]:
-        readers = ThreadPoolExecutor(min(MAX_READERS, cpu_cores()), "ds2-reader")
-        runners = ThreadPoolExecutor(self.workers + self._decoding_ahead, "ds2-runner")
+        readers = Threads(min(MAX_READERS, cpu_cores()), "ds2-reader")
+        runners = Threads(self.workers + self._decoding_ahead, "ds2-runner")
         try:
             pieces = enumerate(self._pieces(sources, readers))
             batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
@@ -190,7 +191,7 @@ class Recognizer:
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _pieces(self, sources: Sources[Source], readers: ThreadPoolExecutor) -> Iterator[Piece]:
+    def _pieces(self, sources: Sources[Source], readers: Threads) -> Iterator[Piece]:
         """Every recording as it is, or segment by segment where it is long."""
         remaining = iter(sources)
         while ahead := list(itertools.islice(remaining, HEADERS_AHEAD)):
@@ -244,7 +245,7 @@ class Recognizer:
         return min(self.batch_seconds, self.max_segment_s)  # a pipe: a batch of its own, however long it is
 
     def _results(
-        self, batches: Iterator[Batch], readers: ThreadPoolExecutor, runners: ThreadPoolExecutor
+        self, batches: Iterator[Batch], readers: Threads, runners: Threads
     ) -> Iterator[tuple[int, PieceResult]]:
         """Results with their places, batch by batch; the audio of the next batches is decoded meanwhile."""
         running: set[Future[list[tuple[int, PieceResult]]]] = set()

@@ -3,6 +3,8 @@
 import gc
 import io
 import json
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -347,6 +349,28 @@ def test_a_recognizer_is_shared_by_threads(conv_model: ConvModel) -> None:
     for thread in threads:
         thread.join()
     assert texts == {seed: conv_model.text(noise(8000, seed=seed)) for seed in range(4)}
+
+
+@pytest.mark.parametrize("begin", ["threading.main_thread().join()", "time.sleep(0)"], ids=["after it", "before"])
+def test_a_thread_that_outlives_the_main_one_is_served(conv_model: ConvModel, begin: str) -> None:
+    program = """
+import sys, threading, time, numpy as np
+from ds2_deploy.recognizer import Recognizer
+recognizer = Recognizer.open(sys.argv[1], threads=2, batch_seconds=1)
+samples, begun = np.zeros(16000, np.float32), threading.Event()
+def work():
+    eval(sys.argv[2])
+    for result in recognizer.transcribe([samples, "missing.wav", *[samples] * 300]):
+        begun.set()
+        print(result.duration_s, type(result.error).__name__)
+threading.Thread(target=work).start()
+if "sleep" in sys.argv[2]:
+    begun.wait()
+"""
+    command = [sys.executable, "-c", program, str(conv_model.path), begin]
+    outcome = subprocess.run(command, timeout=60, check=True, capture_output=True, text=True)
+    expected = ["1.0 NoneType", "0.0 AudioNotFoundError", *["1.0 NoneType"] * 300]
+    assert outcome.stdout.splitlines() == expected, outcome.stderr
 
 
 def test_a_recording_as_long_as_a_piece_may_be_is_whole(conv_model: ConvModel) -> None:

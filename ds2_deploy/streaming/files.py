@@ -5,7 +5,7 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from ds2_deploy.audio.load import AudioSource, audio_blocks
 from ds2_deploy.decoding.protocol import Hypothesis
@@ -13,6 +13,7 @@ from ds2_deploy.errors import AudioError, DS2Error
 from ds2_deploy.result import Result, Sources, about
 from ds2_deploy.streaming.dispatcher import Dispatcher
 from ds2_deploy.streaming.stream import Stream
+from ds2_deploy.threads import Threads
 
 AT_ONCE = 16
 """Recordings that stream side by side: enough for two workers' batches, and each holds a block of audio or two."""
@@ -22,7 +23,7 @@ def transcribe_streams(dispatcher: Dispatcher, sources: Iterable[AudioSource]) -
     """A result per source, in order, each as soon as it and all before it are there; what `sources` itself raises comes
     after the results of what it gave."""
     given = Sources(sources)
-    readers = ThreadPoolExecutor(AT_ONCE, "ds2-reader")
+    readers = Threads(AT_ONCE, "ds2-reader")
     remaining = iter(given)
     under_way: deque[Future[Result]] = deque()
     streams = _Streams(dispatcher)
