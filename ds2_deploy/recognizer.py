@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from threading import Semaphore
+from pathlib import Path
+from threading import Lock, Semaphore
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,7 @@ from ds2_deploy.decoding.search import BeamConfig, SearchDecoder
 from ds2_deploy.errors import AudioError, ConfigError, DS2Error, InferenceError, ModelError
 from ds2_deploy.files import is_file
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model_folder import Precision, open_model
+from ds2_deploy.model_folder import METADATA_FILE, WEIGHTS_FILE, ModelFolder, Precision, graph_file, open_model
 from ds2_deploy.pieces import END, Piece, PieceResult, assembled, in_order
 from ds2_deploy.result import Result, Source, Sources, about
 from ds2_deploy.runtime import open_backend, open_stream_backend
@@ -103,6 +104,7 @@ class Recognizer:
         as many as is fastest with many recordings. For a single long recording `workers=1` is.
         """
         folder = open_model(model)
+        files = _files(folder, precision)
         for name, value in (("threads", threads), ("workers", workers)):
             if value is not None and value < 1:
                 raise ConfigError(f"{name} is {value}: it must be at least 1.")
@@ -119,7 +121,7 @@ class Recognizer:
             batch_seconds=batch_seconds,
             max_segment_s=longest_piece_s(loaded, folder.metadata.feature.sample_rate, max_segment_s),
             cut_long=cut_long,
-            open_streams=partial(open_stream_backend, backend, folder, **each),
+            open_streams=partial(_open_streams, files, backend, folder, **each),
         )
 
     def create_stream(
@@ -129,7 +131,8 @@ class Recognizer:
 
         `on_result` is called with every utterance that grows or becomes final; it must not feed or reset a stream,
         nor wait for it: StreamError.
-        ModelError where the model cannot stream, which says what stands in the way.
+        The first one loads the model for streams: ModelError where it cannot stream, which says what stands in the way,
+        and where another model has taken its place in the folder.
         """
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
 
@@ -137,7 +140,7 @@ class Recognizer:
         for name, least in (("workers", 1), ("batch_seconds", SHORTEST_S), ("max_segment_s", SHORTEST_S)):
             if not getattr(self, name) >= least:  # so is NaN
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}.")
-        self._pool, self._model_free  # noqa: B018  # made here, before several threads ask for them
+        self._pool, self._model_free, self._loading  # noqa: B018  # made here, before several threads ask for them
 
     @property
     def _rate(self) -> int:
@@ -157,7 +160,16 @@ class Recognizer:
         return Semaphore(self.workers)
 
     @cached_property
+    def _loading(self) -> Lock:
+        return Lock()
+
+    @property
     def _own_thread(self) -> OwnThread:
+        with self._loading:  # from Python 3.12 on, cached_property has no lock of its own
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> OwnThread:
         if self.open_streams is None:
             raise ModelError("This recogniser was made of a backend for whole recordings alone: use Recognizer.open.")
         return OwnThread(self.open_streams())
@@ -321,6 +333,30 @@ class Recognizer:
             return [self._hypotheses([recording])[0] for recording in recordings]
         rows = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
         return self._pool.decode(rows) if self._pool else [decode_row(self.decoder, row) for row in rows]
+
+
+def _files(folder: ModelFolder, precision: Precision) -> list[tuple[int, int, int] | None]:
+    """What tells the files of a model from those of another in its place; None for one that is not there."""
+    names = (METADATA_FILE, WEIGHTS_FILE, graph_file(precision), graph_file(precision, stream=True))
+    return [_identity(folder.path / name) for name in names]
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_ino, told.st_size, told.st_mtime_ns
+
+
+def _open_streams(
+    files: list[tuple[int, int, int] | None], backend: str, folder: ModelFolder, *, precision: Precision, **each: Any
+) -> StreamBackend:
+    """The model for streams; ModelError where its `files` are no longer those it was opened with, since streams and
+    recordings would be heard by two models then."""
+    if _files(folder, precision) != files:
+        raise ModelError(f"{folder.path} holds other files than when it was opened: open the model again.")
+    return open_stream_backend(backend, folder, precision=precision, **each)
 
 
 def _hypothesis(result: Result) -> Hypothesis:

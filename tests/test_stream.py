@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import shutil
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,6 +17,7 @@ import soxr
 
 from ds2_deploy.decoding.greedy import GreedyDecoder, GreedyStream
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError, ModelError, StreamError
+from ds2_deploy.model_folder import BUNDLED
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.protocol import Backend, Step
 from ds2_deploy.streaming.endpoint import EndpointConfig, EndpointRule
@@ -600,6 +603,43 @@ def test_a_recognizer_loads_its_streaming_model_once() -> None:
     assert streams[0].result.text == text_of(samples[0])
     assert [final.text for final in streams[1].take_finals()] == ["a"]
     assert "a" in [result.text for result in told if result.is_final]
+    assert len(loaded) == 1
+
+
+@pytest.mark.parametrize("name", ["stream.onnx", "metadata.json"])
+def test_a_model_that_was_replaced_is_not_heard_beside_the_first(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("onnxruntime")
+    model = shutil.copytree(BUNDLED / "streaming", tmp_path / "model")
+    first, second = (Recognizer.open(model, backend="onnxruntime", device="cpu", threads=1) for _ in range(2))
+    first.create_stream()
+    shutil.copy(model / name, tmp_path / "new")
+    (tmp_path / "new").replace(model / name)  # as an export puts it there
+    first.create_stream()  # is loaded
+    with pytest.raises(ModelError, match=r"other files than when it was opened: open the model again\.$"):
+        second.create_stream()
+    Recognizer.open(model, backend="onnxruntime", device="cpu", threads=1).create_stream()
+
+
+def test_threads_that_ask_together_load_one_model() -> None:
+    """Python 3.12 has no lock in its cached_property."""
+    loaded: list[FakeStreamBackend] = []
+
+    def load() -> FakeStreamBackend:
+        time.sleep(0.05)
+        loaded.append(FakeStreamBackend())
+        return loaded[-1]
+
+    recognizer = Recognizer(
+        metadata=METADATA,
+        backend=NoBackend(),  # type: ignore[arg-type]
+        decoder=GreedyDecoder(ENGLISH),
+        open_streams=load,
+    )
+    threads = [threading.Thread(target=recognizer.create_stream) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
     assert len(loaded) == 1
 
 
