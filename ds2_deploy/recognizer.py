@@ -39,6 +39,7 @@ from ds2_deploy.files import is_file
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import METADATA_FILE, WEIGHTS_FILE, ModelFolder, Precision, graph_file, open_model
 from ds2_deploy.pieces import END, Piece, PieceResult, assembled, in_order
+from ds2_deploy.ranges import check_counts
 from ds2_deploy.result import Result, Source, Sources, about
 from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
@@ -100,23 +101,22 @@ class Recognizer:
     ) -> "Recognizer":
         """Load a bundled model or a model folder.
 
-        `threads`: CPU threads in all, at most, None for one per core; `workers`: how many batches share them, None for
-        as many as is fastest with many recordings. For a single long recording `workers=1` is.
+        `threads`: CPU threads in all, at most, None for one per core; `workers`: how many batches share them or the
+        GPU, None for as many as is fastest with many recordings (on a GPU GPU_WORKERS, and an engine takes no more at
+        once). For a single long recording `workers=1` is.
         """
         folder = open_model(model)
         files = _files(folder, precision)
-        for name, value in (("threads", threads), ("workers", workers)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}: it must be at least 1.")
-        threads = threads or cpu_cores()
-        workers = min(workers or MAX_WORKERS, threads)
-        each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // workers}
+        threads = cpu_cores() if threads is None else threads
+        check_counts(threads=threads, workers=GPU_WORKERS if workers is None else workers)
+        sharing = min(workers or MAX_WORKERS, threads)
+        each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // sharing}
         loaded = open_backend(backend, folder, **each)
         return cls(
             metadata=folder.metadata,
             backend=loaded,
             decoder=make_decoder(decoder, folder.metadata.alphabet, folder.path),
-            workers=workers if loaded.device == "cpu" else GPU_WORKERS,
+            workers=sharing if loaded.device == "cpu" else workers or GPU_WORKERS,
             decoding_processes=0 if loaded.device == "cpu" else cpu_cores(),
             batch_seconds=batch_seconds,
             max_segment_s=longest_piece_s(loaded, folder.metadata.feature.sample_rate, max_segment_s),
@@ -137,9 +137,10 @@ class Recognizer:
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("batch_seconds", SHORTEST_S), ("max_segment_s", SHORTEST_S)):
-            if not getattr(self, name) >= least:  # so is NaN
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}.")
+        check_counts(workers=self.workers)
+        for name in ("batch_seconds", "max_segment_s"):
+            if not getattr(self, name) >= SHORTEST_S:  # so is NaN
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {SHORTEST_S}.")
         self._pool, self._model_free, self._loading  # noqa: B018  # made here, before several threads ask for them
 
     @property
@@ -194,14 +195,18 @@ class Recognizer:
         readers = Threads(min(MAX_READERS, cpu_cores()), "ds2-reader")
         runners = Threads(self.workers + self._decoding_ahead, "ds2-runner")
         try:
-            pieces = enumerate(self._pieces(sources, readers))
-            batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
-            between = self.metadata.alphabet.word_end + self.metadata.alphabet.separator
-            yield from assembled(in_order(self._results(batches, readers, runners)), between=between)
+            yield from self._heard(self._pieces(sources, readers), readers, runners)
             sources.raise_error()
         finally:  # also when the caller stops early: what has not begun never does
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
+
+    def _heard(self, pieces: Iterable[Piece], readers: Threads, runners: Threads) -> Iterator[Result]:
+        """A result per source of the pieces, in order."""
+        items = ((item, item[1].expected_s) for item in enumerate(pieces))
+        batches = plan_batches(items, self.batch_seconds, self.workers)
+        between = self.metadata.alphabet.word_end + self.metadata.alphabet.separator
+        return assembled(in_order(self._results(batches, readers, runners)), between=between)
 
     def _pieces(self, sources: Sources[Source], readers: Threads) -> Iterator[Piece]:
         """Every recording as it is, or segment by segment where it is long."""
@@ -213,7 +218,7 @@ class Recognizer:
                 elif not self.cut_long:
                     yield Piece(source, self._too_long(source, expected_s), 0.0)
                 else:
-                    yield from self._segments(source)
+                    yield from self._segments(source, self._blocks(source))
 
     def _too_long(self, source: Source, duration_s: float) -> AudioError:
         name = "The recording" if isinstance(source, np.ndarray) else source_name(source)
@@ -222,13 +227,13 @@ class Recognizer:
             "once: let it be cut at silences."
         )
 
-    def _segments(self, source: Source) -> Iterator[Piece]:
-        """A long recording, read here and block by block; the last piece is empty and says where it ends."""
+    def _segments(self, source: Source, blocks: Iterable[Samples]) -> Iterator[Piece]:
+        """A long recording, whose blocks (S_i,) are read here; the last piece is empty and says where it ends."""
         heard = 0
 
         def read() -> Iterator[Samples]:
             nonlocal heard
-            for block in self._blocks(source):
+            for block in blocks:
                 heard += len(block)
                 yield block
 
@@ -315,8 +320,10 @@ class Recognizer:
             seconds = len(samples) / self._rate
             return PieceResult(piece, self._too_long(piece.source, seconds), seconds)
         alone = replace(self, workers=1, decoding_processes=0)
-        result = next(alone.transcribe([samples]))
-        outcome = result.hypothesis or about(piece.source, result.error or InferenceError("no result"))
+        with Threads(1, "ds2-reader") as reader, Threads(1, "ds2-runner") as runner:
+            result = next(alone._heard(self._segments(piece.source, [samples]), reader, runner))
+        outcome = result.hypothesis or result.error
+        assert outcome is not None
         return PieceResult(piece, outcome, result.duration_s, result.passages, result.words)
 
     def _hypotheses(self, recordings: list[Samples]) -> list[Outcome]:

@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -647,9 +648,12 @@ def test_the_program_ends_though_a_listener_does_not(monkeypatch: pytest.MonkeyP
     release.set()
 
 
-def test_a_dispatcher_needs_a_thread() -> None:
-    with pytest.raises(ConfigError, match="threads is 0: it must be at least 1"):
-        Dispatcher.open(threads=0)
+@pytest.mark.parametrize(
+    ("option", "value"), [("threads", 0), ("threads", 1.5), ("max_batch", 1.5), ("max_batch", 0), ("max_streams", None)]
+)
+def test_a_dispatcher_needs_whole_numbers(option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{option} is {value}: it must be at least 1 and a whole number"):
+        Dispatcher.open(**{option: value})
 
 
 def test_a_listener_may_end_its_stream() -> None:

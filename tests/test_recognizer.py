@@ -257,11 +257,25 @@ def test_a_backend_says_how_long_a_recording_may_be(conv_model: ConvModel, monke
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("max_segment_s", 0.05), ("max_segment_s", float("nan")), ("batch_seconds", 0.0), ("workers", 0), ("threads", -1)],
-)
-def test_options_that_leave_nothing_to_hear(conv_model: ConvModel, option: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"{option} is {value}: it must be at least"):
+    [("max_segment_s", 0.05), ("max_segment_s", float("nan")), ("batch_seconds", 0.0), ("workers", 0), ("threads", -1),
+     ("threads", 1.5), ("workers", 2.0), ("threads", "2")],
+)  # fmt: skip
+def test_options_that_leave_nothing_to_hear(conv_model: ConvModel, option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{option} is {value!r}: it must be at least"):
         Recognizer.open(conv_model.path, **{option: value})
+
+
+@pytest.mark.parametrize(("device", "workers", "at_once"), [
+    ("cuda:0", None, 2), ("cuda:0", 1, 1), ("cuda:0", 8, 8), ("cpu", None, 4), ("cpu", 1, 1), ("cpu", 8, 4),
+])  # fmt: skip
+def test_as_many_batches_at_once_as_were_asked_for(
+    conv_model: ConvModel, monkeypatch: pytest.MonkeyPatch, device: str, workers: int | None, at_once: int
+) -> None:
+    """On a CPU no more than its threads."""
+    backend = FakeBackend()
+    backend.device = device
+    monkeypatch.setattr(module, "open_backend", lambda *_, **__: backend)
+    assert Recognizer.open(conv_model.path, threads=4, workers=workers).workers == at_once
 
 
 def test_recordings_far_apart_are_not_batched_together() -> None:
@@ -439,6 +453,16 @@ def test_a_recording_too_large_for_the_machine_does_not_stop_the_others(conv_mod
     assert "no memory" in str(results[1].error)
     for recording, result in zip(recordings, results, strict=True):
         assert result.hypothesis is None or result.hypothesis.text == conv_model.text(recording)
+
+
+def test_a_long_pipe_that_the_model_fails_on_is_named_once(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(48000), 16000)
+    pipe = io.BytesIO((tmp_path / "a.wav").read_bytes())
+    pipe.name = "a.wav"
+    recognizer, backend = fake(max_segment_s=2.0)
+    recognizer = replace(recognizer, backend=SmallMachine(backend))
+    (result,) = recognizer.transcribe([pipe])
+    assert str(result.error) == "a.wav: no memory"
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from contextlib import suppress
 from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
-from ds2_deploy.errors import ConfigError, OverloadError, StreamError
+from ds2_deploy.errors import OverloadError, StreamError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import Precision, open_model
+from ds2_deploy.ranges import check_counts
 from ds2_deploy.runtime import open_stream_backend
 from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
 from ds2_deploy.runtime.protocol import StreamBackend
@@ -61,9 +62,7 @@ class Dispatcher:
         max_batch: int = MAX_BATCH,
         max_streams: int = MAX_STREAMS,
     ) -> None:
-        for name, value in (("workers", workers), ("max_batch", max_batch), ("max_streams", max_streams)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}: a dispatcher needs at least 1.")
+        check_counts(workers=workers, max_batch=max_batch, max_streams=max_streams)
         self.metadata, self.backend = metadata, backend
         self._decoder = decoder
         self._max_batch, self._max_streams = max_batch, max_streams
@@ -95,16 +94,19 @@ class Dispatcher:
         max_batch: int = MAX_BATCH,
         max_streams: int = MAX_STREAMS,
     ) -> "Dispatcher":
-        """Load a bundled streaming model or a model folder; on a CPU one single-threaded worker per core."""
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}: it must be at least 1.")
+        """Load a bundled streaming model or a model folder.
+
+        `threads`: of the CPU, each a worker, None for one per core; a GPU has GPU_WORKERS, whatever it says.
+        """
+        threads = cpu_cores() if threads is None else threads
+        check_counts(threads=threads)
         folder = open_model(model)
         loaded = open_stream_backend(backend, folder, device=device, precision=precision, threads=1)
         return cls(
             loaded,
             folder.metadata,
             make_decoder(decoder, folder.metadata.alphabet, folder.path),
-            workers=(threads or cpu_cores()) if loaded.device == "cpu" else GPU_WORKERS,
+            workers=threads if loaded.device == "cpu" else GPU_WORKERS,
             max_batch=max_batch,
             max_streams=max_streams,
         )

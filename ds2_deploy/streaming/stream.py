@@ -244,7 +244,7 @@ class Stream:
             self._begin(sample_rate)
         elif sample_rate != self._rate:
             raise StreamError(
-                f"The sample rate changed from {self._rate} to {sample_rate} Hz within a stream: create another one."
+                f"The sample rate changed from {self._rate} to {sample_rate!r} Hz within a stream: create another one."
             )
         if self._resampler is None:
             return samples.copy()  # the caller may use its buffer again
@@ -254,7 +254,7 @@ class Stream:
     def _begin(self, sample_rate: float) -> None:
         is_number = isinstance(sample_rate, Real) and not isinstance(sample_rate, bool)
         if not is_number or not float(sample_rate).is_integer() or not 1_000 <= sample_rate <= 1_000_000:
-            raise AudioError(f"The sample rate is {sample_rate}: it must be whole hertz, from 1000 to 1000000.")
+            raise AudioError(f"The sample rate is {sample_rate!r}: it must be whole hertz, from 1000 to 1000000.")
         target = self._metadata.feature.sample_rate
         self._rate = int(sample_rate)
         if self._rate != target:
