@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ds2_deploy.audio.load import (
+    Bytes,
     Channel,
     Samples,
     audio_blocks,
@@ -255,7 +256,7 @@ class Recognizer:
             if isinstance(source, np.ndarray):
                 return source.size / self._rate
             file = source.file if isinstance(source, Channel) else source
-            if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and is_file(file)):
+            if isinstance(file, Bytes) or (isinstance(file, str | os.PathLike) and is_file(file)):
                 return audio_duration_s(source)
         except Exception:  # whatever a caller's object raises
             return 0.0  # reading it will say the same again

@@ -6,7 +6,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ds2_deploy.audio.load import AudioSource, Channel, Samples, source_name
+from ds2_deploy.audio.load import AudioSource, Bytes, Channel, Samples, source_name
 from ds2_deploy.decoding.protocol import Hypothesis, TimedWord
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError
 
@@ -43,7 +43,7 @@ class Sources(Generic[Given]):
     """
 
     def __init__(self, sources: Iterable[Given]) -> None:
-        if isinstance(sources, str | bytes | os.PathLike | np.ndarray | Channel) or hasattr(sources, "read"):
+        if isinstance(sources, str | Bytes | os.PathLike | np.ndarray | Channel) or hasattr(sources, "read"):
             kind = type(sources).__name__
             raise AudioError(f"Several sources are taken, and this is one, a {kind}: put it in a list, [source].")
         self._sources = sources

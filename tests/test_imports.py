@@ -43,6 +43,16 @@ def test_streams_do_without_the_recognizer() -> None:
     assert "ds2_deploy.recognizer" not in loaded_by("import ds2_deploy.streaming.files")
 
 
+def test_the_names_of_the_package_are_loaded_when_asked_for() -> None:
+    statement = "import ds2_deploy; assert 'numpy' not in __import__('sys').modules; from ds2_deploy import *"
+    loaded = loaded_by(f"{statement}; assert Recognizer.open and Dispatcher.open and EndpointConfig() and BeamConfig()")
+    assert "ds2_deploy.recognizer" in loaded
+    assert not loaded & HEAVY
+    assert set(ds2_deploy.__all__) == set(ds2_deploy._MODULES)
+    with pytest.raises(AttributeError, match="has no attribute 'recogniser'"):
+        ds2_deploy.recogniser  # noqa: B018
+
+
 def test_the_command_line_loads_no_numpy() -> None:
     assert "numpy" not in loaded_by("import ds2_deploy.cli")
 

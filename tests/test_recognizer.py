@@ -321,7 +321,9 @@ def test_what_was_given_before_the_sources_failed_is_heard(monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize(
-    "source", ["a.wav", b"RIFF", Path("a.wav"), noise(1600), Channel("a.wav", 0), io.BytesIO(b"RIFF")], ids=type
+    "source",
+    ["a.wav", b"RIFF", bytearray(b"RIFF"), Path("a.wav"), noise(1600), Channel("a.wav", 0), io.BytesIO(b"RIFF")],
+    ids=type,
 )
 def test_a_single_source_is_not_taken_for_many(source: Any) -> None:
     """At once, not when the first result is asked for."""

@@ -314,6 +314,14 @@ def test_reset_is_as_new() -> None:
     assert heard_by(stream, second) == result
 
 
+def test_a_context_closes_its_stream() -> None:
+    with own_stream() as stream:
+        feed(stream, babble(5000))
+        assert stream.result.text
+    with pytest.raises(StreamError, match="closed"):
+        feed(stream, babble(5000))
+
+
 def test_a_closed_stream_says_so() -> None:
     stream = own_stream()
     feed(stream, babble(5000))

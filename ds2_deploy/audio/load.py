@@ -22,7 +22,8 @@ from ds2_deploy.errors import AudioError, AudioNotFoundError, reason_of
 from ds2_deploy.files import is_pipe
 
 Samples = npt.NDArray[np.float32]
-AudioFile = str | os.PathLike[str] | bytes | BinaryIO
+Bytes = bytes | bytearray | memoryview
+AudioFile = str | os.PathLike[str] | Bytes | BinaryIO
 """A path; or an audio file's content, as bytes or a file object (which is read to its end)."""
 
 
@@ -135,7 +136,7 @@ class Content(bytes):
 
 def to_read_again(file: AudioFile) -> AudioFile:
     """The same, or the content of what can be read but once: a pipe, a file object."""
-    if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and not is_pipe(file)):
+    if isinstance(file, Bytes) or (isinstance(file, str | os.PathLike) and not is_pipe(file)):
         return file
     try:
         content = Content(Path(file).read_bytes() if isinstance(file, str | os.PathLike) else file.read())
@@ -233,7 +234,7 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
     """What soundfile opens: a regular file's path, or all bytes of anything else."""
     try:
         if not isinstance(source, str | os.PathLike):
-            data = source if isinstance(source, bytes) else source.read()
+            data = source if isinstance(source, Bytes) else source.read()
         elif (path := Path(source)).is_file():
             with path.open("rb") as file:  # here, because libsndfile's words for an unreadable file mislead
                 data = file.read(1)
@@ -255,7 +256,7 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
         ) from error
     if isinstance(data, str):
         raise AudioError(f"Cannot read {name}: open it in mode 'rb'.")
-    if not isinstance(data, bytes | bytearray | memoryview):
+    if not isinstance(data, Bytes):
         raise AudioError(f"Cannot read {name}: its read() gives {type(data).__name__}, not bytes. Pass bytes instead.")
     if not data:
         raise AudioError(f"{name} is empty.")

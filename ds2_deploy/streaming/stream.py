@@ -91,7 +91,7 @@ class Stream:
     """One speaker. One thread may feed it while others read; made by `Recognizer` or `Dispatcher`.
 
     It belongs to the process that made it, and a dispatcher's listeners must not feed, end, reset or wait for one:
-    StreamError, where they would wait for good.
+    StreamError, where they would wait for good. A context manager, or `close()` it.
     """
 
     def __init__(
@@ -222,6 +222,12 @@ class Stream:
             self._closed = True
             self._give_up(StreamError("This stream was closed."))  # a step under way ends by itself
         self._stepper.release(self)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _check_caller(self) -> None:
         """StreamError where whoever calls would wait for good."""
