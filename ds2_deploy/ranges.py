@@ -2,7 +2,10 @@
 
 import math
 from collections.abc import Callable
+from numbers import Integral
 from typing import NamedTuple
+
+from ds2_deploy.errors import ConfigError
 
 
 class Range(NamedTuple):
@@ -32,3 +35,10 @@ def check_ranges(config: object, table: str, /, **ranges: Range) -> None:
         value = getattr(config, name)
         if value is not None and not allowed.holds(value):
             raise ValueError(f"{table}{name} is {value}: it must be {allowed.words}")
+
+
+def check_counts(**counts: int) -> None:
+    """ConfigError where one is not a whole number from 1 on."""
+    for name, value in counts.items():
+        if not (isinstance(value, Integral) and value >= 1):
+            raise ConfigError(f"{name} is {value!r}: it must be at least 1 and a whole number.")

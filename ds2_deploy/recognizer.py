@@ -9,15 +9,17 @@ Shapes: B batch, S samples, T output frames, V vocabulary.
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from threading import Semaphore
+from pathlib import Path
+from threading import Lock, Semaphore
 from typing import Any
 
 import numpy as np
 
 from ds2_deploy.audio.load import (
+    Bytes,
     Channel,
     Samples,
     audio_blocks,
@@ -36,15 +38,17 @@ from ds2_deploy.decoding.search import BeamConfig, SearchDecoder
 from ds2_deploy.errors import AudioError, ConfigError, DS2Error, InferenceError, ModelError
 from ds2_deploy.files import is_file
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.model_folder import Precision, open_model
+from ds2_deploy.model_folder import METADATA_FILE, WEIGHTS_FILE, ModelFolder, Precision, graph_file, open_model
 from ds2_deploy.pieces import END, Piece, PieceResult, assembled, in_order
-from ds2_deploy.result import Result, Source, about
+from ds2_deploy.ranges import check_counts
+from ds2_deploy.result import Result, Source, Sources, about
 from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
 from ds2_deploy.runtime.protocol import Backend, StreamBackend, longest_piece_s, pad_batch
 from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import OwnThread
 from ds2_deploy.streaming.stream import Stream, StreamResult
+from ds2_deploy.threads import Threads
 
 BATCH_SECONDS = 30.0
 """15 to 30 s were fastest on two CPU cores (benchmarks/transcribe_speed.py --batch-seconds); more needs more memory."""
@@ -98,27 +102,27 @@ class Recognizer:
     ) -> "Recognizer":
         """Load a bundled model or a model folder.
 
-        `threads`: CPU threads in all, at most, None for one per core; `workers`: how many batches share them, None for
-        as many as is fastest with many recordings. For a single long recording `workers=1` is.
+        `threads`: CPU threads in all, at most, None for one per core; `workers`: how many batches share them or the
+        GPU, None for as many as is fastest with many recordings (on a GPU GPU_WORKERS, and an engine takes no more at
+        once). For a single long recording `workers=1` is.
         """
         folder = open_model(model)
-        for name, value in (("threads", threads), ("workers", workers)):
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}: it must be at least 1.")
-        threads = threads or cpu_cores()
-        workers = min(workers or MAX_WORKERS, threads)
-        each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // workers}
+        files = _files(folder, precision)
+        threads = cpu_cores() if threads is None else threads
+        check_counts(threads=threads, workers=GPU_WORKERS if workers is None else workers)
+        sharing = min(workers or MAX_WORKERS, threads)
+        each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // sharing}
         loaded = open_backend(backend, folder, **each)
         return cls(
             metadata=folder.metadata,
             backend=loaded,
             decoder=make_decoder(decoder, folder.metadata.alphabet, folder.path),
-            workers=workers if loaded.device == "cpu" else GPU_WORKERS,
+            workers=sharing if loaded.device == "cpu" else workers or GPU_WORKERS,
             decoding_processes=0 if loaded.device == "cpu" else cpu_cores(),
             batch_seconds=batch_seconds,
             max_segment_s=longest_piece_s(loaded, folder.metadata.feature.sample_rate, max_segment_s),
             cut_long=cut_long,
-            open_streams=partial(open_stream_backend, backend, folder, **each),
+            open_streams=partial(_open_streams, files, backend, folder, **each),
         )
 
     def create_stream(
@@ -126,16 +130,19 @@ class Recognizer:
     ) -> Stream:
         """A live stream that runs in the thread that feeds it; for many at once there is the Dispatcher.
 
-        `on_result` is called with every utterance that grows or becomes final; it must not feed or reset a stream.
-        ModelError where the model cannot stream, which says what stands in the way.
+        `on_result` is called with every utterance that grows or becomes final; it must not feed or reset a stream,
+        nor wait for it: StreamError.
+        The first one loads the model for streams: ModelError where it cannot stream, which says what stands in the way,
+        and where another model has taken its place in the folder.
         """
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
 
     def __post_init__(self) -> None:
-        for name, least in (("workers", 1), ("batch_seconds", SHORTEST_S), ("max_segment_s", SHORTEST_S)):
-            if not getattr(self, name) >= least:  # so is NaN
-                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {least}.")
-        self._pool, self._model_free  # noqa: B018  # made here, before several threads ask for them
+        check_counts(workers=self.workers)
+        for name in ("batch_seconds", "max_segment_s"):
+            if not getattr(self, name) >= SHORTEST_S:  # so is NaN
+                raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {SHORTEST_S}.")
+        self._pool, self._model_free, self._loading  # noqa: B018  # made here, before several threads ask for them
 
     @property
     def _rate(self) -> int:
@@ -155,7 +162,16 @@ class Recognizer:
         return Semaphore(self.workers)
 
     @cached_property
+    def _loading(self) -> Lock:
+        return Lock()
+
+    @property
     def _own_thread(self) -> OwnThread:
+        with self._loading:  # from Python 3.12 on, cached_property has no lock of its own
+            return self._loaded
+
+    @cached_property
+    def _loaded(self) -> OwnThread:
         if self.open_streams is None:
             raise ModelError("This recogniser was made of a backend for whole recordings alone: use Recognizer.open.")
         return OwnThread(self.open_streams())
@@ -167,23 +183,33 @@ class Recognizer:
     def transcribe(self, sources: Iterable[Source]) -> Iterator[Result]:
         """A result per source, in order, each as soon as it and all before it are there.
 
-        A source that cannot be used becomes a result with an error. HEADERS_AHEAD sources at a time are taken and
-        looked at before the first of them is heard, so `sources` must not wait for results: what comes in slowly is
-        for streams, or for a call of its own. Memory is bounded: a window's and `workers + 2` batches of audio are
-        held, with a search as many more as it has processes.
+        A source that cannot be used becomes a result with an error; what `sources` itself raises comes after the
+        results of what it gave. AudioError for a single source: it goes in a list.
+
+        HEADERS_AHEAD sources at a time are taken and looked at before the first of them is heard, so `sources` must not
+        wait for results: what comes in slowly is for streams, or for a call of its own. Memory is bounded: a window's
+        and `workers + 2` batches of audio are held, with a search as many more as it has processes.
         """
-        readers = ThreadPoolExecutor(min(MAX_READERS, cpu_cores()), "ds2-reader")
-        runners = ThreadPoolExecutor(self.workers + self._decoding_ahead, "ds2-runner")
+        return self._transcribe(Sources(sources))  # which looks at them now, not when the first result is asked for
+
+    def _transcribe(self, sources: Sources[Source]) -> Iterator[Result]:
+        readers = Threads(min(MAX_READERS, cpu_cores()), "ds2-reader")
+        runners = Threads(self.workers + self._decoding_ahead, "ds2-runner")
         try:
-            pieces = enumerate(self._pieces(sources, readers))
-            batches = plan_batches(((item, item[1].expected_s) for item in pieces), self.batch_seconds, self.workers)
-            between = self.metadata.alphabet.word_end + self.metadata.alphabet.separator
-            yield from assembled(in_order(self._results(batches, readers, runners)), between=between)
+            yield from self._heard(self._pieces(sources, readers), readers, runners)
+            sources.raise_error()
         finally:  # also when the caller stops early: what has not begun never does
             for pool in (runners, readers):
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _pieces(self, sources: Iterable[Source], readers: ThreadPoolExecutor) -> Iterator[Piece]:
+    def _heard(self, pieces: Iterable[Piece], readers: Threads, runners: Threads) -> Iterator[Result]:
+        """A result per source of the pieces, in order."""
+        items = ((item, item[1].expected_s) for item in enumerate(pieces))
+        batches = plan_batches(items, self.batch_seconds, self.workers)
+        between = self.metadata.alphabet.word_end + self.metadata.alphabet.separator
+        return assembled(in_order(self._results(batches, readers, runners)), between=between)
+
+    def _pieces(self, sources: Sources[Source], readers: Threads) -> Iterator[Piece]:
         """Every recording as it is, or segment by segment where it is long."""
         remaining = iter(sources)
         while ahead := list(itertools.islice(remaining, HEADERS_AHEAD)):
@@ -193,7 +219,7 @@ class Recognizer:
                 elif not self.cut_long:
                     yield Piece(source, self._too_long(source, expected_s), 0.0)
                 else:
-                    yield from self._segments(source)
+                    yield from self._segments(source, self._blocks(source))
 
     def _too_long(self, source: Source, duration_s: float) -> AudioError:
         name = "The recording" if isinstance(source, np.ndarray) else source_name(source)
@@ -202,13 +228,13 @@ class Recognizer:
             "once: let it be cut at silences."
         )
 
-    def _segments(self, source: Source) -> Iterator[Piece]:
-        """A long recording, read here and block by block; the last piece is empty and says where it ends."""
+    def _segments(self, source: Source, blocks: Iterable[Samples]) -> Iterator[Piece]:
+        """A long recording, whose blocks (S_i,) are read here; the last piece is empty and says where it ends."""
         heard = 0
 
         def read() -> Iterator[Samples]:
             nonlocal heard
-            for block in self._blocks(source):
+            for block in blocks:
                 heard += len(block)
                 yield block
 
@@ -230,14 +256,14 @@ class Recognizer:
             if isinstance(source, np.ndarray):
                 return source.size / self._rate
             file = source.file if isinstance(source, Channel) else source
-            if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and is_file(file)):
+            if isinstance(file, Bytes) or (isinstance(file, str | os.PathLike) and is_file(file)):
                 return audio_duration_s(source)
-        except AudioError:
+        except Exception:  # whatever a caller's object raises
             return 0.0  # reading it will say the same again
         return min(self.batch_seconds, self.max_segment_s)  # a pipe: a batch of its own, however long it is
 
     def _results(
-        self, batches: Iterator[Batch], readers: ThreadPoolExecutor, runners: ThreadPoolExecutor
+        self, batches: Iterator[Batch], readers: Threads, runners: Threads
     ) -> Iterator[tuple[int, PieceResult]]:
         """Results with their places, batch by batch; the audio of the next batches is decoded meanwhile."""
         running: set[Future[list[tuple[int, PieceResult]]]] = set()
@@ -295,8 +321,10 @@ class Recognizer:
             seconds = len(samples) / self._rate
             return PieceResult(piece, self._too_long(piece.source, seconds), seconds)
         alone = replace(self, workers=1, decoding_processes=0)
-        result = next(alone.transcribe([samples]))
-        outcome = result.hypothesis or about(piece.source, result.error or InferenceError("no result"))
+        with Threads(1, "ds2-reader") as reader, Threads(1, "ds2-runner") as runner:
+            result = next(alone._heard(self._segments(piece.source, [samples]), reader, runner))
+        outcome = result.hypothesis or result.error
+        assert outcome is not None
         return PieceResult(piece, outcome, result.duration_s, result.passages, result.words)
 
     def _hypotheses(self, recordings: list[Samples]) -> list[Outcome]:
@@ -313,6 +341,30 @@ class Recognizer:
             return [self._hypotheses([recording])[0] for recording in recordings]
         rows = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
         return self._pool.decode(rows) if self._pool else [decode_row(self.decoder, row) for row in rows]
+
+
+def _files(folder: ModelFolder, precision: Precision) -> list[tuple[int, int, int] | None]:
+    """What tells the files of a model from those of another in its place; None for one that is not there."""
+    names = (METADATA_FILE, WEIGHTS_FILE, graph_file(precision), graph_file(precision, stream=True))
+    return [_identity(folder.path / name) for name in names]
+
+
+def _identity(path: Path) -> tuple[int, int, int] | None:
+    try:
+        told = path.stat()
+    except OSError:
+        return None
+    return told.st_ino, told.st_size, told.st_mtime_ns
+
+
+def _open_streams(
+    files: list[tuple[int, int, int] | None], backend: str, folder: ModelFolder, *, precision: Precision, **each: Any
+) -> StreamBackend:
+    """The model for streams; ModelError where its `files` are no longer those it was opened with, since streams and
+    recordings would be heard by two models then."""
+    if _files(folder, precision) != files:
+        raise ModelError(f"{folder.path} holds other files than when it was opened: open the model again.")
+    return open_stream_backend(backend, folder, precision=precision, **each)
 
 
 def _hypothesis(result: Result) -> Hypothesis:

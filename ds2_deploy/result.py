@@ -1,15 +1,18 @@
 """Result: what became of one recording, whether it was heard as a whole, in segments or as a stream."""
 
-from typing import NamedTuple
+import os
+from collections.abc import Iterable, Iterator
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ds2_deploy.audio.load import AudioSource, Samples, source_name
+from ds2_deploy.audio.load import AudioSource, Bytes, Channel, Samples, source_name
 from ds2_deploy.decoding.protocol import Hypothesis, TimedWord
-from ds2_deploy.errors import DS2Error, InferenceError
+from ds2_deploy.errors import AudioError, DS2Error, InferenceError
 
 Source = AudioSource | Samples
 """An audio file, or samples (S,) at the model's rate."""
+Given = TypeVar("Given", bound=Source)
 
 
 class Passage(NamedTuple):
@@ -31,6 +34,31 @@ class Result(NamedTuple):
     """Of a recording longer than `max_segment_s`, the pieces with speech, in order."""
     words: tuple[TimedWord, ...] = ()
     """In seconds of the recording."""
+
+
+class Sources(Generic[Given]):
+    """The caller's sources, one after the other, up to where giving them fails.
+
+    AudioError for a single one, most of which would be taken for many: a path for its letters, samples for each.
+    """
+
+    def __init__(self, sources: Iterable[Given]) -> None:
+        if isinstance(sources, str | Bytes | os.PathLike | np.ndarray | Channel) or hasattr(sources, "read"):
+            kind = type(sources).__name__
+            raise AudioError(f"Several sources are taken, and this is one, a {kind}: put it in a list, [source].")
+        self._sources = sources
+        self._error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Given]:
+        try:
+            yield from self._sources
+        except Exception as error:
+            self._error = error
+
+    def raise_error(self) -> None:
+        """What the caller's iterator raised: for when what it gave before has had its results."""
+        if self._error is not None:
+            raise self._error
 
 
 def about(source: Source, error: Exception) -> InferenceError:

@@ -146,7 +146,8 @@ def test_what_is_left_of_a_cut_recording_is_read(kind: str) -> None:
 def test_sources_of_every_sort(tmp_path: Path) -> None:
     path = tmp_path / "ünïcode 音.wav"
     path.write_bytes(encoded(noise(777)))
-    for source in (path, str(path), path.read_bytes(), io.BytesIO(path.read_bytes())):
+    content = path.read_bytes()
+    for source in (path, str(path), content, bytearray(content), memoryview(content), io.BytesIO(content)):
         np.testing.assert_array_equal(load_audio(source, RATE), noise(777))
     with path.open("rb") as file:
         assert audio_duration_s(file) == pytest.approx(777 / RATE)

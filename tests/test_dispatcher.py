@@ -3,6 +3,8 @@
 import asyncio
 import gc
 import itertools
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import pytest
@@ -317,6 +320,56 @@ def test_listeners_may_close_the_dispatcher_together() -> None:
             assert not worker.is_alive()
 
 
+WAITING: dict[str, Callable[[Stream], object]] = {
+    "wait": lambda stream: stream.wait(),
+    "feed": lambda stream: feed(stream, babble(100)),
+    "end": lambda stream: stream.input_finished(),
+    "reset": lambda stream: stream.reset(),
+}
+
+
+@pytest.mark.parametrize("name", WAITING)
+def test_a_listener_does_not_wait_for_itself(name: str) -> None:
+    """With its only worker gone, the dispatcher would never step again, nor close."""
+    refused: list[StreamError] = []
+
+    def listener(_: StreamResult) -> None:
+        for stream in streams:  # its own, and another one's
+            with pytest.raises(StreamError, match="listener must not") as caught:
+                WAITING[name](stream)
+            refused.append(caught.value)
+
+    with dispatching() as dispatcher:
+        streams = [dispatcher.create_stream(on_result=listener) for _ in range(2)]
+        for stream in streams:
+            assert heard_by(stream, babble(6000)).text == text_of(babble(6000))
+        assert until(lambda: len(refused) >= 4)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system forks no process")
+def test_a_forked_process_is_told_so() -> None:
+    """Workers stay behind: a stream would never be stepped."""
+    with dispatching() as dispatcher:
+        stream = dispatcher.create_stream()
+        feed(stream, babble(6000))
+        uses = [*WAITING.values(), lambda _: dispatcher.create_stream(), lambda s: s.result, lambda s: s.take_finals()]
+        if (child := os.fork()) == 0:
+            signal.alarm(10)  # ends it where it hangs
+            refused = 0
+            for use in uses:
+                try:
+                    use(stream)
+                except StreamError as error:
+                    refused += "after forking" in str(error)
+            stream.close()
+            dispatcher.close()
+            os._exit(refused)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(uses)
+        stream.input_finished()
+        assert stream.wait(10)
+        assert stream.result.text == text_of(babble(6000))
+
+
 def test_a_stream_forgotten_half_way_is_gone() -> None:
     with dispatching() as dispatcher:
         stream = dispatcher.create_stream()
@@ -595,9 +648,12 @@ def test_the_program_ends_though_a_listener_does_not(monkeypatch: pytest.MonkeyP
     release.set()
 
 
-def test_a_dispatcher_needs_a_thread() -> None:
-    with pytest.raises(ConfigError, match="threads is 0: it must be at least 1"):
-        Dispatcher.open(threads=0)
+@pytest.mark.parametrize(
+    ("option", "value"), [("threads", 0), ("threads", 1.5), ("max_batch", 1.5), ("max_batch", 0), ("max_streams", None)]
+)
+def test_a_dispatcher_needs_whole_numbers(option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{option} is {value}: it must be at least 1 and a whole number"):
+        Dispatcher.open(**{option: value})
 
 
 def test_a_listener_may_end_its_stream() -> None:

@@ -4,6 +4,7 @@ import ast
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,16 @@ def test_streams_do_without_the_recognizer() -> None:
     assert "ds2_deploy.recognizer" not in loaded_by("import ds2_deploy.streaming.files")
 
 
+def test_the_names_of_the_package_are_loaded_when_asked_for() -> None:
+    statement = "import ds2_deploy; assert 'numpy' not in __import__('sys').modules; from ds2_deploy import *"
+    loaded = loaded_by(f"{statement}; assert Recognizer.open and Dispatcher.open and EndpointConfig() and BeamConfig()")
+    assert "ds2_deploy.recognizer" in loaded
+    assert not loaded & HEAVY
+    assert set(ds2_deploy.__all__) == set(ds2_deploy._MODULES)
+    with pytest.raises(AttributeError, match="has no attribute 'recogniser'"):
+        ds2_deploy.recogniser  # noqa: B018
+
+
 def test_the_command_line_loads_no_numpy() -> None:
     assert "numpy" not in loaded_by("import ds2_deploy.cli")
 
@@ -53,6 +64,14 @@ def test_nothing_is_kept_of_the_user_or_sent(tmp_path: Path) -> None:
     code += "Recognizer.open(backend='onnxruntime').recognize([numpy.zeros(16000, 'float32')])"
     subprocess.run([sys.executable, "-c", code], env=environment | {"HOME": str(tmp_path)}, check=True)
     assert list(tmp_path.rglob("*")) == []
+
+
+def test_who_imports_has_our_types() -> None:
+    """Type checkers take a package's hints only where this file comes with it (PEP 561)."""
+    package = Path(ds2_deploy.__file__).parent
+    assert (package / "py.typed").is_file()
+    project = tomllib.loads((package.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["ds2_deploy"]
 
 
 def imported_by(file: Path) -> set[str]:

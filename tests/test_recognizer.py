@@ -3,6 +3,8 @@
 import gc
 import io
 import json
+import subprocess
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -99,6 +101,56 @@ def test_what_is_no_recording_does_not_stop_the_others(
     good, _ = write_wav("good.wav", 5000)
     results = list(recognizer.transcribe([good, source, good]))
     assert [type(result.error) for result in results] == [type(None), AudioError, type(None)]
+
+
+class Raising:
+    """What a caller's object may do wherever it is asked."""
+
+    def __fspath__(self) -> str:
+        raise RuntimeError("boom")
+
+
+class Reading:
+    """A file object of the caller's."""
+
+    def __init__(self, content: object) -> None:
+        self.content = content
+
+    def read(self) -> Any:
+        return self.content
+
+
+class Nameless(Reading):
+    @property
+    def name(self) -> str:
+        raise RuntimeError("no name")
+
+
+class Coroutine:
+    """As the read() of a web framework's upload gives it."""
+
+
+ODD_SOURCES = {
+    "a path that raises": (lambda path: Raising(), "Cannot read the recording: boom."),
+    "a path of numbers": (lambda path: type("Five", (), {"__fspath__": lambda self: 5})(), "Cannot read the recording"),
+    "a name that raises": (lambda path: Nameless(b"junk"), "Cannot decode the recording"),
+    "a number": (lambda path: Reading(17), "its read() gives int, not bytes"),
+    "nothing": (lambda path: Reading(None), "its read() gives NoneType, not bytes"),
+    "a coroutine": (lambda path: Reading(Coroutine()), "its read() gives Coroutine, not bytes"),
+    "a channel's name": (lambda path: Channel(path, "0"), "good.wav has no channel '0'"),  # type: ignore[arg-type]
+    "half a channel": (lambda path: Channel(path, 0.5), "good.wav has no channel 0.5"),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize("name", ODD_SOURCES)
+def test_whatever_a_source_does_it_stops_no_other(recognizer: Recognizer, write_wav: WriteWav, name: str) -> None:
+    make, words = ODD_SOURCES[name]
+    good, _ = write_wav("good.wav", 5000)
+    first, odd, last = recognizer.transcribe([good, make(good), good])  # type: ignore[no-untyped-call]
+    assert first.hypothesis == last.hypothesis != None  # noqa: E711
+    assert type(odd.error) is AudioError
+    assert words in str(odd.error)
+    assert str(odd.error).endswith(".")
 
 
 def test_files_open_otherwise_do_not_stop_the_others(recognizer: Recognizer, write_wav: WriteWav) -> None:
@@ -205,11 +257,25 @@ def test_a_backend_says_how_long_a_recording_may_be(conv_model: ConvModel, monke
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("max_segment_s", 0.05), ("max_segment_s", float("nan")), ("batch_seconds", 0.0), ("workers", 0), ("threads", -1)],
-)
-def test_options_that_leave_nothing_to_hear(conv_model: ConvModel, option: str, value: float) -> None:
-    with pytest.raises(ConfigError, match=f"{option} is {value}: it must be at least"):
+    [("max_segment_s", 0.05), ("max_segment_s", float("nan")), ("batch_seconds", 0.0), ("workers", 0), ("threads", -1),
+     ("threads", 1.5), ("workers", 2.0), ("threads", "2")],
+)  # fmt: skip
+def test_options_that_leave_nothing_to_hear(conv_model: ConvModel, option: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{option} is {value!r}: it must be at least"):
         Recognizer.open(conv_model.path, **{option: value})
+
+
+@pytest.mark.parametrize(("device", "workers", "at_once"), [
+    ("cuda:0", None, 2), ("cuda:0", 1, 1), ("cuda:0", 8, 8), ("cpu", None, 4), ("cpu", 1, 1), ("cpu", 8, 4),
+])  # fmt: skip
+def test_as_many_batches_at_once_as_were_asked_for(
+    conv_model: ConvModel, monkeypatch: pytest.MonkeyPatch, device: str, workers: int | None, at_once: int
+) -> None:
+    """On a CPU no more than its threads."""
+    backend = FakeBackend()
+    backend.device = device
+    monkeypatch.setattr(module, "open_backend", lambda *_, **__: backend)
+    assert Recognizer.open(conv_model.path, threads=4, workers=workers).workers == at_once
 
 
 def test_recordings_far_apart_are_not_batched_together() -> None:
@@ -238,6 +304,33 @@ def test_sources_are_taken_a_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     assert taken <= 16
     assert len(list(results)) == 99
     assert taken == 100
+
+
+@pytest.mark.parametrize("count", [0, 3, 20])
+def test_what_was_given_before_the_sources_failed_is_heard(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(module, "HEADERS_AHEAD", 8)
+
+    def sources() -> Iterator[npt.NDArray[np.float32]]:
+        yield from [noise(1600)] * count
+        raise OSError("the disk is gone")
+
+    heard = []
+    with pytest.raises(OSError, match="disk is gone"):
+        heard += iter(fake(batch_seconds=0.3)[0].transcribe(sources()))
+    assert len(heard) == count
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["a.wav", b"RIFF", bytearray(b"RIFF"), Path("a.wav"), noise(1600), Channel("a.wav", 0), io.BytesIO(b"RIFF")],
+    ids=type,
+)
+def test_a_single_source_is_not_taken_for_many(source: Any) -> None:
+    """At once, not when the first result is asked for."""
+    recognizer, _ = fake()
+    for call in (recognizer.transcribe, recognizer.recognize):
+        with pytest.raises(AudioError, match=rf"a {type(source).__name__}: put it in a list, \[source\]\.$"):
+            call(source)
 
 
 def test_what_the_caller_does_not_ask_for_is_not_computed() -> None:
@@ -272,6 +365,28 @@ def test_a_recognizer_is_shared_by_threads(conv_model: ConvModel) -> None:
     for thread in threads:
         thread.join()
     assert texts == {seed: conv_model.text(noise(8000, seed=seed)) for seed in range(4)}
+
+
+@pytest.mark.parametrize("begin", ["threading.main_thread().join()", "time.sleep(0)"], ids=["after it", "before"])
+def test_a_thread_that_outlives_the_main_one_is_served(conv_model: ConvModel, begin: str) -> None:
+    program = """
+import sys, threading, time, numpy as np
+from ds2_deploy.recognizer import Recognizer
+recognizer = Recognizer.open(sys.argv[1], threads=2, batch_seconds=1)
+samples, begun = np.zeros(16000, np.float32), threading.Event()
+def work():
+    eval(sys.argv[2])
+    for result in recognizer.transcribe([samples, "missing.wav", *[samples] * 300]):
+        begun.set()
+        print(result.duration_s, type(result.error).__name__)
+threading.Thread(target=work).start()
+if "sleep" in sys.argv[2]:
+    begun.wait()
+"""
+    command = [sys.executable, "-c", program, str(conv_model.path), begin]
+    outcome = subprocess.run(command, timeout=60, check=True, capture_output=True, text=True)
+    expected = ["1.0 NoneType", "0.0 AudioNotFoundError", *["1.0 NoneType"] * 300]
+    assert outcome.stdout.splitlines() == expected, outcome.stderr
 
 
 def test_a_recording_as_long_as_a_piece_may_be_is_whole(conv_model: ConvModel) -> None:
@@ -340,6 +455,16 @@ def test_a_recording_too_large_for_the_machine_does_not_stop_the_others(conv_mod
     assert "no memory" in str(results[1].error)
     for recording, result in zip(recordings, results, strict=True):
         assert result.hypothesis is None or result.hypothesis.text == conv_model.text(recording)
+
+
+def test_a_long_pipe_that_the_model_fails_on_is_named_once(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(48000), 16000)
+    pipe = io.BytesIO((tmp_path / "a.wav").read_bytes())
+    pipe.name = "a.wav"
+    recognizer, backend = fake(max_segment_s=2.0)
+    recognizer = replace(recognizer, backend=SmallMachine(backend))
+    (result,) = recognizer.transcribe([pipe])
+    assert str(result.error) == "a.wav: no memory"
 
 
 @pytest.mark.parametrize(

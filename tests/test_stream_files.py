@@ -62,6 +62,19 @@ def test_a_bad_file_does_not_stop_the_others(dispatcher: Dispatcher, write_wav: 
     assert len(dispatcher._streams) == 0
 
 
+def test_what_was_given_before_the_sources_failed_is_heard(dispatcher: Dispatcher, write_wav: WriteWav) -> None:
+    good, samples = write_wav("good.wav", 9000)
+
+    def sources() -> Iterator[Path]:
+        yield from [good] * 3
+        raise OSError("the disk is gone")
+
+    texts: list[str | None] = []
+    with pytest.raises(OSError, match="disk is gone"):
+        texts += (result.hypothesis and result.hypothesis.text for result in transcribe_streams(dispatcher, sources()))
+    assert texts == [text_of(samples)] * 3
+
+
 def test_a_recording_the_model_fails_on_does_not_stop_the_others(
     dispatcher: Dispatcher, write_wav: WriteWav, tmp_path: Path
 ) -> None:

@@ -7,6 +7,8 @@ import io
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from numbers import Integral
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -20,7 +22,8 @@ from ds2_deploy.errors import AudioError, AudioNotFoundError, reason_of
 from ds2_deploy.files import is_pipe
 
 Samples = npt.NDArray[np.float32]
-AudioFile = str | os.PathLike[str] | bytes | BinaryIO
+Bytes = bytes | bytearray | memoryview
+AudioFile = str | os.PathLike[str] | Bytes | BinaryIO
 """A path; or an audio file's content, as bytes or a file object (which is read to its end)."""
 
 
@@ -35,6 +38,8 @@ class Channel(NamedTuple):
 AudioSource = AudioFile | Channel
 """An audio file, of which the mean of all channels is heard, or one channel of it."""
 
+NAMELESS = "the recording"
+"""How messages call a source without a name."""
 BLOCK_VALUES = 2**18
 """Samples times channels decoded at once: 1 MB, 16 s of 16 kHz mono."""
 MAX_SAMPLE = 2.0**31
@@ -88,10 +93,10 @@ def audio_blocks(source: AudioSource, sample_rate: int) -> Iterator[Samples]:
     """The same samples as `load_audio`, block by block (S_i,), in bounded memory."""
     name = source_name(source)
     channel = source.number if isinstance(source, Channel) else None
-    with _open(source, name) as file:
-        if channel is not None and not 0 <= channel < file.channels:
+    with _reported(name), _open(source, name) as file:
+        if channel is not None and not (isinstance(channel, Integral) and 0 <= channel < file.channels):
             raise AudioError(
-                f"{name} has no channel {channel}: it has {file.channels}, counted from 0, so the last is "
+                f"{name} has no channel {channel!r}: it has {file.channels}, counted from 0, so the last is "
                 f"{file.channels - 1}."
             )
         blocks = _mono_blocks(file, channel, name)
@@ -105,7 +110,7 @@ def audio_duration_s(source: AudioSource, *, decode: bool = False) -> float:
     is WAV to who hears it, for not every recorder ends its header; with `decode` it is an AudioError, too.
     """
     name = source_name(source)
-    with _open(source, name) as file:
+    with _reported(name), _open(source, name) as file:
         frames = file.frames
         if decode and (lacking_s := _lacking_s(file)) > CUT_S:
             raise AudioError(f"{name} breaks off: its header promises {lacking_s:.2f} s more. Record or copy it anew.")
@@ -126,12 +131,12 @@ def _lacking_s(file: "_ForwardFile") -> float:
 class Content(bytes):
     """An audio file's content that knows where it came from."""
 
-    name = "the recording"
+    name = NAMELESS
 
 
 def to_read_again(file: AudioFile) -> AudioFile:
     """The same, or the content of what can be read but once: a pipe, a file object."""
-    if isinstance(file, bytes) or (isinstance(file, str | os.PathLike) and not is_pipe(file)):
+    if isinstance(file, Bytes) or (isinstance(file, str | os.PathLike) and not is_pipe(file)):
         return file
     try:
         content = Content(Path(file).read_bytes() if isinstance(file, str | os.PathLike) else file.read())
@@ -143,7 +148,8 @@ def to_read_again(file: AudioFile) -> AudioFile:
 
 def channels_of(file: AudioFile) -> list[Channel]:
     """Each of its channels; AudioError where it cannot be read."""
-    with _open(file, source_name(file)) as opened:
+    name = source_name(file)
+    with _reported(name), _open(file, name) as opened:
         return [Channel(file, number) for number in range(opened.channels)]
 
 
@@ -151,9 +157,23 @@ def source_name(source: AudioSource) -> str:
     """How messages call a source."""
     if isinstance(source, Channel):
         return source_name(source.file)
-    if isinstance(source, str | os.PathLike):
-        return os.fspath(source)
-    return str(getattr(source, "name", "the recording"))
+    with suppress(Exception):  # of a caller's object that cannot say its name
+        if isinstance(source, str | os.PathLike):
+            return os.fsdecode(source)
+        return str(getattr(source, "name", NAMELESS))
+    return NAMELESS
+
+
+@contextmanager
+def _reported(name: str) -> Iterator[None]:
+    """Whatever a source raises is an AudioError: a caller's path or file object may have anything behind it, such as
+    gzip or a network."""
+    try:
+        yield
+    except AudioError:
+        raise
+    except Exception as error:
+        raise AudioError(f"Cannot read {name}: {reason_of(error)}.") from error
 
 
 class _ForwardFile(soundfile.SoundFile):  # type: ignore[misc]  # soundfile carries no types
@@ -214,7 +234,7 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
     """What soundfile opens: a regular file's path, or all bytes of anything else."""
     try:
         if not isinstance(source, str | os.PathLike):
-            data = source if isinstance(source, bytes) else source.read()
+            data = source if isinstance(source, Bytes) else source.read()
         elif (path := Path(source)).is_file():
             with path.open("rb") as file:  # here, because libsndfile's words for an unreadable file mislead
                 data = file.read(1)
@@ -234,10 +254,10 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
         raise AudioError(
             f"Cannot read {name}: it is neither a path, nor bytes, nor a file open for reading."
         ) from error
-    except Exception as error:  # of whatever stands behind a file object: gzip, a network
-        raise AudioError(f"Cannot read {name}: {reason_of(error)}.") from error
     if isinstance(data, str):
         raise AudioError(f"Cannot read {name}: open it in mode 'rb'.")
+    if not isinstance(data, Bytes):
+        raise AudioError(f"Cannot read {name}: its read() gives {type(data).__name__}, not bytes. Pass bytes instead.")
     if not data:
         raise AudioError(f"{name} is empty.")
     return io.BytesIO(data)

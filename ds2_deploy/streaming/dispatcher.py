@@ -23,15 +23,16 @@ from contextlib import suppress
 from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
-from ds2_deploy.errors import ConfigError, OverloadError, StreamError
+from ds2_deploy.errors import OverloadError, StreamError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import Precision, open_model
+from ds2_deploy.ranges import check_counts
 from ds2_deploy.runtime import open_stream_backend
 from ds2_deploy.runtime.devices import GPU_WORKERS, cpu_cores
 from ds2_deploy.runtime.protocol import StreamBackend
 from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import step_streams
-from ds2_deploy.streaming.stream import Stream, StreamResult
+from ds2_deploy.streaming.stream import Stream, StreamResult, check_process
 
 MAX_BATCH = 32
 """Streams of a step. On a CPU a step takes as long per stream from 4 streams on, and short steps let others in."""
@@ -61,9 +62,7 @@ class Dispatcher:
         max_batch: int = MAX_BATCH,
         max_streams: int = MAX_STREAMS,
     ) -> None:
-        for name, value in (("workers", workers), ("max_batch", max_batch), ("max_streams", max_streams)):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}: a dispatcher needs at least 1.")
+        check_counts(workers=workers, max_batch=max_batch, max_streams=max_streams)
         self.metadata, self.backend = metadata, backend
         self._decoder = decoder
         self._max_batch, self._max_streams = max_batch, max_streams
@@ -72,6 +71,7 @@ class Dispatcher:
         self._queued: set[int] = set()  # ids of streams in the queue or in a step
         self._idle = 0
         self._closed = False
+        self._process = os.getpid()
         self._collect_at = 0.0  # by the monotonic clock
         self._work = threading.Condition()  # guards all above
         self._workers = [
@@ -94,16 +94,19 @@ class Dispatcher:
         max_batch: int = MAX_BATCH,
         max_streams: int = MAX_STREAMS,
     ) -> "Dispatcher":
-        """Load a bundled streaming model or a model folder; on a CPU one single-threaded worker per core."""
-        if threads is not None and threads < 1:
-            raise ConfigError(f"threads is {threads}: it must be at least 1.")
+        """Load a bundled streaming model or a model folder.
+
+        `threads`: of the CPU, each a worker, None for one per core; a GPU has GPU_WORKERS, whatever it says.
+        """
+        threads = cpu_cores() if threads is None else threads
+        check_counts(threads=threads)
         folder = open_model(model)
         loaded = open_stream_backend(backend, folder, device=device, precision=precision, threads=1)
         return cls(
             loaded,
             folder.metadata,
             make_decoder(decoder, folder.metadata.alphabet, folder.path),
-            workers=(threads or cpu_cores()) if loaded.device == "cpu" else GPU_WORKERS,
+            workers=threads if loaded.device == "cpu" else GPU_WORKERS,
             max_batch=max_batch,
             max_streams=max_streams,
         )
@@ -115,11 +118,14 @@ class Dispatcher:
         on_result: Callable[[StreamResult], None] | None = None,
     ) -> Stream:
         """A new stream; OverloadError where `max_streams` are open (closed and forgotten ones do not count;
-        those whose own listeners refer to them are looked for every COLLECT_S seconds).
+        those whose own listeners refer to them are looked for every COLLECT_S seconds). StreamError where the
+        dispatcher was closed, and in a process forked from its own.
 
         `on_result` is called in a worker's thread with every utterance that grows or becomes final, in order. It must
-        be quick, and not feed or reset a stream, which may have to wait for that very worker; `close` it may.
+        be quick, and not feed, end, reset or wait for a stream, which may have to wait for that very worker (a
+        StreamError); `close` it may.
         """
+        check_process(self._process)
         with self._work:
             self._check_open()
             if len(self._streams) >= self._max_streams and time.monotonic() >= self._collect_at:
@@ -141,12 +147,14 @@ class Dispatcher:
         """Wait for busy workers, at the end of the program for so many seconds at most: one that is within the model
         while the interpreter goes down aborts the process."""
         atexit.unregister(self._close)
+        if os.getpid() != self._process:  # forked: there is nothing to stop here
+            return
         with self._work:
             self._closed = True
             self._queue.clear()
             streams = list(self._streams)
             self._work.notify_all()
-        if threading.current_thread() not in self._workers:  # else a listener closes it: two could wait for each other
+        if not self.is_worker():  # else a listener closes it: two could wait for each other
             until = None if patience_s is None else time.monotonic() + patience_s
             for worker in self._workers:
                 worker.join(None if until is None else max(until - time.monotonic(), 0))
@@ -176,6 +184,10 @@ class Dispatcher:
         """The stream was closed and counts no more."""
         with self._work:
             self._streams.discard(stream)
+
+    def is_worker(self) -> bool:
+        """Whether this is one of its threads, as in a listener."""
+        return threading.current_thread() in self._workers
 
     def _enqueue(self, stream: Stream) -> None:
         with self._work:

@@ -5,23 +5,26 @@ import threading
 import weakref
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 
 from ds2_deploy.audio.load import AudioSource, audio_blocks
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import AudioError, DS2Error
-from ds2_deploy.result import Result, about
+from ds2_deploy.result import Result, Sources, about
 from ds2_deploy.streaming.dispatcher import Dispatcher
 from ds2_deploy.streaming.stream import Stream
+from ds2_deploy.threads import Threads
 
 AT_ONCE = 16
 """Recordings that stream side by side: enough for two workers' batches, and each holds a block of audio or two."""
 
 
 def transcribe_streams(dispatcher: Dispatcher, sources: Iterable[AudioSource]) -> Iterator[Result]:
-    """A result per source, in order, each as soon as it and all before it are there."""
-    readers = ThreadPoolExecutor(AT_ONCE, "ds2-reader")
-    remaining = iter(sources)
+    """A result per source, in order, each as soon as it and all before it are there; what `sources` itself raises comes
+    after the results of what it gave."""
+    given = Sources(sources)
+    readers = Threads(AT_ONCE, "ds2-reader")
+    remaining = iter(given)
     under_way: deque[Future[Result]] = deque()
     streams = _Streams(dispatcher)
     try:
@@ -29,6 +32,7 @@ def transcribe_streams(dispatcher: Dispatcher, sources: Iterable[AudioSource]) -
             for source in itertools.islice(remaining, 2 * AT_ONCE - len(under_way)):
                 under_way.append(readers.submit(_transcribe, streams, source))
             if not under_way:
+                given.raise_error()
                 return
             yield under_way.popleft().result()
     finally:  # also when the caller stops early

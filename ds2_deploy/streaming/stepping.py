@@ -85,3 +85,7 @@ class OwnThread:
 
     def release(self, stream: "Stream") -> None:
         """Nothing is kept of a stream."""
+
+    def is_worker(self) -> bool:
+        """There are none."""
+        return False

@@ -8,6 +8,7 @@ gives back frames and the next state. Shapes: C samples of a chunk, N values of 
 """
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,10 @@ MAX_FINALS = 1000
 """Finished utterances kept for whoever takes them."""
 MAX_EMPTY_STEPS = 1000
 """After the end, without a frame: no network lags that far behind, so the graph is wrong."""
+IN_LISTENER = (
+    "A listener must not feed, end, reset or wait for a stream, which may have to wait for the listener's own thread: "
+    "do so in another one."
+)
 
 
 class StreamResult(NamedTuple):
@@ -69,9 +74,25 @@ class Stepper(Protocol):
         """The stream was closed."""
         ...
 
+    def is_worker(self) -> bool:
+        """Whether this thread steps streams for others, so that whoever waits for a step in it waits for itself."""
+        ...
+
+
+def check_process(process: int) -> None:
+    """StreamError in another process than that: a fork leaves its threads behind, and their locks held."""
+    if os.getpid() != process:
+        raise StreamError(
+            "This was made before the process was forked, whose threads are not here: open the model after forking."
+        )
+
 
 class Stream:
-    """One speaker. One thread may feed it while others read; made by `Recognizer` or `Dispatcher`."""
+    """One speaker. One thread may feed it while others read; made by `Recognizer` or `Dispatcher`.
+
+    It belongs to the process that made it, and a dispatcher's listeners must not feed, end, reset or wait for one:
+    StreamError, where they would wait for good. A context manager, or `close()` it.
+    """
 
     def __init__(
         self,
@@ -87,7 +108,9 @@ class Stream:
         self._feeding = threading.RLock()  # held by the thread that feeds
         self._changed = threading.Condition()  # guards all below; told of every step
         self._stepping = False
+        self._process = os.getpid()
         self._telling: int | None = None  # the thread in which the listener is hearing news
+        self._complained = False  # of its listener
         self._closed = False
         self._recording = 0  # since the stream was made; each reset begins another
         self._restart()
@@ -118,12 +141,14 @@ class Stream:
         be used; the error of the model where it has failed.
         """
         checked = checked_samples(samples)
+        self._check_caller()
         with self._feeding:
             self._check_open()
             self._feed(self._resampled(checked, sample_rate))
 
     def input_finished(self) -> None:
         """There is no more: what the layers hold back comes out, and the last utterance becomes final."""
+        self._check_caller()
         with self._feeding:
             self._check_open()
             if self._resampler is not None:
@@ -135,8 +160,11 @@ class Stream:
     def wait(self, timeout: float | None = None) -> bool:
         """Until all that was accepted has been heard; False where `timeout` seconds were not enough.
 
-        A listener may still be in the middle of hearing the last of it.
+        A listener may still be in the middle of hearing the last of it; StreamError where it is a listener that waits.
         """
+        self._check_caller()
+        if self._telling == threading.get_ident():  # a stream without workers
+            raise StreamError(IN_LISTENER)
         with self._changed:
             return self._changed.wait_for(lambda: not (self._stepping or self._is_ready()), timeout)
 
@@ -152,6 +180,7 @@ class Stream:
         Raises what the model raised. A beam search reads anew when it is asked, and a dispatcher's next step with this
         stream waits for it.
         """
+        check_process(self._process)
         with self._changed:
             self._raise_error()
             return self._last if self.finished else self._partial()
@@ -166,6 +195,7 @@ class Stream:
 
         No more than the last MAX_FINALS are kept.
         """
+        check_process(self._process)
         with self._changed:
             if not self._finals:
                 self._raise_error()
@@ -175,6 +205,7 @@ class Stream:
 
     def reset(self) -> None:
         """Forget everything and be as new: for the next recording. The listener hears nothing of this one after it."""
+        self._check_caller()
         with self._feeding, self._changed:
             itself = threading.get_ident()
             self._changed.wait_for(lambda: not self._stepping and self._telling in (None, itself))
@@ -185,10 +216,24 @@ class Stream:
 
     def close(self) -> None:
         """Nothing more of this stream matters: what waits is dropped. One that is just forgotten is heard out first."""
+        if os.getpid() != self._process:
+            return
         with self._changed:
             self._closed = True
             self._give_up(StreamError("This stream was closed."))  # a step under way ends by itself
         self._stepper.release(self)
+
+    def __enter__(self) -> "Stream":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_caller(self) -> None:
+        """StreamError where whoever calls would wait for good."""
+        check_process(self._process)
+        if self._stepper.is_worker():
+            raise StreamError(IN_LISTENER)
 
     def _check_open(self) -> None:
         self._raise_error()
@@ -205,7 +250,7 @@ class Stream:
             self._begin(sample_rate)
         elif sample_rate != self._rate:
             raise StreamError(
-                f"The sample rate changed from {self._rate} to {sample_rate} Hz within a stream: create another one."
+                f"The sample rate changed from {self._rate} to {sample_rate!r} Hz within a stream: create another one."
             )
         if self._resampler is None:
             return samples.copy()  # the caller may use its buffer again
@@ -215,7 +260,7 @@ class Stream:
     def _begin(self, sample_rate: float) -> None:
         is_number = isinstance(sample_rate, Real) and not isinstance(sample_rate, bool)
         if not is_number or not float(sample_rate).is_integer() or not 1_000 <= sample_rate <= 1_000_000:
-            raise AudioError(f"The sample rate is {sample_rate}: it must be whole hertz, from 1000 to 1000000.")
+            raise AudioError(f"The sample rate is {sample_rate!r}: it must be whole hertz, from 1000 to 1000000.")
         target = self._metadata.feature.sample_rate
         self._rate = int(sample_rate)
         if self._rate != target:
@@ -400,7 +445,9 @@ class Stream:
                     if self._on_result:
                         self._on_result(result)
                 except self._stepper.forgiven:  # the listener's own; other streams must not suffer
-                    log.exception("A stream's listener failed on %r", result.text)
+                    if not self._complained:  # and nothing of what was said: logs are read by others
+                        log.exception("A stream's listener failed; it is told on, and further failures are not logged")
+                    self._complained = True
         finally:
             with self._changed:
                 self._telling = None
