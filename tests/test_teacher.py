@@ -10,11 +10,11 @@ from ds2_deploy.metadata import Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.text.alphabet import Alphabet
 from tests.tiny import MODELS, tiny_metadata, tiny_model
-from tests.tones import RECIPE
+from tests.tones import recipe
 from training.augment import Augmenter
 from training.corpus import survey
 from training.data import Speech
-from training.recipe import AugmentConfig, TeacherConfig, load_recipe
+from training.recipe import AugmentConfig, TeacherConfig
 from training.run_folder import read_log
 from training.step import TrainingStep
 from training.teacher import Teacher
@@ -35,11 +35,6 @@ def spoken(corpus, config):
     """Two utterances of different length."""
     augmenter = Augmenter(config, LEARNER.feature.sample_rate)
     return Speech(survey([corpus], "en", None).corpus, LEARNER, augmenter, seed=7)[[(1, 3), (1, 0)]]
-
-
-def recipe(tmp_path, *overrides, epochs=1):
-    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
-    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
 
 
 @torch.no_grad()

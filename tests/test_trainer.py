@@ -17,11 +17,10 @@ from ds2_deploy.errors import AudioError, ConfigError, ManifestError, ModelError
 from ds2_deploy.files import alone_with
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_weights
 from ds2_deploy.runtime.protocol import pad_batch
-from tests.tones import RECIPE
+from tests.tones import losses, recipe
 from training.data import Batch
 from training.learner import Learner
 from training.precision import AUTOCAST, allow_tf32, is_scaled
-from training.recipe import load_recipe
 from training.run_folder import read_log
 from training.schedules import one_cycle
 from training.step import ctc_losses
@@ -29,15 +28,6 @@ from training.trainer import train
 from training.validation import Validation
 
 WINDOWS = ["model.window=2", "model.window_context=3", "augment.windows=[[2, 3], [1, 9], [0, 0]]"]
-
-
-def recipe(tmp_path, *overrides, epochs=2):
-    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
-    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
-
-
-def losses(run):
-    return [(entry["loss"], entry["valid_loss"]) for entry in read_log(run)]
 
 
 def teacher(corpus, tmp_path):
@@ -335,10 +325,11 @@ def test_a_broken_recording_is_one_sentence(corpus, tmp_path, workers):
 
 def test_learning_nothing_is_an_error(corpus, tmp_path):
     with pytest.raises(TrainingError, match="no finite gradient"):
-        train(recipe(tmp_path, "optimizer.learning_rate=1e30"), [corpus], [corpus], tmp_path / "run")
+        train(recipe(tmp_path, "optimizer.learning_rate=1e30", epochs=2), [corpus], [corpus], tmp_path / "run")
     assert not (tmp_path / "run/last.pt").exists() or load_checkpoint(tmp_path / "run/last.pt")
+    half = recipe(tmp_path, "optimizer.learning_rate=1e30", "precision=fp16", epochs=2)
     with pytest.raises(TrainingError, match="no finite gradient"):
-        train(recipe(tmp_path, "optimizer.learning_rate=1e30", "precision=fp16"), [corpus], [corpus], tmp_path / "half")
+        train(half, [corpus], [corpus], tmp_path / "half")
 
 
 def test_fp16_may_find_its_scale_over_several_epochs(corpus, tmp_path):
@@ -650,7 +641,7 @@ def test_durations_that_lie_are_reported_once(corpus, tmp_path, capsys, augment)
     lines = [json.loads(line) for line in corpus.read_text().split("\n")]
     lines[3]["duration"] = 9.0
     (corpus.parent / "lying.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    train(recipe(tmp_path, *augment), [corpus.parent / "lying.jsonl"], [corpus], tmp_path / "run")
+    train(recipe(tmp_path, *augment, epochs=2), [corpus.parent / "lying.jsonl"], [corpus], tmp_path / "run")
     said = capsys.readouterr().err
     assert said.count("1 of 18 recordings are not as long as the manifest says") == 1
     assert "3.wav (9.0 s there)" in said

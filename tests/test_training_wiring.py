@@ -20,23 +20,18 @@ from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, Encoder
 from tests.test_frontend import reference
 from tests.tiny import MODELS, tiny_metadata, tiny_model
-from tests.tones import RECIPE
+from tests.tones import recipe
 from training.augment import Augmenter
 from training.corpus import survey
 from training.data import Speech, valid_loader
 from training.distributed import Processes
-from training.recipe import AugmentConfig, Recipe, load_recipe
+from training.recipe import AugmentConfig, Recipe
 from training.statistics import feature_statistics
 from training.step import TrainingStep, ctc_losses, disagreement
 from training.trainer import train
 from training.validation import Validation, validate
 
 VARIED = ["augment.speeds=[0.8, 1.25]", "augment.time_masks=2", "augment.frequency_masks=1"]
-
-
-def recipe(tmp_path, *overrides, epochs=1):
-    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
-    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
 
 
 def speech(corpus, *, model="gru, two directions, 2d", feature=None, **augment):
