@@ -150,16 +150,13 @@ def first_frames(model, corpus):
     return found
 
 
-def test_a_network_learns_to_answer_later(corpus, tmp_path, capsys):
+def test_a_network_learns_to_answer_later(corpus, reading, tmp_path, capsys):
     """Two frames, as it is told, having begun with weights that answer at once."""
-    train(recipe(tmp_path, epochs=30), [corpus], [corpus], tmp_path / "early")
-    early = tmp_path / "early/last.pt"
+    early = reading / "last.pt"
     teacher = [f"teacher.model={early}", "teacher.later_frames=2"]
     train(recipe(tmp_path, *teacher, epochs=20), [corpus], [corpus], tmp_path / "late", init_from=early)
     assert f"Teacher: {early}, with a share of 0.5 in the loss; answers come 2 frames after" in capsys.readouterr().err
-    one, other = (
-        first_frames(load_checkpoint(tmp_path / name / "last.pt").model(), corpus) for name in ("early", "late")
-    )
+    one, other = (first_frames(load_checkpoint(path).model(), corpus) for path in (early, tmp_path / "late/last.pt"))
     assert [label for label, _ in one] == [label for label, _ in other]
     lags = [late - early for (_, early), (_, late) in zip(one, other, strict=True)]
     assert sum(lag == 2 for lag in lags) > 0.7 * len(lags)

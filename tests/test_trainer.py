@@ -35,13 +35,12 @@ def teacher(corpus, tmp_path):
     return [f"teacher.model={tmp_path / 'teacher/last.pt'}", "teacher.later_frames=1"]
 
 
-def test_learns_to_read_tones(corpus, tmp_path):
-    train(recipe(tmp_path, epochs=40), [corpus], [corpus], tmp_path / "run")
-    log = read_log(tmp_path / "run")
+def test_learns_to_read_tones(corpus, reading):
+    log = read_log(reading)
     assert log[-1]["loss"] < 0.2 * log[0]["loss"]
     assert log[-1]["valid_cer"] < 0.1
     assert 0.2 < log[-1]["blank_rate"] < 0.95
-    best = load_checkpoint(tmp_path / "run/best.pt")
+    best = load_checkpoint(reading / "best.pt")
     assert best.metadata.provenance.valid_wer == pytest.approx(min(entry["valid_wer"] for entry in log), abs=1e-5)
     assert best.metadata.provenance.train == (f"{corpus.parent.name}/m.jsonl",)
     assert len(best.metadata.statistics.mean) == 20
@@ -679,10 +678,10 @@ def test_batches_by_seconds_and_every_variation_train(corpus, tmp_path):
     noise = ["augment.noise_probability=1", f"augment.noise={corpus.parent}", "augment.reverb_probability=0.5"]
     noise += ["augment.silence_probability=0.5", "augment.joined_probability=0.3", "augment.joined=1"]
     features = ["augment.feature_noise=gumbel", "augment.time_masks=1", "batch_seconds=2.0", "workers=2"]
-    settings = recipe(tmp_path, *noise, *features, epochs=8)
+    settings = recipe(tmp_path, *noise, *features, epochs=3)
     train(settings, [corpus], [corpus], tmp_path / "run")
     log = read_log(tmp_path / "run")
-    assert log[-1]["loss"] < 0.6 * log[0]["loss"]
+    assert log[-1]["loss"] < 0.3 * log[0]["loss"]
 
 
 def test_an_alphabet_from_the_transcripts_covers_the_validation_set(corpus, tmp_path):
