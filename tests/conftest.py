@@ -22,7 +22,7 @@ from ds2_deploy.manifest import read_manifest
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.config import ConvLayer, ModelConfig
 from ds2_deploy.text.alphabet import ENGLISH
-from tests.tones import write_corpus
+from tests.tones import recipe, write_corpus
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,24 @@ def ds2_data() -> Path:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of a corpus of tones."""
     return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="session")
+def reading(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a training that has learnt to read the tones: seconds, so all processes of a test run share it."""
+    import fcntl
+
+    from training.trainer import train
+
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    with (shared / "reading.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes later waits for what the first one learns
+        if not (shared / "reading").exists():
+            settings = tmp_path_factory.mktemp("recipe")
+            train(recipe(settings, epochs=30), [corpus], [corpus], settings / "reading")
+            (settings / "reading").rename(shared / "reading")
+    return shared / "reading"
 
 
 SAMPLE_RATE = 16000

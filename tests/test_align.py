@@ -20,7 +20,7 @@ from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from ds2_deploy.text.phonemes import LABELS
 from tests.conftest import SAMPLES, Ds2, read_only, said_in_samples
-from training.align import STATES, hear, passages_of
+from training.align import STATES, Sound, align, hear, passages_of
 
 
 def said(labels: list[int], seed: int) -> npt.NDArray[np.float32]:
@@ -79,6 +79,22 @@ def test_a_text_that_is_lost_says_where() -> None:
 def test_a_text_that_does_not_fit_is_refused(window: int | None) -> None:
     with pytest.raises(AlignmentError, match="too few for the labels of the text, 3 for 4"):
         best_path(said([1, 2], 0)[:3], [1, 2, 1, 2], window=window)
+
+
+@pytest.mark.parametrize(("bad", "worst"), [(30, -1.6), (60, -1.6), (15, -0.85), (3, -0.25)])
+def test_a_passage_is_as_good_as_its_worst_half_second(bad: int, worst: float) -> None:
+    """Of some 300 frames a few say nothing, which would hardly show in the mean of all."""
+    alphabet, texts = Alphabet.of("abcd"), ["abcd" * 38, "dcba" * 38]
+    path = [alphabet.blank, *(label for text in texts for one in alphabet.encode(text) for label in (one, 0))]
+    probabilities = np.full((len(path), 5), (1 - np.exp(-0.1)) / 4)
+    probabilities[np.arange(len(path)), path] = np.exp(-0.1)
+    log_probs = np.log(probabilities).astype(np.float32)
+    log_probs[101 : 101 + bad] = -1.6  # whatever is said there
+    sound = Sound(log_probs, np.arange(len(path)) * 0.0166, len(path) * 0.0166)
+    found = align(sound, texts, alphabet)
+    assert [passage.text for passage in found] == texts
+    assert [passage.score for passage in found] == pytest.approx([worst, -0.1], abs=1e-5)
+    assert found[0].start_s < 0.1 < 4.9 < found[0].end_s < found[1].end_s
 
 
 def test_passages_are_sentences_in_the_models_spelling() -> None:

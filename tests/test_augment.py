@@ -77,7 +77,8 @@ def test_silence_lies_around_a_share_of_utterances():
         if len(varied.audio) == len(clean):
             assert np.array_equal(varied.audio, clean)
             continue
-        before = next(i for i in range(RATE) if np.array_equal(varied.audio[i : i + len(clean)], clean))
+        begins = np.flatnonzero(varied.audio == clean[0])
+        before = next(int(i) for i in begins if np.array_equal(varied.audio[i : i + len(clean)], clean))
         after = len(varied.audio) - before - len(clean)
         assert (before, after) == tuple(int(s * RATE) for s in silence_s(config, (1, 1, index)))
         assert 0.25 * RATE - 1 <= min(before, after) <= max(before, after) <= 0.5 * RATE
@@ -91,6 +92,19 @@ def test_silence_lies_around_a_share_of_utterances():
     assert max(hiss_db) == pytest.approx(-50, abs=3)
     assert len({before for before, *_ in around}) > 100
     assert max(abs(before - after) for before, after, _ in around) > 0.15 * RATE  # drawn for each side
+
+
+def test_levels_are_drawn_evenly_from_their_range():
+    clean, gains_db = speech(0.1).astype(np.float64), []
+    for index in range(400):
+        augmenter = Augmenter(AugmentConfig(gain_db=(-12.0, 6.0)), RATE)
+        heard = augmenter.vary(speech(0.1), (1, 1, index), 80, frames).audio
+        factor = heard @ clean / (clean @ clean)
+        assert np.allclose(heard, factor * clean, rtol=1e-5)
+        gains_db.append(20 * np.log10(factor))
+    assert -12 <= min(gains_db) < -11.5
+    assert 5.5 < max(gains_db) <= 6 + 1e-6
+    assert np.histogram(gains_db, 3, (-12, 6))[0] / 400 == pytest.approx([1 / 3] * 3, abs=0.08)
 
 
 def test_others_follow_a_share_of_utterances():

@@ -17,7 +17,7 @@ from ds2_deploy.metrics import Errors
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from tests.conftest import Ds2, noise, read_only
 from tests.test_beam import spoken
-from training.lm_tune import ALPHAS, Heard, Trial, plot, steadiest, tune
+from training.lm_tune import ALPHAS, SEARCH_WIDTH, WIDTHS, Heard, Trial, plot, steadiest, tune
 from training.ngram import estimate
 
 pytest.importorskip("pyctcdecode")
@@ -140,6 +140,52 @@ def test_tuning_finds_weights_that_mend_what_the_network_misheard(tmp_path: Path
     assert all(ALPHAS[0] <= trial.alpha <= ALPHAS[1] for trial in tuned.trials)
     plot(tuned, tmp_path / "surface.png")
     assert (tmp_path / "surface.png").read_bytes().startswith(b"\x89PNG")
+
+
+class Here:
+    """A pool of processes that is this one."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __enter__(self) -> "Here":
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
+    map = staticmethod(map)
+
+
+def test_tuning_takes_the_steadiest_weights_and_the_narrowest_beam_as_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 60 trials one outside the good place is cheaper than all others, by luck; and beams below 16 lose words."""
+    pytest.importorskip("optuna")
+    lucky: list[tuple[float, float]] = []
+
+    def good(alpha: float, beta: float) -> bool:
+        return 0.3 <= alpha <= 1.8 and -1.0 <= beta <= 2.0
+
+    def tried(alpha: float, beta: float, width: int) -> Trial:
+        if not lucky and not good(alpha, beta):
+            lucky.append((alpha, beta))
+        wrong = 18 if (alpha, beta) in lucky else 20 if good(alpha, beta) else 40
+        wrong += 5 * (width < 16)
+        return Trial(alpha, beta, width, Errors(wrong, 100, wrong, 400), wrong / 100)
+
+    monkeypatch.setattr("training.lm_tune.ProcessPoolExecutor", Here)
+    monkeypatch.setattr("training.lm_tune._Worker.tried", lambda choice: tried(*choice, SEARCH_WIDTH))
+    monkeypatch.setattr("training.lm_tune._Worker.at_width", lambda choice: tried(*choice))
+    told: list[tuple[int, Trial]] = []
+    tuned = tune(heard(TEXTS), tmp_path, 60, 4, lambda *done: told.append(done))
+    assert told == list(enumerate(tuned.trials, 1))
+    cheapest = min(tuned.trials, key=lambda trial: trial.cost)
+    assert [(cheapest.alpha, cheapest.beta)] == lucky
+    assert sum(good(trial.alpha, trial.beta) for trial in tuned.trials) > 6
+    assert good(tuned.best.alpha, tuned.best.beta)
+    settings = tuned.settings
+    assert (settings.alpha, settings.beta) == (round(tuned.best.alpha, 3), round(tuned.best.beta, 3))
+    assert (settings.beam_width, tuned.best.beam_width, tuned.best.cost) == (16, 16, 0.2)
+    assert [(trial.alpha, trial.beta) for trial in tuned.widths] == [(tuned.best.alpha, tuned.best.beta)] * len(WIDTHS)
 
 
 def test_of_a_flat_place_the_middle_is_taken() -> None:

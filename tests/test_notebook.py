@@ -6,13 +6,11 @@ import sys
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
 
 TOUR = Path(__file__).parent.parent / "docs" / "tour.ipynb"
 
 
-@pytest.mark.slow
 def test_the_tour_ends_with_what_was_said(monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")  # finds ds2
     notebook = nbformat.read(TOUR, as_version=4)

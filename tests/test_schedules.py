@@ -61,6 +61,7 @@ def test_one_cycle_is_pytorchs_but_for_a_step():
         its_optimizer.step()
         scheduler.step()
     assert one_cycle(1000, steps, 0.2) == 1.0
+    assert one_cycle(steps, steps, 0.2) == pytest.approx(1 / 250_000)
 
 
 @pytest.mark.parametrize("name", ["constant", "cosine", "polynomial", "exponential", "plateau"])

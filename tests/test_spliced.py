@@ -1,6 +1,7 @@
 """Recordings cut into words and put together anew: the alignment against every path, the cuts against known sounds."""
 
 import itertools
+import json
 import random
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.tiny import MODELS, tiny_metadata, tiny_model
-from tests.tones import write_corpus
 from training.synthetic.spliced import FADE_S, Words, cuts, joined, recombined, write_spliced
 
 RATE = 16_000
@@ -97,18 +97,34 @@ def test_a_recombined_utterance_is_what_its_text_says() -> None:
     assert len(texts) > 30
 
 
-def test_a_corpus_is_respoken_by_its_own_speakers(tmp_path: Path) -> None:
-    (tmp_path / "corpus").mkdir()
-    manifest = write_corpus(tmp_path / "corpus")
-    known = read_manifest(manifest)
+VOICES_HZ = {"low": 400.0, "high": 2700.0}
+SAID = {"low": ["ab ba", "a", "bb ab a"], "high": ["cd dc", "d cc", "ddc"]}
+
+
+@pytest.fixture
+def two_speakers(tmp_path: Path) -> Path:
+    """The manifest of recordings in turn by two, each of whom has one tone and words of their own."""
+    lines = []
+    for number, (speaker, text) in enumerate((who, SAID[who][i]) for i in range(3) for who in SAID):
+        samples = 0.3 * np.sin(2 * np.pi * VOICES_HZ[speaker] * np.arange(0.7 * RATE) / RATE)
+        soundfile.write(tmp_path / f"{number}.wav", samples, RATE)
+        line = {"audio_filepath": f"{number}.wav", "duration": 0.7, "text": text, "speaker": speaker}
+        lines.append(json.dumps(line))
+    (tmp_path / "m.jsonl").write_text("\n".join(lines))
+    return tmp_path / "m.jsonl"
+
+
+def test_a_corpus_is_respoken_by_its_own_speakers(tmp_path: Path, two_speakers: Path) -> None:
     model = tiny_model(tiny_metadata(MODELS["gru, two directions, 2d"]))
     assert model.metadata.alphabet == ENGLISH
     Checkpoint(metadata=model.metadata, weights=model.state_dict()).save(tmp_path / "aligner.pt")
-    write_spliced(tmp_path / "spliced", [manifest], tmp_path / "aligner.pt", 2, 1)
+    write_spliced(tmp_path / "spliced", [two_speakers], tmp_path / "aligner.pt", 2, 1)
     made = read_manifest(tmp_path / "spliced/manifest.jsonl")
-    assert {word for utterance in made for word in utterance.text.split()} <= {
-        word for utterance in known for word in utterance.text.split()
-    }
-    assert {utterance.speaker for utterance in made} <= {utterance.speaker for utterance in known}
+    assert [utterance.speaker for utterance in made] == ["high"] * 6 + ["low"] * 6
     for utterance in made:
-        assert soundfile.info(utterance.path).duration == pytest.approx(utterance.duration_s, abs=0.001)
+        samples, _ = soundfile.read(utterance.path)
+        assert len(samples) / RATE == pytest.approx(utterance.duration_s, abs=0.001)
+        assert set(utterance.text.split()) <= set(" ".join(SAID[utterance.speaker]).split())
+        power = np.abs(np.fft.rfft(samples)) ** 2
+        near = np.abs(np.fft.rfftfreq(len(samples), 1 / RATE) - VOICES_HZ[utterance.speaker]) < 300
+        assert power[near].sum() > 0.95 * power.sum()

@@ -55,22 +55,44 @@ absurd = {{ set = ["optimizer.learning_rate=1e30"], utterances = 9 }}
     return tmp_path / "s.toml"
 
 
-@pytest.mark.slow
-def test_a_study_trains_what_is_missing_and_counts_what_diverged(corpus, tmp_path):
+STUB = """
+import json, shutil, sys
+from pathlib import Path
+folder, other, *ends = sys.argv[1:]
+if ends:
+    sys.exit(*ends)
+shutil.copy(Path(other, "last.pt"), folder)
+with Path(other, "log.jsonl").open() as log, Path(folder, "log.jsonl").open("w") as ours:
+    for entry in map(json.loads, log):
+        print(json.dumps(entry | {"valid_loss": 1.5 * entry["valid_loss"]}), file=ours)
+"""
+"""A training that leaves another's weights with half as much loss again, or ends with an error."""
+
+
+def test_a_study_trains_what_is_missing_and_counts_what_diverged(corpus, tmp_path, monkeypatch):
+    """Of its trainings the first is one: the others are stubs that leave what a training leaves."""
     path = write_study(tmp_path, corpus)
     wanted = study.read_study(path)
     runs = study.planned(wanted, path, tmp_path / "work")
     folders = {(run.axis, run.variant, run.seed): run.folder for run in runs}
-    assert folders["cell", "gru", 1] == folders["rate", "usual", 1] != folders["cell", "gru", 2]
+    first = folders["cell", "gru", 1]
+    assert first == folders["rate", "usual", 1] != folders["cell", "gru", 2]
+    command, calls = study.Runner.command, []
+
+    def stubbed(self, run):
+        calls.append(run)
+        real = command(self, run)
+        error = [f"ds2: Epoch 2 {study.DIVERGED}, so nothing was learnt."] if run.variant == "absurd" else []
+        return real if run.folder == first else [sys.executable, "-c", STUB, str(run.folder), str(first), *error]
+
+    monkeypatch.setattr(study.Runner, "command", stubbed)
     runner = study.Runner(wanted, tmp_path / "work", threads=1)
-    for run in runs:
+    for run in [*runs, *runs]:
         runner.run(run)
-    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.pt")}
-    for run in runs:
-        runner.run(run)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").rglob("*.pt")} == done
+    assert len(calls) == len({run.folder for run in calls}) == len(set(folders.values())) == 3
     rows = {(row.axis, row.variant): row for row in study_report.results(wanted, runs).rows}
-    losses = [study_report.read_log(folders["cell", "gru", seed])[-1]["valid_loss"] for seed in (1, 2)]
+    loss = study_report.read_log(first)[-1]["valid_loss"]
+    losses = [loss, 1.5 * loss]
     gru = rows["cell", "gru"]
     assert (gru.seeds, gru.diverged) == (2, 0)
     assert gru.loss.mean == pytest.approx(np.mean(losses))

@@ -10,11 +10,11 @@ from ds2_deploy.metadata import Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from ds2_deploy.text.alphabet import Alphabet
 from tests.tiny import MODELS, tiny_metadata, tiny_model
-from tests.tones import RECIPE
+from tests.tones import recipe
 from training.augment import Augmenter
 from training.corpus import survey
 from training.data import Speech
-from training.recipe import AugmentConfig, TeacherConfig, load_recipe
+from training.recipe import AugmentConfig, TeacherConfig
 from training.run_folder import read_log
 from training.step import TrainingStep
 from training.teacher import Teacher
@@ -35,11 +35,6 @@ def spoken(corpus, config):
     """Two utterances of different length."""
     augmenter = Augmenter(config, LEARNER.feature.sample_rate)
     return Speech(survey([corpus], "en", None).corpus, LEARNER, augmenter, seed=7)[[(1, 3), (1, 0)]]
-
-
-def recipe(tmp_path, *overrides, epochs=1):
-    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
-    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
 
 
 @torch.no_grad()
@@ -155,16 +150,13 @@ def first_frames(model, corpus):
     return found
 
 
-def test_a_network_learns_to_answer_later(corpus, tmp_path, capsys):
+def test_a_network_learns_to_answer_later(corpus, reading, tmp_path, capsys):
     """Two frames, as it is told, having begun with weights that answer at once."""
-    train(recipe(tmp_path, epochs=30), [corpus], [corpus], tmp_path / "early")
-    early = tmp_path / "early/last.pt"
+    early = reading / "last.pt"
     teacher = [f"teacher.model={early}", "teacher.later_frames=2"]
     train(recipe(tmp_path, *teacher, epochs=20), [corpus], [corpus], tmp_path / "late", init_from=early)
     assert f"Teacher: {early}, with a share of 0.5 in the loss; answers come 2 frames after" in capsys.readouterr().err
-    one, other = (
-        first_frames(load_checkpoint(tmp_path / name / "last.pt").model(), corpus) for name in ("early", "late")
-    )
+    one, other = (first_frames(load_checkpoint(path).model(), corpus) for path in (early, tmp_path / "late/last.pt"))
     assert [label for label, _ in one] == [label for label, _ in other]
     lags = [late - early for (_, early), (_, late) in zip(one, other, strict=True)]
     assert sum(lag == 2 for lag in lags) > 0.7 * len(lags)

@@ -19,21 +19,11 @@ import training.trainer
 from ds2_deploy.errors import ConfigError, OutputError
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import load_checkpoint
-from tests.tones import RECIPE
-from training.recipe import load_recipe
+from tests.tones import losses, recipe
 from training.run_folder import read_log
 from training.sampler import BatchSampler
 from training.trainer import train
 from training.validation import Validation
-
-
-def recipe(tmp_path, *overrides, epochs=2):
-    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
-    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
-
-
-def losses(run):
-    return [(entry["loss"], entry["valid_loss"]) for entry in read_log(run)]
 
 
 def weights(path):
@@ -293,7 +283,7 @@ def test_norm_statistics_rest_from_a_share_of_the_epochs_on(corpus, tmp_path):
 
 def test_tensorboard_has_scalars_and_transcripts(corpus, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    train(recipe(tmp_path), [corpus], [corpus], tmp_path / "run", tensorboard=True)
+    train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", tensorboard=True)
     events = accumulator.EventAccumulator(str(tmp_path / "run/tensorboard"))
     events.Reload()
     logged = [event.value for event in events.Scalars("valid_loss")]

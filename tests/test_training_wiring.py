@@ -2,6 +2,7 @@
 
 import json
 import math
+from contextlib import contextmanager
 
 import msgspec
 import numpy as np
@@ -20,23 +21,18 @@ from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2, Encoder
 from tests.test_frontend import reference
 from tests.tiny import MODELS, tiny_metadata, tiny_model
-from tests.tones import RECIPE
+from tests.tones import recipe
 from training.augment import Augmenter
 from training.corpus import survey
 from training.data import Speech, valid_loader
 from training.distributed import Processes
-from training.recipe import AugmentConfig, Recipe, load_recipe
+from training.recipe import AugmentConfig, Recipe
 from training.statistics import feature_statistics
 from training.step import TrainingStep, ctc_losses, disagreement
 from training.trainer import train
 from training.validation import Validation, validate
 
 VARIED = ["augment.speeds=[0.8, 1.25]", "augment.time_masks=2", "augment.frequency_masks=1"]
-
-
-def recipe(tmp_path, *overrides, epochs=1):
-    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
-    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
 
 
 def speech(corpus, *, model="gru, two directions, 2d", feature=None, **augment):
@@ -129,6 +125,28 @@ def test_learning_runs_in_training_mode_in_every_epoch(corpus, tmp_path, monkeyp
     monkeypatch.setattr(TrainingStep, "forward", recorded)
     train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run")
     assert modes == [True] * 10
+
+
+def test_every_process_draws_its_own_dropout_in_every_step(corpus, tmp_path, monkeypatch):
+    """Or two would learn without the same units. Each is alone here, so that none waits for the other's gradients."""
+    seeds, original = [], TrainingStep.forward
+
+    def recorded(self, batch, windows):
+        seeds.append(torch.initial_seed())  # of what dropout draws from
+        return original(self, batch, windows)
+
+    monkeypatch.setattr(TrainingStep, "forward", recorded)
+    for rank in (0, 1, 0):
+
+        @contextmanager
+        def joined(device, rank=rank):
+            yield Processes(rank=rank)
+
+        monkeypatch.setattr(training.trainer, "joined_processes", joined)
+        run = tmp_path / str(len(seeds))
+        train(recipe(tmp_path, "model.dropout=0.3"), [corpus], [corpus], run)
+    assert len(set(seeds[:10])) == 10
+    assert seeds[10:] == seeds[:5]
 
 
 def test_validation_is_the_plain_model_in_evaluation_mode(corpus):
@@ -230,6 +248,26 @@ def test_the_step_hides_what_the_masks_say(corpus, normalization, hidden):
     assert abs(float(step(plain)) - expected) > 1e-2
 
 
+@torch.no_grad()
+def test_the_step_adds_the_noise_that_was_drawn_and_hides_behind_none(corpus):
+    """Gaussian noise of the utterance's own seed, by PyTorch's generator; what masks cover is the mean, without any."""
+    noise = {"feature_noise": "gaussian", "feature_noise_probability": 1.0, "feature_noise_deviation": 0.5}
+    model, dataset = speech(corpus, time_masks=1, time_mask_frames=30, time_mask_share=0.9, **noise)
+    batch = dataset[[(1, 3)]]
+    ((start, end),) = batch.time_masks[0].tolist()
+    assert end > start
+    features, frames = model.frontend(batch.audio, batch.lengths)
+    assert features.shape[2] == int(frames) > end - start
+    generator = torch.Generator().manual_seed(int(batch.noise_seeds))
+    features = features + 0.5 * torch.randn(features.shape[1:], generator=generator)
+    features[:, :, start:end] = 0.0
+    step = TrainingStep(model, "fp32", dataset.augmenters[1].config)
+    expected = float(negative_log_likelihood(model, batch, features))
+    assert float(step(batch)) == pytest.approx(expected, rel=1e-5)
+    silent = batch._replace(noise_seeds=torch.zeros_like(batch.noise_seeds))
+    assert abs(float(step(silent)) - expected) > 1e-2
+
+
 @pytest.mark.parametrize("drawn", [(1, 4), (4, 1), (0, 0)])
 @torch.no_grad()
 def test_a_step_hears_by_other_windows_as_a_network_that_has_them(corpus, drawn):
@@ -322,12 +360,14 @@ def test_views_without_masks_differ_by_dropout_alone(corpus):
     [
         FeatureConfig(spectrum="log_mel", mel_bands=20, fft_size=512, normalization="global"),
         FeatureConfig(center=True, normalization="global"),
+        FeatureConfig(spectrum="log_mel", mel_bands=20, fft_size=512, normalization="global", tail_ms=250.0),
     ],
-    ids=["log_mel", "log_power, centred"],
+    ids=["log_mel", "log_power, centred", "log_mel, tail"],
 )
 def test_statistics_are_those_of_all_frames_together(corpus, config):
-    utterances = read_manifest(corpus)[:7]
-    frames = np.concatenate([reference(load_audio(u.path, 16000), config) for u in utterances], axis=1)  # (F, T)
+    """But for those of a tail, which is no sound of the training set."""
+    utterances, heard = read_manifest(corpus)[:7], msgspec.structs.replace(config, tail_ms=0.0)
+    frames = np.concatenate([reference(load_audio(u.path, 16000), heard) for u in utterances], axis=1)  # (F, T)
     statistics = feature_statistics(utterances, config)
     assert np.abs(np.array(statistics.mean) - frames.mean(axis=1)).max() < 1e-3
     # the floor of the deviation is added: at most a hundredth

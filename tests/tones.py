@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from training.recipe import Recipe, load_recipe
+
 RECIPE = """
 batch_size = 4
 workers = 0
@@ -45,3 +47,16 @@ def write_corpus(root: Path) -> Path:
         lines.append(json.dumps({"audio_filepath": f"{i}.wav", "duration": len(samples) / 16000, "text": text}))
     (root / "m.jsonl").write_text("\n".join(lines))
     return root / "m.jsonl"
+
+
+def recipe(tmp_path: Path, *overrides: str, epochs: int = 1) -> Recipe:
+    """The recipe with what a test changes in it; it lies in `tmp_path`/tones.toml, too, without the changes."""
+    (tmp_path / "tones.toml").write_text(RECIPE.format(epochs=epochs))
+    return load_recipe(str(tmp_path / "tones.toml"), list(overrides))
+
+
+def losses(run: Path) -> list[tuple[float, float]]:
+    """Of every epoch that the folder's log has: in training and in validation."""
+    from training.run_folder import read_log  # torch is heavy, and conftest.py imports this file
+
+    return [(entry["loss"], entry["valid_loss"]) for entry in read_log(run)]
