@@ -28,7 +28,7 @@ class Processes:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes, without a gradient."""
+        """Sum over all processes, without a gradient; overwrites `values` with it."""
         if self.count > 1:
             dist.all_reduce(values)
         return values

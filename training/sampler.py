@@ -90,7 +90,8 @@ class BatchSampler:
         """Cut `order` where one utterance more would make a batch, padded to its longest, exceed the limits.
 
         A batch holds an utterance for each process in any case: the last takes what it lacks from the one before it,
-        and that one from its own. Where they are too few for so many batches, the first two, the shortest, become one.
+        and that one from its own. Where they are too few for so many batches, the first two, the shortest, become one,
+        maybe of more than `batch_size`: a process without an utterance would leave the others waiting for its gradient.
         """
         least, ends, end = self.processes.count, [], 0
         while end < len(order):
