@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from training.data import Batch, Speech, long_enough, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
 from training.learner import Learner
 from training.precision import allow_tf32
+from training.provenance import Heard
 from training.recipe import Recipe
 from training.report import Reporter
 from training.resume import check_beginning, check_same
@@ -210,9 +212,10 @@ class Training:
     def described(self, alphabet: Alphabet, manifests: list[Path], checkpoint: Checkpoint | None) -> ModelMetadata:
         """What the model will say about itself; it has learnt from what checkpoint and teacher learnt from, too."""
         recipe = self.recipe
-        earlier = [one.metadata.provenance.train for one in (checkpoint, self.teacher and self.teacher.model) if one]
-        heard = [name for names in earlier for name in names]
-        heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
+        earlier = [one.metadata.provenance for one in (checkpoint, self.teacher and self.teacher.model) if one]
+        heard = [Heard(dict.fromkeys(one.train), one.audio_hours) for one in earlier]
+        names = dict.fromkeys("/".join(manifest.absolute().parts[-2:]) for manifest in manifests)
+        learnt = reduce(Heard.plus, [*heard, Heard(names, self.train_set.distinct_hours)])
         return ModelMetadata(
             name=recipe.name,
             language=recipe.language,
@@ -223,9 +226,9 @@ class Training:
             provenance=Provenance(
                 ds2_version=ds2_deploy.__version__,
                 recipe=recipe.name,
-                train=tuple(dict.fromkeys(heard)),
+                train=tuple(learnt.manifests),
                 seed=recipe.seed,
-                audio_hours=round(self.train_set.distinct_hours, 3),
+                audio_hours=round(learnt.hours, 3),
             ),
         )
 
