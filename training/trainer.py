@@ -30,6 +30,7 @@ from training.augment import Augmenter
 from training.corpus import corpora
 from training.data import Batch, Speech, long_enough, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
+from training.draws import Draw, seed_of
 from training.learner import Learner
 from training.precision import allow_tf32
 from training.provenance import Heard
@@ -273,7 +274,7 @@ class Training:
         batches = self.reporter.batches(self.train_batches, epoch, recipe.epochs, position.batch, position.waited_s)
         while group := list(itertools.islice(batches, recipe.accumulate)):
             # Everything random in a step follows from (seed, epoch, batch, process): a resumed training repeats it.
-            torch.manual_seed(_seed(recipe.seed, epoch, position.batch, rank))
+            torch.manual_seed(seed_of(recipe.seed, epoch, position.batch, rank, of=Draw.STEP))
             end = position.batch + len(group)
             utterances = sum(sizes[position.batch : end])
             step_losses, taken = self.learner.learn(group, utterances, self.drawn_windows(epoch))
@@ -317,7 +318,8 @@ class Training:
     def drawn_windows(self, epoch: int) -> tuple[int, int] | None:
         """Those of the next step, the same on every process, which so take as long; None: the network's own."""
         windows = self.recipe.augment.windows
-        return windows[_seed(self.recipe.seed, epoch, self.position.batch) % len(windows)] if windows else None
+        drawn = seed_of(self.recipe.seed, epoch, self.position.batch, of=Draw.WINDOWS)
+        return windows[drawn % len(windows)] if windows else None
 
     def losses_so_far(self) -> Tensor:
         """Sum and number (2,) of the losses of this epoch, to which this process adds its own."""
@@ -471,8 +473,3 @@ class Training:
         )
         if self.processes.main:
             self.checkpoint(result.errors).without_training().save(self.folder.average)
-
-
-def _seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
