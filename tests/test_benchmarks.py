@@ -1,6 +1,8 @@
 """What the scripts of benchmarks/ share: parts of manifests, the folder of the corpora, what is missing."""
 
+import ast
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,3 +68,14 @@ def test_a_script_of_long_finds_what_it_shares_with_the_others() -> None:
     script = BENCHMARKS / "long" / "delay_wer.py"
     done = subprocess.run([sys.executable, str(script), "--help"], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_the_index_has_every_script_with_its_question_and_every_result() -> None:
+    index = (BENCHMARKS / "README.md").read_text()
+    for script in sorted([*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("long/*.py")]):
+        question = (ast.get_docstring(ast.parse(script.read_text())) or "").split("\n")[0]
+        assert f"]({script.relative_to(BENCHMARKS)}) | {question} |" in index, script
+    for link in re.findall(r"\]\(([^)#]+)", index):
+        assert (BENCHMARKS / link).exists(), link
+    for result in (BENCHMARKS / "results").iterdir():
+        assert result.stem in index, result
