@@ -7,15 +7,13 @@ and lies within its own recording and the silences beside it, to a tenth of a se
 is dropped; for several limits of the score. --save writes benchmarks/results/align.json.
 """
 
-import os
 import random
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import numpy as np
 import typer
-from machine import machine, save_result
+from machine import data, machine, save_result
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.manifest import read_manifest
@@ -46,7 +44,7 @@ def main(
     folder = open_model(model)
     rate = folder.metadata.feature.sample_rate
     draw, rng = random.Random(SEED), np.random.default_rng(SEED)
-    utterances = read_manifest(Path(os.environ["DS2_DATA"]) / "an4" / f"{split}.jsonl")
+    utterances = read_manifest(data() / "an4" / f"{split}.jsonl")
     draw.shuffle(utterances)
     pieces, places, now = [], [], 0.0
     for utterance in utterances:

@@ -7,14 +7,12 @@ has noise at -80 dB. Word errors of the bundled `default` against the longest pi
 (`--max-segment-seconds`). --save writes benchmarks/results/calls.json.
 """
 
-import os
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import msgspec
 import numpy as np
 import typer
-from machine import by_speaker, machine, save_result
+from machine import by_speaker, data, machine, save_result
 
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.manifest import Utterance, read_manifest
@@ -77,7 +75,7 @@ def row(channels: list[Spoken], longest_s: float) -> Row:
 def main(
     split: Annotated[str, typer.Option()] = "valid", save: Annotated[bool, typer.Option("--save")] = False
 ) -> None:
-    utterances = read_manifest(Path(os.environ["DS2_DATA"]) / "an4" / f"{split}.jsonl")
+    utterances = read_manifest(data() / "an4" / f"{split}.jsonl")
     channels = calls(utterances, np.random.default_rng(SEED))
     seconds = sum(len(spoken.samples) for spoken in channels) / RATE / len(channels)
     print(f"{len(channels)} channels of {seconds:.0f} s each\n\n| longest piece | words wrong | WER |\n|---|---|---|")

@@ -2,7 +2,8 @@
 
     python benchmarks/engine_matrix.py [--runtime auto|tensorrt|tensorrt-rtx] [--save]
 
-Networks are tiny, so the times say how long a build takes at least. --save writes results/engine_matrix.json and .md.
+Networks are tiny, so the times say how long a build takes at least. Where no TensorRT can build, one sentence
+says so and nothing is measured. --save writes results/engine_matrix.json and .md.
 """
 
 import statistics
@@ -69,7 +70,11 @@ def main(
     runtime: Annotated[str, typer.Option(metavar="auto|tensorrt|tensorrt-rtx")] = "auto",
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/engine_matrix.json and .md.")] = False,
 ) -> None:
-    title = choose(runtime).title  # type: ignore[arg-type]
+    try:
+        title = choose(runtime).title  # type: ignore[arg-type]
+    except DS2Error as error:
+        print(f"No engine is built: {error}", file=sys.stderr)
+        raise typer.Exit(int(runtime != "auto")) from error  # where none was named, none need be here
     rows = []
     for case in every_case():
         rows.append(built(case, runtime))  # type: ignore[arg-type]

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from machine import spread
 
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model_folder import METADATA_FILE, WEIGHTS_FILE
 from training.recipe import load_recipe
 
 PACKED = {"an4/test.jsonl": 130, "digits/test.jsonl": 100, "librispeech-mini/valid.jsonl": 40}
-"""Utterances taken from each manifest."""
+"""Utterances taken from each manifest, evenly spread."""
 LARGEST_PACK = 30 << 20
 
 
@@ -30,7 +31,7 @@ def pack(
             continue
         folder, lines = out / Path(name).parent, []
         folder.mkdir(parents=True, exist_ok=True)
-        for number, utterance in enumerate(read_manifest(data / name)[:count]):
+        for number, utterance in enumerate(spread(read_manifest(data / name), count)):
             file = folder / f"{number:04}.flac"
             soundfile.write(file, load_audio(utterance.path, 16_000), 16_000)
             size += file.stat().st_size

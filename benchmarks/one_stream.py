@@ -7,14 +7,12 @@ noise as loud as the quietest of the recording before. Word errors of all that t
 endpoints. --save writes benchmarks/results/one_stream.json.
 """
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated
 
 import msgspec
 import typer
-from machine import by_speaker, machine, save_result
+from machine import by_speaker, data, machine, save_result
 
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.manifest import Utterance, read_manifest
@@ -73,7 +71,7 @@ def main(
     split: Annotated[str, typer.Option()] = "test",
     save: Annotated[bool, typer.Option("--save")] = False,
 ) -> None:
-    utterances = read_manifest(Path(os.environ["DS2_DATA"]) / "an4" / f"{split}.jsonl")
+    utterances = read_manifest(data() / "an4" / f"{split}.jsonl")
     recognizer = Recognizer.open(model)
     print("| recordings in a stream | pause | longest stream | words wrong | WER |\n|---|---|---|---|---|")
     rows = []

@@ -7,7 +7,6 @@ printed. A training that is finished is not repeated. --save writes benchmarks/r
 """
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from typing import Annotated, Any
 
 import msgspec
 import typer
-from machine import RESULTS, machine, save_result
+from machine import RESULTS, data, machine, save_result
 
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import load_checkpoint
@@ -73,16 +72,16 @@ class Shell:
         return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def tried(name: str, trial: Trial, data: Path, work: Path) -> Outcome:
+def tried(name: str, trial: Trial, corpora: Path, work: Path) -> Outcome:
     """Train, export, transcribe the middle one of the validation utterances."""
     shell, run, model = Shell(), work / name / "run", work / name / "model"
     changes = [part for change in trial.set for part in ("--set", change)]
     recipe = load_recipe(name, list(trial.set))
     resume = ["--resume"] if (run / LAST).exists() else []
-    manifests = ["--train", data / trial.train, "--valid", data / trial.valid]
+    manifests = ["--train", corpora / trial.train, "--valid", corpora / trial.valid]
     shell.ds2("train", name, *manifests, "--out", run, *changes, *resume)
     shell.ds2("export", run / BEST, "--out", model, "--precision", "both", "--overwrite")
-    utterances = read_manifest(data / trial.valid)
+    utterances = read_manifest(corpora / trial.valid)
     utterance = utterances[len(utterances) // 2]
     heard = shell.ds2("transcribe", utterance.path, "--model", model).strip()
     log, parity = read_log(run), json.loads((model / "parity.json").read_text())
@@ -101,7 +100,7 @@ def tried(name: str, trial: Trial, data: Path, work: Path) -> Outcome:
         parity_fp16=_largest(parity, "fp16"),
         said=normalize(utterance.text, recipe.language),
         heard=heard,
-        commands=[command.replace(str(work), "WORK").replace(str(data), "$DS2_DATA") for command in shell.commands],
+        commands=[command.replace(str(work), "WORK").replace(str(corpora), "$DS2_DATA") for command in shell.commands],
     )
 
 
@@ -131,11 +130,11 @@ def main(
 ) -> None:
     """Try recipes one after the other."""
     trials = msgspec.convert(tomllib.loads(TRIALS.read_text(encoding="utf-8")), dict[str, Trial])
-    data = Path(os.environ["DS2_DATA"]).absolute()
+    corpora = data()
     outcomes = []
     for name in names or trials:
         started = time.perf_counter()
-        outcomes.append(tried(name, trials[name], data, work.absolute()))
+        outcomes.append(tried(name, trials[name], corpora, work.absolute()))
         print(f"{name}: {time.perf_counter() - started:.0f} s in all", file=sys.stderr, flush=True)
     print(table(outcomes))
     if save:

@@ -8,14 +8,13 @@ hears the whole recording either way: it is the normalisation alone that knows n
 benchmarks/results/running_norm.json.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
-from machine import machine, save_result
+from machine import data, machine, save_result
 from model_report import measured, recognizer_of, spoken
 
 from ds2_deploy.manifest import read_manifest
@@ -35,9 +34,9 @@ def main(
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/running_norm.json.")] = False,
 ) -> None:
     """Count wrong words under each normalisation."""
-    data, rows = Path(os.environ["DS2_DATA"]) / "an4", []
-    recognizers = list(under_each(model, data / "train.jsonl"))
-    texts, recordings = spoken(manifest or data / "test.jsonl", recognizers[0][1].metadata)
+    an4, rows = data() / "an4", []
+    recognizers = list(under_each(model, an4 / "train.jsonl"))
+    texts, recordings = spoken(manifest or an4 / "test.jsonl", recognizers[0][1].metadata)
     for level in LEVELS_DB:
         audio = [change_level(samples, level) for samples in recordings]
         for feature, recognizer in recognizers:

@@ -22,15 +22,14 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 import typer
+from machine import RESULTS, part_of
 from study_report import DONE, plot, results, table
 
 from ds2_deploy.errors import ConfigError, DS2Error, TrainingError
-from ds2_deploy.files import atomic_path
 from training.recipe import Recipe, load_recipe
 from training.run_folder import LAST
 from training.trainer import DIVERGED
 
-RESULTS = Path(__file__).parent / "results"
 CPU = "cpu.json"
 """In a training's folder: processor seconds of each try."""
 
@@ -158,13 +157,8 @@ class Runner:
         path = Path(os.environ.get("DS2_DATA", "."), name).absolute()
         if utterances is None:
             return path
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        kept = [json.loads(lines[i * len(lines) // utterances]) for i in range(min(utterances, len(lines)))]
-        part = self.work / f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}-{utterances}.jsonl"
-        entries = [json.dumps(e | {"audio_filepath": str(path.parent / e["audio_filepath"])}) + "\n" for e in kept]
-        with atomic_path(part) as temporary:  # others may be reading it
-            temporary.write_text("".join(entries), encoding="utf-8")
-        return part
+        name = f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:8]}-{utterances}.jsonl"
+        return part_of(path, utterances, self.work / name)
 
 
 def cpu_spent(folder: Path) -> list[float | None]:

@@ -13,15 +13,13 @@ from machine import machine
 from ds2_deploy.extras import require
 from ds2_deploy.model.checkpoint import load_checkpoint
 from training.run_folder import LAST, read_log
+from training.trainer import COLLAPSED, SPOKEN
 
 if TYPE_CHECKING:
     from study import Run, Study
 
 DONE = "study.json"
 """Beside each training that is finished, or diverged."""
-COLLAPSED = 0.999
-SPOKEN = 0.9
-"""A character error rate below it ends the blank beginning of a training."""
 
 
 class Spread(msgspec.Struct, frozen=True):

@@ -12,13 +12,12 @@ import os
 import re
 import statistics
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import torch
 import typer
-from machine import interleaved, machine, save_result
+from machine import data, interleaved, machine, save_result
 
 from ds2_deploy.audio.features import FeatureStatistics
 from ds2_deploy.metadata import ModelMetadata
@@ -42,7 +41,7 @@ def main(
 ) -> None:
     """Time a step of each network."""
     torch.set_num_threads(1)
-    corpus = survey([Path(os.environ["DS2_DATA"]) / "an4" / "train.jsonl"], "en", ENGLISH).corpus
+    corpus = survey([data() / "an4" / "train.jsonl"], "en", ENGLISH).corpus
     rows = []
     for name in recipes or ["default", "streaming"]:
         rows.append({"recipe": name, **timed(load_recipe(name, []), corpus, rounds)})

@@ -7,8 +7,6 @@ times; medians. Ours varies the audio as its recipe says and buckets by length; 
 does neither. OMP_NUM_THREADS limits both. --save writes benchmarks/results/train_throughput.json.
 """
 
-import json
-import os
 import statistics
 import tempfile
 import tomllib
@@ -18,11 +16,10 @@ from typing import Annotated
 import msgspec
 import torch
 import typer
-from machine import machine, save_result
+from machine import data, machine, part_of, save_result
 from plain_loop import plain_epoch
 from recipes import TRIALS, Trial
 
-from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import load_checkpoint
 from training.corpus import survey
 from training.recipe import load_recipe
@@ -42,13 +39,13 @@ class Throughput(msgspec.Struct, frozen=True, kw_only=True):
     """Share of our epochs spent waiting for a batch."""
 
 
-def measured(name: str, trial: Trial, data: Path, utterances: int, rounds: int) -> Throughput:
+def measured(name: str, trial: Trial, train_manifest: Path, utterances: int, rounds: int) -> Throughput:
     """`rounds` of two epochs of ours, of which the second counts, and one of the plain loop's."""
     recipe = load_recipe(name, [*trial.set, "epochs=2", "schedule.name=constant"])
     ours, plain, waits = [], [], []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            manifest = part(data / trial.train, utterances, Path(folder))
+            manifest = part_of(train_manifest, utterances, Path(folder) / "train.jsonl")
             train(recipe, [manifest], [one_of(manifest)], Path(folder) / "run", device="cpu")
             entry = read_log(Path(folder) / "run")[-1]
             metadata = load_checkpoint(Path(folder) / "run" / LAST).metadata
@@ -66,16 +63,6 @@ def measured(name: str, trial: Trial, data: Path, utterances: int, rounds: int) 
     )
 
 
-def part(manifest: Path, utterances: int, folder: Path) -> Path:
-    """A manifest of some utterances, evenly spread over the given one's."""
-    chosen = read_manifest(manifest)
-    chosen = [chosen[i * len(chosen) // utterances] for i in range(min(utterances, len(chosen)))]
-    path = folder / "train.jsonl"
-    lines = [json.dumps({"audio_filepath": str(u.path), "duration": u.duration_s, "text": u.text}) for u in chosen]
-    path.write_text("\n".join(lines), encoding="utf-8")
-    return path
-
-
 def one_of(manifest: Path) -> Path:
     """The first line of `manifest`, to validate on: validation is not measured."""
     path = manifest.with_name("valid.jsonl")
@@ -91,11 +78,11 @@ def main(
 ) -> None:
     """Measure, print a row per recipe."""
     trials = msgspec.convert(tomllib.loads(TRIALS.read_text(encoding="utf-8")), dict[str, Trial])
-    data = Path(os.environ["DS2_DATA"]).absolute()
+    corpora = data()
     print("| recipe | ours, h/h | plain loop, h/h | ratio | waiting for data |\n|---|---:|---:|---:|---:|")
     rows = []
     for name in names or trials:
-        row = measured(name, trials[name], data, utterances, rounds)
+        row = measured(name, trials[name], corpora / trials[name].train, utterances, rounds)
         rows.append(row)
         print(
             f"| `{name}` | {row.ours:.0f} | {row.plain:.0f} | {row.ratio:.2f} | {row.data_wait:.1%} |",

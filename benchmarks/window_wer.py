@@ -9,13 +9,12 @@ take more or fewer backward steps a frame. One whose normalisation needs the who
 that all of it could stream. --save writes benchmarks/results/window_wer.json and draws the curves, window_wer.svg.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
-from machine import RESULTS, machine, save_result
+from machine import RESULTS, data, machine, save_result
 from model_report import measured, recognizer_of, spoken
 from running_norm import with_running
 
@@ -32,13 +31,13 @@ def main(
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/window_wer.json and .svg.")] = False,
 ) -> None:
     """Count wrong words at each delay."""
-    data = Path(os.environ["DS2_DATA"]) / "an4"
+    an4 = data() / "an4"
     rows = []
     for model in models or ["streaming", "default"]:
         checkpoint = open_checkpoint(model)
         if checkpoint.metadata.feature.normalization.startswith("utterance"):
-            checkpoint = with_running(checkpoint, data / "train.jsonl")
-        for row in at_each_delay(checkpoint, manifest or data / "test.jsonl"):
+            checkpoint = with_running(checkpoint, an4 / "train.jsonl")
+        for row in at_each_delay(checkpoint, manifest or an4 / "test.jsonl"):
             rows.append({"model": model, **row})
             print(msgspec.json.encode(rows[-1]).decode(), flush=True)
     if save:

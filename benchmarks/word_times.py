@@ -8,7 +8,6 @@ Confidences: of the words of DS2_DATA/an4/valid.jsonl, how often a right one is 
 the ROC curve: 0.5 is chance), and how sure right and wrong ones are. --save writes benchmarks/results/word_times.json.
 """
 
-import os
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Annotated
 import msgspec
 import numpy as np
 import typer
-from machine import by_speaker, machine, save_result
+from machine import by_speaker, data, machine, save_result
 
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.decoding.search import BeamConfig
@@ -74,9 +73,9 @@ def sequences(utterances: Sequence[Utterance], rate: int) -> list[tuple[Samples,
     return made
 
 
-def times(recognizer: Recognizer, name: str, data: Path) -> Times:
+def times(recognizer: Recognizer, name: str, corpora: Path) -> Times:
     rate = recognizer.metadata.feature.sample_rate
-    made = sequences(read_manifest(data / "digits" / "test.jsonl"), rate)
+    made = sequences(read_manifest(corpora / "digits" / "test.jsonl"), rate)
     begins: list[float] = []
     ends: list[float] = []
     for result, (_, words) in zip(recognizer.transcribe([samples for samples, _ in made]), made, strict=True):
@@ -99,8 +98,8 @@ def times(recognizer: Recognizer, name: str, data: Path) -> Times:
     )
 
 
-def confidences(recognizer: Recognizer, name: str, data: Path) -> Confidences:
-    utterances = read_manifest(data / "an4" / "valid.jsonl")
+def confidences(recognizer: Recognizer, name: str, corpora: Path) -> Confidences:
+    utterances = read_manifest(corpora / "an4" / "valid.jsonl")
     right: list[float] = []
     wrong: list[float] = []
     for result, utterance in zip(recognizer.transcribe([u.path for u in utterances]), utterances, strict=True):
@@ -125,16 +124,14 @@ def main(
     save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/word_times.json.")] = False,
 ) -> None:
     """Measure word times and confidences."""
-    data = Path(os.environ.get("DS2_DATA") or "")
-    if not (data / "digits").is_dir():
-        raise typer.BadParameter("DS2_DATA must name the folder of the corpora.")
+    corpora = data()
     rows: list[Times | Confidences] = []
     for model in models or ["default", "streaming"]:
         for decoder in ("greedy", BeamConfig()):
             recognizer = Recognizer.open(model, decoder=decoder)
             name = f"{model}, {'greedy' if decoder == 'greedy' else 'beam'}"
             for measure in (times, confidences):
-                rows.append(measure(recognizer, name, data))
+                rows.append(measure(recognizer, name, corpora))
                 print(msgspec.json.encode(rows[-1]).decode(), flush=True)
     if save:
         save_result("word_times", {"machine": machine(), "rows": rows})

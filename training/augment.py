@@ -17,6 +17,7 @@ from ds2_deploy.audio.find import recording_files
 from ds2_deploy.audio.load import UNKNOWN_FRAMES, Channel, Samples, load_audio
 from ds2_deploy.errors import AudioError, ConfigError
 from ds2_deploy.manifest import read_manifest
+from training.draws import Draw, UtteranceKey, generator, uniform_rows
 from training.recipe import AugmentConfig
 
 SOUND_M_S = 343.0
@@ -53,10 +54,10 @@ class Augmenter:
         measured = config.reverb_probability and config.reverb != "simulated"
         self.rooms = audio_of(config.reverb, "augment.reverb") if measured else ()
 
-    def vary(self, audio: Samples, key: tuple[int, int, int], bins: int, frames_of: Callable[[int], int]) -> Varied:
+    def vary(self, audio: Samples, key: UtteranceKey, bins: int, frames_of: Callable[[int], int]) -> Varied:
         """`audio` (S,) as (seed, epoch, utterance) `key` wants it; `frames_of` counts the feature frames of samples."""
-        config, rng = self.config, np.random.default_rng(key)
-        other = np.random.default_rng((*key, 1))  # its own draws: a recipe without them stays as it was
+        config, rng = self.config, generator(*key, of=Draw.SPEED)
+        other = generator(*key, of=Draw.SOUND)  # its own draws: a recipe without them stays as it was
         audio = change_speed(audio, float(rng.choice(config.speeds)))
         audio = in_silence(audio, silence_s(config, key), self.rate, other)
         frames = frames_of(len(audio))
@@ -127,15 +128,23 @@ def by_telephone(audio: Samples, rate: int) -> Samples:
     return result
 
 
-def silence_s(config: AugmentConfig, key: tuple[int, int, int]) -> tuple[float, float]:
-    """Seconds of silence before and after the utterance of this (seed, epoch, utterance) `key`."""
+def silences_s(config: AugmentConfig, key: UtteranceKey, count: int) -> npt.NDArray[np.float64]:
+    """(count, 2) seconds of silence before and after the utterance of `key` and those after it."""
     if not config.silence_probability:
-        return 0.0, 0.0
-    rng = np.random.default_rng((*key, 2))  # its own draws: who makes batches wants these alone
-    if rng.uniform() >= config.silence_probability:
-        return 0.0, 0.0
-    before, after = rng.uniform(*config.silence_s, 2)
+        return np.zeros((count, 2))
+    drawn = uniform_rows(key, Draw.SILENCE, count, 3)
+    return np.where(drawn[:, :1] < config.silence_probability, between(config.silence_s, drawn[:, 1:]), 0.0)
+
+
+def silence_s(config: AugmentConfig, key: UtteranceKey) -> tuple[float, float]:
+    """Seconds of silence before and after one utterance."""
+    before, after = silences_s(config, key, 1)[0].tolist()
     return before, after
+
+
+def between(ends: tuple[float, float], drawn: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Numbers in [0, 1), spread over the range between two `ends`."""
+    return ends[0] + (ends[1] - ends[0]) * drawn
 
 
 class Followers(NamedTuple):
@@ -147,29 +156,36 @@ class Followers(NamedTuple):
     """Before each of them."""
 
 
-ALONE = Followers((), ())
-
-
-def followers(config: AugmentConfig, key: tuple[int, int, int], utterances: int) -> Followers:
-    """What this (seed, epoch, utterance) `key` wants after it, out of so many utterances."""
+def many_followers(
+    config: AugmentConfig, key: UtteranceKey, count: int, utterances: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """(count, joined) which of so many utterances come after the one of `key` and those after it, -1 for none; and the
+    pauses in seconds before each."""
     if not config.joined_probability:
-        return ALONE
-    rng = np.random.default_rng((*key, 3))  # its own draws: who makes batches wants these alone
-    if rng.uniform() >= config.joined_probability:
-        return ALONE
-    count = int(rng.integers(1, config.joined + 1))
-    indices = rng.integers(utterances, size=count)
-    return Followers(tuple(indices.tolist()), tuple(rng.uniform(*config.pause_s, count).tolist()))
+        return np.full((count, 0), -1), np.zeros((count, 0))
+    most = config.joined
+    drawn = uniform_rows(key, Draw.FOLLOWERS, count, 2 + 2 * most)
+    number = np.where(drawn[:, 0] < config.joined_probability, 1 + (most * drawn[:, 1]).astype(np.int64), 0)
+    there = np.arange(most) < number[:, None]
+    indices = (utterances * drawn[:, 2 : 2 + most]).astype(np.int64)
+    return np.where(there, indices, -1), np.where(there, between(config.pause_s, drawn[:, 2 + most :]), 0.0)
+
+
+def followers(config: AugmentConfig, key: UtteranceKey, utterances: int) -> Followers:
+    """What one utterance wants after it."""
+    indices, pauses_s = many_followers(config, key, 1, utterances)
+    there = indices >= 0
+    return Followers(tuple(indices[there].tolist()), tuple(pauses_s[there].tolist()))
 
 
 def one_after_the_other(
-    recordings: Sequence[Samples], pauses_s: Sequence[float], rate: int, key: tuple[int, int, int]
+    recordings: Sequence[Samples], pauses_s: Sequence[float], rate: int, key: UtteranceKey
 ) -> Samples:
     """Recordings (S,) in one, with a pause before each but the first: noise as loud as the quietest of the one before
     it, drawn for (seed, epoch, utterance) `key`."""
     if len(recordings) == 1:
         return recordings[0]
-    parts, rng = [recordings[0]], np.random.default_rng((*key, 4))
+    parts, rng = [recordings[0]], generator(*key, of=Draw.PAUSES)
     for before, seconds, recording in zip(recordings, pauses_s, recordings[1:], strict=False):
         level = math.sqrt(quietest(before, rate))
         parts += [(level * rng.standard_normal(int(seconds * rate))).astype(np.float32), recording]

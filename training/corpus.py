@@ -222,13 +222,15 @@ def check_labels(found: Survey, alphabet: Alphabet) -> None:
 
 
 def ctc_fits(feature: FeatureConfig, model: ModelConfig) -> Fits:
-    """Whether CTC can align labels: with a frame for each and one more between equal neighbours."""
+    """Whether CTC can align the labels of a recording."""
 
     def fits(duration_s: float, labels: Sequence[str]) -> bool:
         frames = model.output_frames(feature.frames(round(duration_s * feature.sample_rate)))
-        if frames >= max(2 * len(labels), 1):  # whatever the labels are
-            return True
-        needed = len(labels) + sum(a == b for a, b in itertools.pairwise(labels))
-        return frames >= max(needed, 1)
+        return frames >= max(2 * len(labels), 1) or frames >= ctc_frames(labels)  # the first whatever the labels are
 
     return fits
+
+
+def ctc_frames(labels: Sequence[object]) -> int:
+    """The fewest output frames with which CTC can align `labels`: one for each, and one between equal neighbours."""
+    return max(len(labels) + sum(a == b for a, b in itertools.pairwise(labels)), 1)

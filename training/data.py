@@ -15,7 +15,7 @@ from ds2_deploy.manifest import Utterance
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.runtime.protocol import pad_batch
 from training.augment import Augmenter, followers, one_after_the_other
-from training.corpus import Corpus
+from training.corpus import Corpus, ctc_frames
 from training.distributed import Processes
 from training.recipe import AugmentConfig, Recipe
 from training.sampler import BatchSampler, Key
@@ -97,6 +97,13 @@ class Speech(Dataset["Batch | DS2Error"]):
         """What is said in utterances that follow one another; in some nothing is."""
         alphabet = self.metadata.alphabet
         return (alphabet.word_end + alphabet.separator).join(said.text for said in utterances if said.text)
+
+
+def long_enough(batch: Batch, metadata: ModelMetadata) -> Tensor:
+    """(B,) whether each utterance, as it was varied, has the output frames that CTC needs for its text."""
+    frames = [metadata.model.output_frames(metadata.feature.frames(samples)) for samples in batch.lengths.tolist()]
+    targets = torch.split(batch.targets, batch.target_lengths.tolist())
+    return torch.tensor([n >= ctc_frames(target.tolist()) for n, target in zip(frames, targets, strict=True)])
 
 
 def checked(batches: Iterable[Batch | DS2Error]) -> Iterator[Batch]:

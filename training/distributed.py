@@ -10,8 +10,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ds2_deploy.errors import ConfigError
+from ds2_deploy.errors import ConfigError, TrainingError
 from ds2_deploy.runtime.torch_backend import choose_device
+
+ENDED = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "got 0 bytes", "ncclRemoteError")
+"""What Gloo, the store of torchrun and NCCL say, among other things, where another process has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +31,7 @@ class Processes:
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over all processes, without a gradient."""
+        """Sum over all processes, without a gradient; overwrites `values` with it."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
@@ -49,7 +52,10 @@ class Processes:
 
 @contextmanager
 def joined_processes(device: str) -> Iterator[Processes]:
-    """Join the group that torchrun made, or be alone; `device` is auto, cpu or cuda:N."""
+    """Join the group that torchrun made, or be alone; `device` is auto, cpu or cuda:N.
+
+    TrainingError where another process of the group ends: this one can do nothing without it.
+    """
     count = int(os.environ.get("WORLD_SIZE", 1))
     if count > 1 and device.startswith("cuda"):
         raise ConfigError(f"--device {device} would put {count} processes on one GPU: leave it out under torchrun.")
@@ -65,5 +71,9 @@ def joined_processes(device: str) -> Iterator[Processes]:
     try:
         yield Processes(rank=dist.get_rank(), count=dist.get_world_size(), device=chosen)
         dist.barrier()  # none leaves while another still talks to it
+    except RuntimeError as error:
+        if not any(words in str(error) for words in ENDED):
+            raise
+        raise TrainingError("Another process of this training has ended; its own line says why.") from error
     finally:
         dist.destroy_process_group()

@@ -1,10 +1,10 @@
 """The weights of a language model: alpha, beta and beam width with the fewest errors on a validation manifest.
 
 The network hears each recording once. Optuna's sampler (Watanabe 2023, "Tree-structured Parzen estimator") proposes
-weights, as many at a time as there are processes, each of which decodes everything with one proposal. A few hundred
-recordings tell neighbours apart by a word or by none, so the choice is the one whose neighbourhood is best: the middle
-of a flat place, not its edge. Of the beams that make as few errors as the one that was searched with, the narrowest is
-taken.
+weights, ASKED at a time, each of which one process decodes everything with: the same ones on any number of cores. A
+few hundred recordings tell neighbours apart by a word or by none, so the choice is the one whose neighbourhood is best:
+the middle of a flat place, not its edge. Of the beams that make as few errors as the one that was searched with, the
+narrowest is taken.
 """
 
 import signal
@@ -39,6 +39,8 @@ ALPHAS, BETAS = (0.0, 3.0), (-2.0, 4.0)
 WIDTHS = (4, 8, 16, 32, 64, 128)
 SEARCH_WIDTH = 64
 SEED = 2026
+ASKED = 8
+"""Proposals made before the result of any of them is known, whatever the cores: else these would choose the weights."""
 NEIGHBOURHOOD = 0.1
 """Share of the trials, the nearest ones and itself, by whose mean a choice is judged."""
 CHARACTERS_WEIGH = 0.01
@@ -138,7 +140,7 @@ def tune(
     tried: list[Trial] = []
     with ProcessPoolExecutor(workers, get_context("spawn"), _Worker.begin, (heard, lm)) as pool:
         while len(tried) < trials:
-            asked = [study.ask() for _ in range(min(workers, trials - len(tried)))]
+            asked = [study.ask() for _ in range(min(ASKED, trials - len(tried)))]
             choices = [(t.suggest_float("alpha", *ALPHAS), t.suggest_float("beta", *BETAS)) for t in asked]
             for trial, found in zip(asked, pool.map(_Worker.tried, choices), strict=True):
                 study.tell(trial, found.cost)

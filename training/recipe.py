@@ -175,8 +175,8 @@ class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     power: float = 1.0
     """Of `polynomial`: 1 is a straight line to zero."""
     patience: int = 2
-    """Of `plateau`: epochs in a row without a better validation result that are let pass; the next one lowers the
-    rate. `selection.patience` must be at least two above it, or the training ends before."""
+    """Of `plateau`: epochs in a row without a better validation result, or a lower validation loss, that are let pass;
+    the next one lowers the rate. `selection.patience` must be at least two above it, or the training ends before."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "schedule.", warmup=SHARE, decay=POSITIVE_SHARE, power=POSITIVE, patience=at_least(0))
@@ -190,7 +190,8 @@ class SelectionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     keep: int = 1
     """Checkpoints of the best epochs; with more than one, average.pt holds the mean of their weights."""
     patience: int | None = None
-    """Stop after this many epochs without a better one; None: never."""
+    """Stop after this many epochs in a row without a better validation result, or a lower validation loss: error rates
+    stand still while CTC says blanks. None: never."""
 
     def __post_init__(self) -> None:
         check_ranges(self, "selection.", keep=between(1, 100), patience=at_least(1))
@@ -207,7 +208,8 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     or, where the language has labels of its own (phonemes), those."""
     epochs: int = 75
     batch_size: int = 16
-    """Most utterances in a batch, over all processes together."""
+    """Most utterances in a batch, over all processes together. With `batch_seconds` the shortest ones' may hold more,
+    though fewer than two for each process, where what is over is too little to give each process one."""
     batch_seconds: float | None = None
     """Most seconds of a batch, padding included and before `augment.speeds` change them; None: no limit but
     `batch_size`. An utterance for each process is in a batch in any case."""

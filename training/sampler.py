@@ -7,13 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ds2_deploy.errors import ConfigError
-from training.augment import followers, silence_s
+from training.augment import many_followers, silences_s
 from training.distributed import Processes
+from training.draws import Draw, generator
 from training.recipe import Recipe
 
 Key = tuple[int, int]
 """(epoch, index of the utterance): all that an example depends on; epoch 0 is never augmented."""
 Indices = npt.NDArray[np.int64]
+AT_ONCE = 1 << 16
+"""Utterances whose silence and followers are drawn together: a million with a hundred each would be gigabytes."""
 
 
 class BatchSampler:
@@ -60,7 +63,7 @@ class BatchSampler:
         return hashlib.sha256(np.concatenate([*batches, [len(batch) for batch in batches]]).tobytes()).hexdigest()
 
     def _drawn(self, epoch: int) -> list[Indices]:
-        rng = np.random.default_rng((self.recipe.seed, epoch))
+        rng = generator(self.recipe.seed, epoch, of=Draw.ORDER)
         sorted_epoch = self.recipe.sorta_grad and epoch == 1
         jitter = 1.0 if sorted_epoch else rng.uniform(0.9, 1.1, len(self.durations))
         lengths = self.durations + self._added_s(epoch)
@@ -79,18 +82,19 @@ class BatchSampler:
         if not augment.silence_probability and not augment.joined_probability:
             return 0.0
         added = np.zeros(count)
-        for index in range(count):
-            key = (self.recipe.seed, epoch, index)
-            after = followers(augment, key, count)
-            added[index] = sum(silence_s(augment, key)) + sum(after.pauses_s)
-            added[index] += self.durations[list(after.indices)].sum()
+        for first in range(0, count, AT_ONCE):
+            key, some = (self.recipe.seed, epoch, first), added[first : first + AT_ONCE]
+            indices, pauses_s = many_followers(augment, key, len(some), count)
+            following_s = np.where(indices >= 0, self.durations[indices], 0.0)
+            some += silences_s(augment, key, len(some)).sum(1) + pauses_s.sum(1) + following_s.sum(1)
         return added
 
     def _packed(self, lengths: npt.NDArray[np.float64], order: Indices, seconds: float) -> list[Indices]:
         """Cut `order` where one utterance more would make a batch, padded to its longest, exceed the limits.
 
         A batch holds an utterance for each process in any case: the last takes what it lacks from the one before it,
-        and that one from its own. Where they are too few for so many batches, the first two, the shortest, become one.
+        and that one from its own. Where they are too few for so many batches, the first two, the shortest, become one,
+        maybe of more than `batch_size`: a process without an utterance would leave the others waiting for its gradient.
         """
         least, ends, end = self.processes.count, [], 0
         while end < len(order):

@@ -58,7 +58,7 @@ class Schedule:
         self._apply()
 
     def epoch_done(self, better: bool) -> None:
-        """Whether an epoch was better than those before it: a plateau of them lowers the rate."""
+        """Whether an epoch was better than those before it, or had a lower loss: a row of others lowers the rate."""
         self.stale = 0 if better else self.stale + 1
         if self.config.name == "plateau" and self.stale > self.config.patience:
             self.reduction, self.stale = self.reduction * self.config.decay, 0

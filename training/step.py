@@ -51,7 +51,7 @@ class TrainingStep(nn.Module):
 def ctc_losses(log_probs: Tensor, lengths: Tensor, batch: Batch, blank: int, zero_infinity: bool = True) -> Tensor:
     """(B,) -ln P(text | audio) of each utterance (Graves et al. 2006); `log_probs` (B, T, V) float32.
 
-    An utterance that speed perturbation made too short for its text counts zero, with `zero_infinity`.
+    An utterance that speed perturbation made too short for its text has zero, with `zero_infinity`, and no gradient.
     """
     return nn.functional.ctc_loss(
         log_probs.transpose(0, 1),

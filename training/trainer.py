@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,12 @@ from ds2_deploy.model.norm import freeze_norm
 from ds2_deploy.text.alphabet import Alphabet
 from training.augment import Augmenter
 from training.corpus import corpora
-from training.data import Batch, Speech, train_loader, valid_loader
+from training.data import Batch, Speech, long_enough, train_loader, valid_loader
 from training.distributed import Processes, joined_processes
+from training.draws import Draw, seed_of
 from training.learner import Learner
 from training.precision import allow_tf32
+from training.provenance import Heard
 from training.recipe import Recipe
 from training.report import Reporter
 from training.resume import check_beginning, check_same
@@ -61,7 +64,7 @@ class Position:
     batch: int = 0
     """Batches learnt of the epoch after those."""
     loss_sum: float = 0.0
-    """Of those batches' utterances, over all processes."""
+    """Of those batches' utterances that are long enough for their text, over all processes."""
     loss_count: int = 0
     seconds: float = 0.0
     """Spent on those batches."""
@@ -70,7 +73,8 @@ class Position:
     taken_steps: int = 0
     """Of this epoch, those whose gradient was finite."""
     skipped_steps: int = 0
-    """Steps left out because a gradient was not finite; where losses are scaled the first few, which find the scale."""
+    """Since the training began: steps left out because a gradient was not finite; where losses are scaled the first
+    few, which find the scale."""
     best: list[tuple[float, int]] = field(default_factory=list)
     """Validation result and number of the best epochs, the best first; of equal ones the latest."""
     lowest_loss: float = math.inf
@@ -83,7 +87,7 @@ class Position:
     @property
     def loss(self) -> float:
         """Mean of those utterances so far."""
-        return self.loss_sum / max(self.loss_count, 1)
+        return self.loss_sum / self.loss_count if self.loss_count else math.inf
 
 
 def train(
@@ -151,6 +155,8 @@ class Training:
         self.position = Position()
         self.lying: list[int] = []
         """Utterances of the first epoch that are not as long as their manifest says."""
+        self.short = 0
+        """Utterances of the first epoch, of this process, that were too short for their text."""
 
         # --- what to learn from ---------------------------------------------------------------------------------
         self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter.say)
@@ -207,9 +213,10 @@ class Training:
     def described(self, alphabet: Alphabet, manifests: list[Path], checkpoint: Checkpoint | None) -> ModelMetadata:
         """What the model will say about itself; it has learnt from what checkpoint and teacher learnt from, too."""
         recipe = self.recipe
-        earlier = [one.metadata.provenance.train for one in (checkpoint, self.teacher and self.teacher.model) if one]
-        heard = [name for names in earlier for name in names]
-        heard += ["/".join(manifest.absolute().parts[-2:]) for manifest in manifests]
+        earlier = [one.metadata.provenance for one in (checkpoint, self.teacher and self.teacher.model) if one]
+        heard = [Heard(dict.fromkeys(one.train), one.audio_hours) for one in earlier]
+        names = dict.fromkeys("/".join(manifest.absolute().parts[-2:]) for manifest in manifests)
+        learnt = reduce(Heard.plus, [*heard, Heard(names, self.train_set.distinct_hours)])
         return ModelMetadata(
             name=recipe.name,
             language=recipe.language,
@@ -220,9 +227,9 @@ class Training:
             provenance=Provenance(
                 ds2_version=ds2_deploy.__version__,
                 recipe=recipe.name,
-                train=tuple(dict.fromkeys(heard)),
+                train=tuple(learnt.manifests),
                 seed=recipe.seed,
-                audio_hours=round(self.train_set.distinct_hours, 3),
+                audio_hours=round(learnt.hours, 3),
             ),
         )
 
@@ -267,19 +274,23 @@ class Training:
         batches = self.reporter.batches(self.train_batches, epoch, recipe.epochs, position.batch, position.waited_s)
         while group := list(itertools.islice(batches, recipe.accumulate)):
             # Everything random in a step follows from (seed, epoch, batch, process): a resumed training repeats it.
-            torch.manual_seed(_seed(recipe.seed, epoch, position.batch, rank))
+            torch.manual_seed(seed_of(recipe.seed, epoch, position.batch, rank, of=Draw.STEP))
             end = position.batch + len(group)
             utterances = sum(sizes[position.batch : end])
             step_losses, taken = self.learner.learn(group, utterances, self.drawn_windows(epoch))
             finite = step_losses.isfinite()
-            losses += torch.stack([step_losses[finite].double().sum(), finite.sum()])
+            long = torch.cat([long_enough(batch, self.metadata) for batch in group])
+            known = step_losses[finite & long.to(finite.device)]  # the loss of a short one is no measure of anything
+            losses[0] += known.double().sum()
+            losses[1] += len(known)
             if not taken:
                 self.warn_of_losses(group, finite)
             steps, position.batch = steps + 1, end
             position.taken_steps += taken
             position.skipped_steps += not taken
-            self.reporter.step_done(len(group), step_losses)
+            self.reporter.step_done(len(group), known)
             if epoch == 1:
+                self.short += int((~long).sum())
                 self.lying += [index for batch in group for index in self.lying_in(batch)]
             if steps % CLOCK_STEPS == 0 and self.time_to_save(saved):
                 self.note_losses(losses, time.perf_counter() - started)
@@ -287,6 +298,7 @@ class Training:
                 saved = time.perf_counter()
         self.note_losses(losses, time.perf_counter() - started)
         self.warn_of_durations()
+        self.say_what_was_short()
         if steps and not position.taken_steps and not (position.loss_count and self.learner.seeks_scale):
             raise TrainingError(
                 f"Epoch {epoch} {DIVERGED}, so nothing was learnt: lower optimizer.learning_rate, or "
@@ -306,7 +318,8 @@ class Training:
     def drawn_windows(self, epoch: int) -> tuple[int, int] | None:
         """Those of the next step, the same on every process, which so take as long; None: the network's own."""
         windows = self.recipe.augment.windows
-        return windows[_seed(self.recipe.seed, epoch, self.position.batch) % len(windows)] if windows else None
+        drawn = seed_of(self.recipe.seed, epoch, self.position.batch, of=Draw.WINDOWS)
+        return windows[drawn % len(windows)] if windows else None
 
     def losses_so_far(self) -> Tensor:
         """Sum and number (2,) of the losses of this epoch, to which this process adds its own."""
@@ -354,6 +367,16 @@ class Training:
             )
         self.lying = []
 
+    def say_what_was_short(self) -> None:
+        """Of the first epoch: which utterances a speed makes too short differs in the others, their share hardly."""
+        short, self.short = sum(self.processes.gathered(self.short)), 0
+        if short:
+            self.reporter.say(
+                f"{short} of {len(self.train_set)} utterances were too short for their text in epoch 1 (CTC needs a "
+                "frame per label): sped up by augment.speeds, or shorter than their manifest says. The training loss "
+                "is of the others."
+            )
+
     # --- after an epoch -----------------------------------------------------------------------------------------
 
     def epoch_done(self, result: Validation, left_s: float) -> None:
@@ -391,7 +414,8 @@ class Training:
             self.folder.save(self.checkpoint(result.errors), best=facts["best"], kept=kept)
 
     def facts(self, result: Validation, rate: float) -> dict[str, Any]:
-        """What the log says of an epoch; rates are fractions, losses nats per utterance."""
+        """What the log says of an epoch; rates are fractions, losses nats per utterance, `skipped_steps` those of all
+        epochs so far."""
         position = self.position
         return {
             "epoch": position.epoch + 1,
@@ -449,8 +473,3 @@ class Training:
         )
         if self.processes.main:
             self.checkpoint(result.errors).without_training().save(self.folder.average)
-
-
-def _seed(*parts: int) -> int:
-    """One 63-bit seed from several numbers."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1

@@ -16,19 +16,21 @@ read again.
 Minutes per epoch on a CPU: set OMP_NUM_THREADS=1 and let it run overnight.
 """
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from ds2_deploy.decoding.greedy import GreedyDecoder
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from model_report import recognizer_of
+
 from ds2_deploy.evaluation import Evaluation, evaluate
 from ds2_deploy.extras import require
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import load_checkpoint
 from ds2_deploy.recognizer import Recognizer
-from ds2_deploy.runtime.torch_backend import TorchBackend
 from training.recipe import load_recipe
 from training.run_folder import LAST
 from training.trainer import train
@@ -116,11 +118,8 @@ def draw(known: dict[str, Any], path: Path) -> None:
 
 def measured(checkpoint: Path, valid: Path, test: Path) -> dict[str, Any]:
     """Delay and error rates of a training's last weights."""
-    model = load_checkpoint(checkpoint).model()
-    recognizer = Recognizer(
-        metadata=model.metadata, backend=TorchBackend.of(model), decoder=GreedyDecoder(model.metadata.alphabet)
-    )
-    delay_s = model.metadata.delay_s
+    recognizer = recognizer_of(load_checkpoint(checkpoint))
+    delay_s = recognizer.metadata.delay_s
     assert delay_s is not None
     rates = {name: _rates(recognizer, path) for name, path in zip(SETS, (valid, test), strict=True)}
     return {"delay_ms": round(delay_s * 1000, 3), **rates}
