@@ -33,7 +33,7 @@ class Provenance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     epochs: int = 0
     """Epochs these weights were trained for; 0 for a mean."""
     audio_hours: float = 0.0
-    """Hours of distinct training audio; 0 for a mean."""
+    """Of `train`'s manifests, each once; 0 where unknown, as of a mean."""
     valid_wer: float | None = None
     """Word error rate on the validation set, as a fraction; of phonemes, where the language is written in them."""
     valid_cer: float | None = None

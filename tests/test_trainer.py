@@ -489,6 +489,15 @@ def test_a_training_is_not_resumed_with_other_utterances(corpus, tmp_path):
     train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
 
 
+def test_nor_with_other_texts_of_the_same_recordings(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    lines = [json.loads(line) for line in corpus.read_text().split("\n")]
+    lines[3]["text"] = lines[3]["text"][::-1] + "a"
+    (corpus.parent / "other.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(ConfigError, match="was begun with other utterances than these 18"):
+        train(recipe(tmp_path, epochs=2), [corpus.parent / "other.jsonl"], [corpus], tmp_path / "run", resume=True)
+
+
 def test_nor_validated_with_others(corpus, tmp_path):
     """Its results would be compared with those of before."""
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
@@ -684,13 +693,14 @@ def test_batches_by_seconds_and_every_variation_train(corpus, tmp_path):
     assert log[-1]["loss"] < 0.3 * log[0]["loss"]
 
 
-def test_an_alphabet_from_the_transcripts_covers_the_validation_set(corpus, tmp_path):
+def test_an_alphabet_from_the_transcripts_covers_the_validation_set(corpus, tmp_path, capsys):
     """A character that only validation has can be an error, but it must not stop the training."""
     lines = [json.loads(line) for line in corpus.read_text().split("\n")]
     lines[0]["text"] = "axb"
     (corpus.parent / "valid.jsonl").write_text("\n".join(map(json.dumps, lines)))
     train(recipe(tmp_path, "alphabet=''", epochs=1), [corpus], [corpus.parent / "valid.jsonl"], tmp_path / "run")
     assert load_checkpoint(tmp_path / "run/last.pt").metadata.alphabet.labels == ("<blank>", " ", "a", "b", "c", "x")
+    assert "Of 5 labels, 1 are in validation texts alone, not learnt: 'x'\n" in capsys.readouterr().err
 
 
 def test_windows_do_not_hide_another_cell(corpus, tmp_path):

@@ -133,6 +133,21 @@ def test_the_best_checkpoints_are_kept_and_averaged(corpus, tmp_path, monkeypatc
     assert all(torch.equal(tensor, kept[0][name]) for name, tensor in weights(tmp_path / "run/best.pt").items())
 
 
+def test_chinese_is_chosen_by_characters_and_babbling_is_not(corpus, tmp_path, monkeypatch):
+    """Its texts are one word each; above 100% of errors the later epoch counts."""
+    results = [
+        Validation(loss=9.0, errors=Errors(10, 10, wrong, 100), blank_rate=0.5, output_length=3.0)
+        for wrong in (130, 180, 60, 70)
+    ]
+    settings = recipe(tmp_path, "language=zh", "alphabet=''", epochs=2)
+    for name, some in (("babbling", results[:2]), ("learnt", results[2:])):
+        scripted(monkeypatch, *some)
+        train(settings, [corpus], [corpus], tmp_path / name)
+    assert load_checkpoint(tmp_path / "babbling/best.pt").metadata.provenance.epochs == 2
+    assert load_checkpoint(tmp_path / "learnt/best.pt").metadata.provenance.epochs == 1
+    assert recipe(tmp_path, "language=zh", "selection.by=wer").selected_by == "wer"
+
+
 def test_the_validation_loss_may_choose(corpus, tmp_path, monkeypatch):
     results = [
         Validation(loss=loss, errors=Errors(wrong, 10, 1, 10), blank_rate=0.5, output_length=3.0)

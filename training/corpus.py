@@ -29,6 +29,9 @@ LOOKED_FOR = 10_000
 """Recordings of a corpus that are looked for, and of the validation set opened, before the training starts, evenly
 spread: a network drive needs milliseconds for each. The others are missed when their turn comes."""
 
+SHOWN = 10
+"""Of the characters that only validation texts have."""
+
 _CHANGED = "The manifest {} was changed during the training: start it again."
 
 Fits = Callable[[float, Sequence[str]], bool]
@@ -45,6 +48,7 @@ class Corpus(Sequence[Utterance]):
         offsets: npt.NDArray[np.int64],
         durations_s: npt.NDArray[np.float64],
         language: str,
+        fingerprint: str,
     ) -> None:
         self.manifests, self.language = tuple(manifests), language
         self.ends = ends
@@ -53,6 +57,8 @@ class Corpus(Sequence[Utterance]):
         """(N,) bytes before an utterance's line in its manifest."""
         self.durations_s = durations_s
         """(N,) as the manifests say."""
+        self.fingerprint = fingerprint
+        """Of the utterances' number, lengths, texts and order."""
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -88,11 +94,6 @@ class Corpus(Sequence[Utterance]):
         once = dict(zip(self.manifests, parts, strict=True))
         return float(sum(part.sum() for part in once.values())) / 3600
 
-    @property
-    def fingerprint(self) -> str:
-        """Of the utterances' number, lengths and order."""
-        return hashlib.sha256(self.durations_s.tobytes()).hexdigest()
-
 
 class Survey(NamedTuple):
     """A corpus, and what one look at every line of it has shown."""
@@ -116,12 +117,21 @@ def corpora(
     learnt = survey(train_manifests, recipe.language, known, ctc_fits(recipe.feature, recipe.model))
     validated = survey(valid_manifests, recipe.language, known)
     alphabet = known or characters_of(learnt.tokens | validated.tokens)
+    if known is None:
+        _say_what_is_not_learnt(validated.tokens - learnt.tokens, alphabet, say)
     for found in (learnt, validated):
         check_labels(found, alphabet)
         _say_what_is_left_out(found, say)
     for utterance in _some_of(validated.corpus):
         audio_duration_s(utterance.path)  # one that cannot be opened would end the first epoch, learnt for nothing
     return learnt.corpus, validated.corpus, alphabet
+
+
+def _say_what_is_not_learnt(tokens: frozenset[str], alphabet: Alphabet, say: Callable[[str], None]) -> None:
+    if tokens:
+        shown = " ".join(map(repr, sorted(tokens)[:SHOWN]))
+        more = f" and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else ""
+        say(f"Of {len(alphabet) - 1} labels, {len(tokens)} are in validation texts alone, not learnt: {shown}{more}")
 
 
 def _say_what_is_left_out(found: Survey, say: Callable[[str], None]) -> None:
@@ -144,7 +154,7 @@ def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, 
     offsets: list[int] = []
     durations_s: list[float] = []
     ends: list[int] = []
-    found = _Findings()
+    found, texts = _Findings(), hashlib.sha256()
     for manifest in manifests:
         if is_pipe(manifest):
             raise ManifestError(f"{manifest} is a pipe, and a manifest is read again for each epoch: give a file.")
@@ -157,12 +167,15 @@ def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, 
             found.tokens.update(tokens)
             offsets.append(offset)
             durations_s.append(line.duration)
+            texts.update(f"{text}\n".encode())
         if found.lines == before:
             raise ManifestError(f"The manifest {manifest} holds no utterance.")
         ends.append(len(offsets))
     if not offsets:
         raise ManifestError(found.nothing(language))
-    corpus = Corpus(manifests, np.array(ends), np.array(offsets, dtype=np.int64), np.array(durations_s), language)
+    lengths = np.array(durations_s)
+    texts.update(lengths.tobytes())
+    corpus = Corpus(manifests, np.array(ends), np.array(offsets, dtype=np.int64), lengths, language, texts.hexdigest())
     _look_for_recordings(corpus)
     return Survey(corpus, frozenset(found.tokens), found.unspoken, found.first_unspoken, found.short)
 

@@ -185,8 +185,9 @@ class ScheduleConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 class SelectionConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which epochs are kept, and when a training has learnt enough."""
 
-    by: Literal["wer", "cer", "loss"] = "wer"
-    """The validation result that makes one epoch better than another."""
+    by: Literal["wer", "cer", "loss"] | None = None
+    """The validation result that makes one epoch better than another; None: the language's error rate, which for
+    Chinese is that of characters."""
     keep: int = 1
     """Checkpoints of the best epochs; with more than one, average.pt holds the mean of their weights."""
     patience: int | None = None
@@ -259,6 +260,11 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 "and model.window_context, must be among them"
             )
         Alphabet.of(self.alphabet)  # raises where a character comes twice
+
+    @property
+    def selected_by(self) -> Literal["wer", "cer", "loss"]:
+        """The validation result that epochs are compared by."""
+        return self.selection.by or ("cer" if language_named(self.language).metric == "CER" else "wer")
 
 
 def load_recipe(source: str, overrides: list[str]) -> Recipe:

@@ -251,9 +251,7 @@ class Training:
             epoch_s = position.seconds + time.perf_counter() - started
             self.epoch_done(result, epoch_s * (recipe.epochs - position.epoch - 1))
         if self.stale():
-            self.reporter.say(
-                f"Stopped: no better {recipe.selection.by}, nor a lower loss, in {position.stale} epochs."
-            )
+            self.reporter.say(f"Stopped: no better {recipe.selected_by}, nor a lower loss, in {position.stale} epochs.")
         if len(position.best) > 1:
             self.average()
 
@@ -382,7 +380,7 @@ class Training:
     def epoch_done(self, result: Validation, left_s: float) -> None:
         """Rank the epoch, log it, then save: a training killed in between repeats the epoch and its log line."""
         position, recipe = self.position, self.recipe
-        value = result.result(recipe.selection.by)
+        value = result.result(recipe.selected_by)
         value = value if math.isfinite(value) else math.inf  # NaN would be the best for ever
         rate = self.learner.schedule.rate
         better = not position.best or value < position.best[0][0] or result.loss < position.lowest_loss

@@ -38,8 +38,9 @@ class Validation:
     """Transcript and hypothesis of a few utterances, the same in every epoch."""
 
     def result(self, by: str) -> float:
-        """What epochs are compared by, one of `wer`, `cer` and `loss`; lower is better."""
-        return {"wer": self.errors.wer, "cer": self.errors.cer, "loss": self.loss}[by]
+        """What epochs are compared by, one of `wer`, `cer` and `loss`; lower is better. Rates above one are one: in the
+        first epochs they say how much is babbled, and who babbles less is not worse."""
+        return {"wer": min(self.errors.wer, 1.0), "cer": min(self.errors.cer, 1.0), "loss": self.loss}[by]
 
 
 class Sums(NamedTuple):

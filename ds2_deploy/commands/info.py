@@ -10,7 +10,7 @@ from ds2_deploy.commands.common import print_rows
 
 if TYPE_CHECKING:
     from ds2_deploy.audio.features import FeatureConfig
-    from ds2_deploy.metadata import ModelMetadata
+    from ds2_deploy.metadata import ModelMetadata, Provenance
     from ds2_deploy.model.config import ModelConfig
 
 NORMS = {"vertical": "on the input", "step": "at every time step"}
@@ -138,12 +138,16 @@ def _rows(
         ("output frame", f"{metadata.frame_s * 1000:g} ms"),
         ("delay", _delay(metadata)),
         ("streaming", "; ".join(("no", *metadata.streaming_obstacles)) if metadata.streaming_obstacles else "yes"),
-        ("trained", f"{made.epochs} epochs, {made.audio_hours:.2f} h of audio, recipe {made.recipe or '(none)'}, "
+        ("trained", f"{made.epochs} epochs, {_hours(made)} of audio, recipe {made.recipe or '(none)'}, "
             f"seed {made.seed}, validation {_error_rate(metadata)}"
             if made.epochs else made.recipe or "unknown"),
         ("learnt from", ", ".join(made.train) or "unknown"),
         *((f"file {name}", filesize.decimal(size)) for name, size in files.items()),
     ]  # fmt: skip
+
+
+def _hours(made: "Provenance") -> str:
+    return f"{made.audio_hours:.2f} h" if made.audio_hours else "unknown hours"
 
 
 def _error_rate(metadata: "ModelMetadata") -> str:

@@ -86,10 +86,11 @@ def write_html(path: Path, title: str, evaluation: Evaluation, scored: Sequence[
         if groups:
             rows = (group_row(group, language) for group in groups)
             sections.append(_table((name, *group_columns(language)), rows))
+    spoken = evaluation.language.partition("-")[0]
     wrong = [
         f"<tr><td>{html.escape(s.reference.path.name)}</td>"
         f"<td>{'/'.join(map(str, s.errors.counted(language.metric)))}</td>"
-        f'<td class="text">{_html(differences(s, language), language.joint)}</td></tr>'
+        f'<td class="text" lang="{spoken}">{_html(differences(s, language), language.joint)}</td></tr>'
         for s in worst(scored, len(scored), language)
     ]
     key = "<p><del>said and not heard</del> <ins>heard and not said</ins></p>"
