@@ -1,5 +1,5 @@
 """Files and folders. Written whole or not at all: under a temporary name, then renamed. Held by one process at a time.
-And what they are: file, folder or pipe, readable, text, their hash."""
+And what they are: file, folder or pipe, readable, text, JSON, their hash."""
 
 import errno
 import hashlib
@@ -11,8 +11,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from ds2_deploy.errors import DS2Error, ModelError, OutputError
+import msgspec
+
+from ds2_deploy.errors import DS2Error, ModelError, OutputError, reason_of
+
+Kind = TypeVar("Kind")
 
 _COUNT = itertools.count()
 """Tells temporary files apart that one thread writes at a time."""
@@ -26,6 +31,32 @@ def read_text(path: Path, error: type[DS2Error]) -> str:
         raise error(f"There is no text at {path}.") from cause
     except UnicodeDecodeError as cause:
         raise error(f"{path} is not text in UTF-8: byte {cause.start} is none of it. Save it as UTF-8.") from cause
+
+
+def read_bytes(path: Path, error: type[DS2Error]) -> bytes:
+    """A file as it is; `error` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as cause:
+        raise error(f"Cannot read {path}: {cause.strerror}.") from cause
+
+
+def read_struct(path: Path, kind: type[Kind], error: type[DS2Error], refusal: str, cure: str = "") -> Kind:
+    """The JSON of a file as `kind`; `error` where it cannot be read, or says "PATH `refusal`: reason`cure`."."""
+    return parse_struct(read_bytes(path, error), kind, error, f"{path} {refusal}", cure)
+
+
+def parse_struct(content: str | bytes, kind: type[Kind], error: type[DS2Error], refusal: str, cure: str = "") -> Kind:
+    """JSON as `kind`; `error` says "`refusal`: reason`cure`." where it is none: damaged, or of other fields."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError) as cause:
+        raise error(f"{refusal}: {reason_of(cause)}{cure}.") from cause
+
+
+def struct_json(value: msgspec.Struct, indent: int = 2) -> str:
+    """JSON for people to read, which `parse_struct` makes the same of; no line feed at its end."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

@@ -14,6 +14,7 @@ import soxr
 
 from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
+from ds2_deploy.files import struct_json
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model_folder import Precision
@@ -97,7 +98,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     reference_cer: float | None = None
 
     def to_json(self) -> str:
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+        return struct_json(self)
 
     def failures(self) -> str:
         """Which backends are too far off, and by how much."""

@@ -355,9 +355,11 @@ def test_a_report_survives_its_file_and_follows_the_schema(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "cannot be read as a bench report"),
-        (b"{}", "names no schema"),
-        (b"[1]", "names no schema"),
+        (b"", "is no bench report: Input data was truncated"),
+        (b"{}", "is no bench report: Object missing required field `schema`"),
+        (b"[1]", "is no bench report: Expected `object`, got `array`"),
+        (b'{"schema": 1, "machine": "\xff"}', "is no bench report: 'utf-8' codec"),
+        (b'{"schema": 1, "x": ' + b"[" * 100_000, "is no bench report: maximum recursion depth"),
         (b'{"schema": 99}', "has schema 99, and this ds2 reads 1"),
         (b'{"schema": 1}', "no bench report"),
         (report([msgspec.structs.replace(row([5.0]), runs_ms=[[]])]).to_json(), "a row of it has no runs"),

@@ -349,6 +349,17 @@ def test_other_torch_files_are_not_checkpoints(tmp_path):
         load_checkpoint(tmp_path / "missing.pt")
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{"ds2": 5}, {"weights": {3: torch.zeros(1)}}, {"weights": {"encoder.output.bias": 5}}, {"weights": 5}],
+)
+def test_a_checkpoint_holds_metadata_and_tensors_by_name(tmp_path, changes):
+    metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
+    torch.save({"ds2": metadata.to_json(), "weights": {}, "training": {}} | changes, tmp_path / "x.pt")
+    with pytest.raises(ModelError, match=r"x\.pt is not a ds2 checkpoint, or it is damaged"):
+        load_checkpoint(tmp_path / "x.pt")
+
+
 class _Bomb:
     def __reduce__(self):
         return eval, ("globals().__setitem__('exploded', True)",)

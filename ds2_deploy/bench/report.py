@@ -7,6 +7,7 @@ import msgspec
 
 from ds2_deploy.bench.stats import Latency
 from ds2_deploy.errors import BenchError
+from ds2_deploy.files import parse_struct, read_bytes, struct_json
 
 SCHEMA = 1
 """Raised with every change that a reader of older reports would misunderstand."""
@@ -112,6 +113,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         return self.workload, self.backend, self.precision, device, self.batch, size
 
 
+class _Versioned(msgspec.Struct, frozen=True):
+    """What can be read of a report of any schema."""
+
+    schema: Any
+
+
 class Report(msgspec.Struct, frozen=True, kw_only=True):
     """A run of `ds2 bench`. `machine` and `fastest` are what `--backend auto` reads of MODEL/bench.json."""
 
@@ -142,26 +149,16 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Figures that contradict each other; the report is not to be trusted."""
 
     def to_json(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+        return struct_json(self, indent=1).encode() + b"\n"
 
     @classmethod
     def read(cls, path: Path) -> "Report":
         """BenchError where it is no report, or one of another schema."""
-        try:
-            content = path.read_bytes()
-            found = msgspec.json.decode(content)
-        except (OSError, msgspec.DecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise BenchError(f"{path} cannot be read as a bench report: {reason}.") from error
-        schema = found.get("schema") if isinstance(found, dict) else None
-        if schema is None:
-            raise BenchError(f"{path} is no bench report: it names no schema.")
+        content, other = read_bytes(path, BenchError), f"{path} is no bench report"
+        schema = parse_struct(content, _Versioned, BenchError, other).schema
         if schema != SCHEMA:
             raise BenchError(f"{path} has schema {schema}, and this ds2 reads {SCHEMA}: measure again.")
-        try:
-            report = msgspec.json.decode(content, type=cls)
-        except msgspec.DecodeError as error:
-            raise BenchError(f"{path} is no bench report: {error}.") from error
+        report = parse_struct(content, cls, BenchError, other)
         if not all(row.runs_ms and all(row.runs_ms) for row in report.rows):
             raise BenchError(f"{path} is no bench report: a row of it has no runs.")
         return report

@@ -74,10 +74,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         header, weights, training = content["ds2"], dict(content["weights"]), dict(content["training"])
+        if not isinstance(header, str) or not all(map(_is_weight, weights.items())):
+            raise TypeError("no metadata, or no tensors by name")
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, ValueError) as error:
         raise ModelError(f"{path} is not a ds2 checkpoint, or it is damaged: expected a file of ds2 train.") from error
     metadata = ModelMetadata.from_json(header, str(path))
     return Checkpoint(metadata=metadata, weights=weights, training=training, name=str(path))
+
+
+def _is_weight(item: tuple[object, object]) -> bool:
+    """Whether a tensor stands under a name."""
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
 def save_weights(model: DeepSpeech2, path: Path) -> None:
