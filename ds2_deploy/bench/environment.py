@@ -11,7 +11,7 @@ from typing import Any
 from ds2_deploy import __version__
 from ds2_deploy.extras import installed_version
 from ds2_deploy.files import sha256
-from ds2_deploy.model_folder import ModelFolder
+from ds2_deploy.model_folder import ENGINES_FOLDER, ModelFolder
 from ds2_deploy.runtime.bench_choice import processor_name
 from ds2_deploy.runtime.devices import cpu_cores
 
@@ -20,7 +20,7 @@ GPU_FIELDS = (
     "name", "driver_version", "pstate", "clocks.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu",
     "utilization.gpu", "clocks_throttle_reasons.active",
 )  # fmt: skip
-GRAPHS = ("*.onnx", "*.safetensors", "engines/*")
+GRAPHS = ("*.onnx", "*.safetensors", f"{ENGINES_FOLDER}/*")
 
 
 def fixed(folder: ModelFolder, threads: int) -> dict[str, Any]:
