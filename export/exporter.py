@@ -63,8 +63,8 @@ def export_model(
     """
     if (out / METADATA_FILE).exists() and not overwrite:
         raise OutputError(f"{out} already holds a model: add --overwrite, or choose another --out.")
-    if (out / METADATA_FILE).exists():
-        ModelMetadata.read(out / METADATA_FILE)  # raises where it is not a model's
+    if (out / METADATA_FILE).exists() and not any((out / name).is_file() for name in (WEIGHTS_FILE, *GRAPHS)):
+        ModelMetadata.read(out / METADATA_FILE)  # raises where it is not a model's; a damaged model may be replaced
     checkpoint = open_checkpoint(source)
     if window is not None or window_context is not None:
         checkpoint = replace(checkpoint, metadata=checkpoint.metadata.with_windows(window, window_context, source))

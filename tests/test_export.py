@@ -323,6 +323,22 @@ def test_a_folder_with_another_kind_of_metadata_is_not_a_model(exported, tmp_pat
         export_model(folder, tmp_path, overwrite=True)
 
 
+@pytest.mark.parametrize("metadata", ['{"format_version": 1', '{"format_version": 2}', '{"format_version": 1, "x": 1}'])
+@pytest.mark.parametrize("left", ["model.safetensors", "stream.fp16.onnx"])
+def test_a_model_whose_metadata_cannot_be_read_is_exported_again(exported, tmp_path, metadata, left):
+    """For that is what the messages about it ask for."""
+    _, folder, _ = exported(COMBINATIONS[2])
+    (tmp_path / left).write_text("cut off")
+    (tmp_path / "README.md").write_text("card")
+    (tmp_path / "metadata.json").write_text(metadata)
+    with pytest.raises(ModelError, match=r"export the model again|does not describe a model"):
+        open_model(tmp_path)
+    export_model(folder, tmp_path, precision="fp32", overwrite=True)
+    assert open_model(tmp_path).metadata == open_model(folder).metadata
+    assert (tmp_path / "README.md").read_text() == "card"
+    assert not (tmp_path / "stream.fp16.onnx").exists()
+
+
 def test_what_stands_there_is_never_replaced_unasked(exported, tmp_path):
     _, folder, _ = exported(COMBINATIONS[0])
     (tmp_path / "notes.txt").write_text("mine")
