@@ -108,10 +108,11 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
                 f"Cannot write {path}: it exists and holds no {marker}; remove it or choose another path."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))  # a name that nobody has
+        temporary.rmdir()
+        temporary.mkdir()  # its owner's alone no longer, but as the umask says
         try:
             yield temporary
-            temporary.chmod(0o755)
             if path.exists():
                 old = temporary.with_name(f"{temporary.name}.old")
                 try:

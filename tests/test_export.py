@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 import export.exporter
 from ds2_deploy.errors import InferenceError, ModelError, ModelNotFoundError, OutputError, ParityError
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_model
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_model, save_weights
 from ds2_deploy.model.fold import fold_batch_norm
 from ds2_deploy.model_folder import ModelFolder, open_model
 from ds2_deploy.runtime.ort_backend import OrtBackend
@@ -160,6 +161,17 @@ def test_weights_in_the_folder_are_the_model(exported, tmp_path):
     assert sorted(p.name for p in (tmp_path / "again").iterdir()) == [
         "metadata.json", "model.onnx", "model.safetensors", "parity.json", "stream.onnx", "tokens.txt",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_weights_heed_the_umask(tmp_path, mask, mode):
+    model = tiny_model(tiny_metadata(MODELS["gru, forward only, no batch norm"]))
+    before = os.umask(mask)
+    try:
+        save_weights(model, tmp_path / "model.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
 
 
 @torch.no_grad()

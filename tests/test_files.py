@@ -211,7 +211,19 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
         assert not path.exists()
     files = {"model/metadata.json": "1", "model/engines/a.plan": "1"}
     assert tree(path.parent) == {"model": None, "model/engines": None, **files}
-    assert path.stat().st_mode & 0o777 == 0o755  # not the private 0o700 of a temporary folder
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o027, 0o750), (0o077, 0o700), (0o002, 0o775)])
+def test_a_folder_heeds_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    """It has not the private 0o700 of a temporary folder, nor what the user does not want to give."""
+    before = os.umask(mask)
+    try:
+        with model_folder(tmp_path / "model") as temporary:
+            write_model(temporary, "1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "model" / "metadata.json").stat().st_mode & 0o777 == mode & 0o666
 
 
 def test_a_model_folder_is_replaced_as_a_whole_at_the_end(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ds2_deploy.errors import ModelError, ModelNotFoundError, reason_of
@@ -89,13 +89,8 @@ def _is_weight(item: tuple[object, object]) -> bool:
 
 def save_weights(model: DeepSpeech2, path: Path) -> None:
     """model.safetensors: the network's weights in float32, those that two layers share twice."""
-    try:
-        save_file(
-            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}, path
-        )
-    except SafetensorError as error:  # how it reports a full disk
-        raise OSError(errno.ENOSPC, f"no space left or the write failed ({error})") from error
-    path.chmod(0o644)  # safetensors writes files that only their owner can read
+    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    path.write_bytes(save(weights))  # its save_file writes files that only their owner can read
 
 
 def load_weights(folder: ModelFolder) -> Checkpoint:
