@@ -5,6 +5,7 @@ import errno
 import hashlib
 import itertools
 import os
+import re
 import shutil
 import tempfile
 import threading
@@ -129,6 +130,27 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
                 temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def copy(source: Path, target: Path, *, links: bool) -> None:
+    """A file, or a folder with all that is in it. Links stay `links`, or become what they lead to.
+
+    OutputError names what cannot be copied: within `atomic_folder`, it would be told as if it could not be written.
+    """
+    try:
+        if source.is_dir() and not (links and source.is_symlink()):
+            shutil.copytree(source, target, symlinks=links)
+        else:
+            shutil.copy2(source, target, follow_symlinks=not links)
+    except shutil.Error as error:  # of all files that failed: from, to and why
+        file, _, reason = min(error.args[0])
+        raise OutputError(f"Cannot copy {file}: {_UNNAMED.sub('', reason)}.") from error
+    except OSError as error:
+        raise OutputError(f"Cannot copy {error.filename or source}: {error.strerror or error}.") from error
+
+
+_UNNAMED = re.compile(r"^\[Errno -?\d+\] |: '.*'$")
+"""What the system's words have around them: a number, and the file once more."""
 
 
 def remove(path: Path) -> None:

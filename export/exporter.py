@@ -1,12 +1,11 @@
 """`ds2 export`: from a checkpoint to a model folder that has been checked, or to no folder at all."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 from ds2_deploy.errors import InferenceError, OutputError, ParityError
-from ds2_deploy.files import atomic_folder
+from ds2_deploy.files import atomic_folder, copy
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import open_checkpoint, save_weights
 from ds2_deploy.model_folder import (
@@ -100,11 +99,9 @@ def export_model(
 def _keep_others(old: Path, new: Path) -> None:
     """Copy what the old folder holds beside the model, such as its card."""
     for path in old.iterdir() if old.is_dir() else ():
-        if path.name not in OWN and path.stem != Path(BENCH_FILE).stem:
-            if path.is_symlink() or path.is_file():
-                shutil.copy2(path, new / path.name, follow_symlinks=False)
-            elif path.is_dir():
-                shutil.copytree(path, new / path.name, symlinks=True)
+        is_kept = path.name not in OWN and path.stem != Path(BENCH_FILE).stem
+        if is_kept and (path.is_symlink() or path.is_file() or path.is_dir()):
+            copy(path, new / path.name, links=True)
 
 
 def _bring_language_model(source: Path, new: Path) -> None:
@@ -112,4 +109,4 @@ def _bring_language_model(source: Path, new: Path) -> None:
     if not is_checkpoint(source) and not (new / LM_FOLDER).exists():
         old = open_model(source).path / LM_FOLDER
         if old.is_dir():
-            shutil.copytree(old, new / LM_FOLDER)
+            copy(old, new / LM_FOLDER, links=False)  # from elsewhere: a relative link would lead nowhere

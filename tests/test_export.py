@@ -283,6 +283,10 @@ def test_a_bundled_model_is_exported_by_its_name_with_its_language_model(exporte
     (tmp_path / "model/lm/lm.arpa").write_text("another")
     export_model(Path("small"), tmp_path / "model", precision="fp32", overwrite=True)
     assert (tmp_path / "model/lm/lm.arpa").read_text() == "another"
+    (tmp_path / "bundled/small/lm/lm.arpa").unlink()
+    (tmp_path / "bundled/small/lm/lm.arpa").symlink_to("gone")
+    with pytest.raises(OutputError, match=r"^Cannot copy .*bundled/small/lm/lm\.arpa: No such file or directory\.$"):
+        export_model(Path("small"), tmp_path / "other", precision="fp32")
     with pytest.raises(ModelNotFoundError, match="There is no model 'large'"):
         export_model(Path("large"), tmp_path / "other")
     with pytest.raises(ModelNotFoundError, match=r"There is no checkpoint large\.pt"):

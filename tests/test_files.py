@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from ds2_deploy.errors import BenchError, ModelError, ModelNotFoundError, OutputError
-from ds2_deploy.files import alone_with, atomic_folder, atomic_path, read_struct, sha256, struct_json
+from ds2_deploy.files import alone_with, atomic_folder, atomic_path, copy, read_struct, sha256, struct_json
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
 model_folder = partial(atomic_folder, marker="metadata.json")
@@ -314,6 +314,32 @@ def test_the_target_of_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> 
     assert (tmp_path / "current").is_symlink()
     assert (tmp_path / "v1" / "metadata.json").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "v1"]
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_a_folder_is_copied_with_its_links_or_with_what_they_lead_to(tmp_path: Path, links: bool) -> None:
+    (tmp_path / "lm" / "deep").mkdir(parents=True)
+    (tmp_path / "shared.arpa").write_text("words")
+    (tmp_path / "lm" / "deep" / "lm.arpa").symlink_to("../../shared.arpa")
+    copy(tmp_path / "lm", tmp_path / "new", links=links)
+    assert (tmp_path / "new" / "deep" / "lm.arpa").is_symlink() == links
+    assert tree(tmp_path / "new") == {"deep": None, "deep/lm.arpa": "words"}
+    (tmp_path / "link").symlink_to("lm")
+    copy(tmp_path / "link", tmp_path / "as it was", links=links)
+    assert (tmp_path / "as it was").is_symlink() == links
+
+
+def test_what_cannot_be_copied_is_named_and_not_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "lm.arpa").symlink_to("gone.arpa")
+    (tmp_path / "lm" / "words.txt").symlink_to("gone.txt")
+    for source, file in (("lm", "lm/lm.arpa"), ("lm/words.txt", "lm/words.txt"), ("none", "none")):
+        refused = pytest.raises(OutputError, match=rf"^Cannot copy {tmp_path / file}: No such file or directory\.$")
+        with refused, model_folder(tmp_path / "out") as temporary:
+            copy(tmp_path / source, temporary / "copy", links=False)
+    copy(tmp_path / "lm", tmp_path / "kept", links=True)
+    assert (tmp_path / "kept" / "lm.arpa").readlink() == Path("gone.arpa")
+    assert not (tmp_path / "out").exists()
 
 
 class Hop(msgspec.Struct):
