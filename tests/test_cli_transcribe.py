@@ -316,6 +316,9 @@ def test_two_recordings_for_one_file(transcribe: Ds2, texts: dict[str, str], tmp
     a = next(iter(texts))
     outcome = transcribe(a, a, "--output-dir", tmp_path / "out")
     assert (outcome.code, outcome.err) == (1, f"ds2: {a} is named twice: name each recording once.\n")
+    folder = Path(a).parent.parent  # below which it has another file than by itself
+    outcome = transcribe(folder, a, "--recursive", "--output-dir", tmp_path / "out")
+    assert (outcome.code, outcome.err) == (1, f"ds2: {a} is named twice: name each recording once.\n")
     elsewhere = tmp_path / "elsewhere" / Path(a).name
     elsewhere.parent.mkdir()
     elsewhere.touch()
