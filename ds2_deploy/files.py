@@ -4,9 +4,11 @@ And what they are: file, folder or pipe, readable, text, JSON, their hash."""
 import errno
 import hashlib
 import itertools
+import math
 import os
 import re
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -20,6 +22,8 @@ from ds2_deploy.errors import DS2Error, ModelError, OutputError, reason_of
 
 Kind = TypeVar("Kind")
 
+INFINITE = sys.float_info.max
+"""What stands for infinity in reports, 1.8e308."""
 _COUNT = itertools.count()
 """Tells temporary files apart that one thread writes at a time."""
 
@@ -58,6 +62,11 @@ def parse_struct(content: str | bytes, kind: type[Kind], error: type[DS2Error], 
 def struct_json(value: msgspec.Struct, indent: int = 2) -> str:
     """JSON for people to read, which `parse_struct` makes the same of; no line feed at its end."""
     return msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
+
+
+def told(value: float) -> float:
+    """As JSON can say it, which would have null: INFINITE for what is infinite or no number."""
+    return value if math.isfinite(value) else INFINITE
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:

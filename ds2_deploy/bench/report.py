@@ -1,17 +1,24 @@
 """What a bench report holds. Its JSON schema is schema.json beside this file."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from ds2_deploy.bench.stats import Latency
 from ds2_deploy.errors import BenchError
-from ds2_deploy.files import parse_struct, read_bytes, struct_json
+from ds2_deploy.files import INFINITE, parse_struct, read_bytes, struct_json, told
 
 SCHEMA = 1
 """Raised with every change that a reader of older reports would misunderstand."""
 Workload = Literal["batch", "utterance", "stream", "load"]
+
+
+MAX_ABS = (
+    "Greatest difference of a log-probability from the reference's, in nats; infinite where one is no number, which "
+    f"JSON has as {INFINITE}; null for the reference itself, and for utterances and requests, whose texts are compared."
+)
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,9 +88,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     host_mb: float
     """Peak of the process."""
     device_mb: float | None = None
-    max_abs: float | None = None
-    """Greatest difference of a log-probability from the reference's, in nats, infinite where one is no number; None for
-    the reference itself, and for utterances and requests, whose texts are compared."""
+    max_abs: Annotated[float | None, msgspec.Meta(description=MAX_ABS)] = None
     wer: float | None = None
     wer_difference: float | None = None
     """From the reference's, where the texts are known."""
@@ -149,7 +154,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Figures that contradict each other; the report is not to be trusted."""
 
     def to_json(self) -> bytes:
-        return struct_json(self, indent=1).encode() + b"\n"
+        rows = [row if row.max_abs is None else replace(row, max_abs=told(row.max_abs)) for row in self.rows]
+        return struct_json(replace(self, rows=rows), indent=1).encode() + b"\n"
 
     @classmethod
     def read(cls, path: Path) -> "Report":
