@@ -6,31 +6,13 @@ from typing import Any, NamedTuple
 
 from ds2_deploy import __version__
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, MissingPackageError, ModelNotFoundError
-from ds2_deploy.extras import EXPORT, installed_version, require
+from ds2_deploy.extras import CORE, EXPORT, EXTRAS, installed_packages, installed_version, packages_of, require
 from ds2_deploy.model_folder import bundled_models, open_model
 from ds2_deploy.runtime import trt
 from ds2_deploy.runtime.cuda_device import pycuda_driver
 from ds2_deploy.runtime.devices import cpu_cores
 from ds2_deploy.runtime.gpu import gpus
 from ds2_deploy.runtime.ort_backend import OrtBackend
-
-PACKAGES = (
-    *(
-        "numpy",
-        "soundfile",
-        "soxr",
-        "webrtcvad-wheels",
-        "msgspec",
-        "rapidfuzz",
-        "typer",
-        "rich",
-        "onnxruntime",
-        "onnxruntime-gpu",
-        "torch",
-    ),
-    *("safetensors", "onnx", "onnxscript", "tensorrt", "tensorrt-rtx-cu13", "pycuda"),
-    *("pyctcdecode", "kenlm", "flashlight-text", "loky", "optuna"),
-)
 
 
 class Check(NamedTuple):
@@ -49,9 +31,17 @@ def examine() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(terse=True),
         "cpu_cores": cpu_cores(),
-        "packages": {name: installed_version(name) for name in PACKAGES},
+        "packages": _packages(),
         "checks": [_check(name, look)._asdict() for name, look in ABILITIES.items()],
     }
+
+
+def _packages() -> dict[str, str | None]:
+    """Versions by the packages' names for pip; None where a module has none of its packages."""
+    found: dict[str, str | None] = {}
+    for module in (*CORE, *EXTRAS, "pycuda"):
+        found |= installed_packages(module) or dict.fromkeys(packages_of(module)[:1])
+    return found
 
 
 def _check(name: str, look: Callable[[], str]) -> Check:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import msgspec
 
 from ds2_deploy.errors import AudioError, DS2Error, ManifestError, PronunciationError
+from ds2_deploy.files import struct_json
 from ds2_deploy.manifest import Utterance
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
 from ds2_deploy.recognizer import Recognizer
@@ -93,7 +94,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """By seconds, shortest first."""
 
     def to_json(self) -> str:
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+        return struct_json(self)
 
     def warning(self) -> str | None:
         """What makes the model look worse than it hears, where something does."""

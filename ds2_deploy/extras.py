@@ -29,8 +29,16 @@ TRAIN = ("torch", "safetensors")
 """What reads and writes checkpoints and weights needs, all of one extra's modules or a part of them."""
 EXPORT = (*TRAIN, "onnx", "onnxscript", "onnxruntime")
 
-PACKAGES = {"flashlight": "flashlight-text"}
-"""Where a package is called otherwise than its module."""
+CORE = ("numpy", "soundfile", "soxr", "webrtcvad", "msgspec", "rapidfuzz", "typer", "rich")
+"""What is always there."""
+
+PACKAGES = {
+    "webrtcvad": ("webrtcvad-wheels",),
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "flashlight": ("flashlight-text",),
+    "tensorrt_rtx": ("tensorrt-rtx-cu13", "tensorrt-rtx-cu12", "tensorrt-rtx"),
+}
+"""What pip calls the packages that bring a module, where that is not its own name; first the one of the extra."""
 
 
 def require(module: str) -> ModuleType:
@@ -60,7 +68,23 @@ def installed_version(package: str) -> str | None:
         return None
 
 
+def packages_of(module: str) -> tuple[str, ...]:
+    """Names for pip of the packages that bring `module`: any of them."""
+    top = module.split(".")[0]
+    return PACKAGES.get(top, (top,))
+
+
+def installed_packages(*modules: str) -> dict[str, str]:
+    """Names for pip and versions of what is there of the packages that bring `modules`, in their order."""
+    names = (name for module in modules for name in packages_of(module))
+    return {name: version for name in names if (version := installed_version(name)) is not None}
+
+
+def distribution_version(*modules: str) -> str | None:
+    """The first of the same, `onnxruntime-gpu 1.27.0`; None where there is none."""
+    return next((f"{name} {version}" for name, version in installed_packages(*modules).items()), None)
+
+
 def missing_sentence(module: str) -> str:
-    extra = EXTRAS[module.split(".")[0]]
-    package = PACKAGES.get(module.split(".")[0], module)
+    extra, package = EXTRAS[module.split(".")[0]], packages_of(module)[0]
     return f"This needs the package '{package}', which is not installed: pip install 'ds2_deploy[{extra}]'"

@@ -1,19 +1,29 @@
 """Files and folders. Written whole or not at all: under a temporary name, then renamed. Held by one process at a time.
-And what they are: file, folder or pipe, readable, text, their hash."""
+And what they are: file, folder or pipe, readable, text, JSON, their hash."""
 
 import errno
 import hashlib
 import itertools
+import math
 import os
+import re
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
-from ds2_deploy.errors import DS2Error, ModelError, OutputError
+import msgspec
 
+from ds2_deploy.errors import DS2Error, ModelError, OutputError, reason_of
+
+Kind = TypeVar("Kind")
+
+INFINITE = sys.float_info.max
+"""What stands for infinity in reports, 1.8e308."""
 _COUNT = itertools.count()
 """Tells temporary files apart that one thread writes at a time."""
 
@@ -26,6 +36,37 @@ def read_text(path: Path, error: type[DS2Error]) -> str:
         raise error(f"There is no text at {path}.") from cause
     except UnicodeDecodeError as cause:
         raise error(f"{path} is not text in UTF-8: byte {cause.start} is none of it. Save it as UTF-8.") from cause
+
+
+def read_bytes(path: Path, error: type[DS2Error]) -> bytes:
+    """A file as it is; `error` where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as cause:
+        raise error(f"Cannot read {path}: {cause.strerror}.") from cause
+
+
+def read_struct(path: Path, kind: type[Kind], error: type[DS2Error], refusal: str, cure: str = "") -> Kind:
+    """The JSON of a file as `kind`; `error` where it cannot be read, or says "PATH `refusal`: reason`cure`."."""
+    return parse_struct(read_bytes(path, error), kind, error, f"{path} {refusal}", cure)
+
+
+def parse_struct(content: str | bytes, kind: type[Kind], error: type[DS2Error], refusal: str, cure: str = "") -> Kind:
+    """JSON as `kind`; `error` says "`refusal`: reason`cure`." where it is none: damaged, or of other fields."""
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError) as cause:
+        raise error(f"{refusal}: {reason_of(cause)}{cure}.") from cause
+
+
+def struct_json(value: msgspec.Struct, indent: int = 2) -> str:
+    """JSON for people to read, which `parse_struct` makes the same of; no line feed at its end."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
+
+
+def told(value: float) -> float:
+    """As JSON can say it, which would have null: INFINITE for what is infinite or no number."""
+    return value if math.isfinite(value) else INFINITE
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
@@ -77,10 +118,11 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
                 f"Cannot write {path}: it exists and holds no {marker}; remove it or choose another path."
             )
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=_hidden(path), dir=path.parent))  # a name that nobody has
+        temporary.rmdir()
+        temporary.mkdir()  # its owner's alone no longer, but as the umask says
         try:
             yield temporary
-            temporary.chmod(0o755)
             if path.exists():
                 old = temporary.with_name(f"{temporary.name}.old")
                 try:
@@ -97,6 +139,27 @@ def atomic_folder(path: Path, marker: str) -> Iterator[Path]:
                 temporary.replace(path)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def copy(source: Path, target: Path, *, links: bool) -> None:
+    """A file, or a folder with all that is in it. Links stay `links`, or become what they lead to.
+
+    OutputError names what cannot be copied: within `atomic_folder`, it would be told as if it could not be written.
+    """
+    try:
+        if source.is_dir() and not (links and source.is_symlink()):
+            shutil.copytree(source, target, symlinks=links)
+        else:
+            shutil.copy2(source, target, follow_symlinks=not links)
+    except shutil.Error as error:  # of all files that failed: from, to and why
+        file, _, reason = min(error.args[0])
+        raise OutputError(f"Cannot copy {file}: {_UNNAMED.sub('', reason)}.") from error
+    except OSError as error:
+        raise OutputError(f"Cannot copy {error.filename or source}: {error.strerror or error}.") from error
+
+
+_UNNAMED = re.compile(r"^\[Errno -?\d+\] |: '.*'$")
+"""What the system's words have around them: a number, and the file once more."""
 
 
 def remove(path: Path) -> None:

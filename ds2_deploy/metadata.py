@@ -6,12 +6,13 @@ The same JSON travels inside the checkpoint, in the ONNX file's `metadata_props`
 
 import math
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
 from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
 from ds2_deploy.errors import ModelError
+from ds2_deploy.files import parse_struct, read_bytes, struct_json
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 
@@ -49,6 +50,12 @@ class Delay(NamedTuple):
     """What the convolutions see to the right."""
     lookahead_s: float
     """What the lookahead convolution waits for, or a window's first frame for the end of its context."""
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    """What can be read of the metadata of any version."""
+
+    format_version: Any
 
 
 class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -183,28 +190,20 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return sum(self.delay) if self.delay else None
 
     def to_json(self) -> str:
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+        return struct_json(self)
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> "ModelMetadata":
         """Parse; ModelError names `source`, the field and the value."""
-        try:
-            version = msgspec.json.decode(text)["format_version"]
-        except (msgspec.DecodeError, UnicodeDecodeError, TypeError, KeyError):
-            raise ModelError(f"{source} is not the metadata of a ds2 model: export the model again.") from None
+        other = f"{source} is not the metadata of a ds2 model"
+        version = parse_struct(text, _Versioned, ModelError, other, "; export the model again").format_version
         if version != FORMAT_VERSION:
             raise ModelError(
                 f"{source} has format version {version}, this ds2_deploy reads {FORMAT_VERSION}: "
                 "upgrade ds2_deploy, or export the model again with this one."
             )
-        try:
-            return msgspec.json.decode(text, type=cls)
-        except msgspec.ValidationError as error:
-            raise ModelError(f"{source} does not describe a model: {error}.") from error
+        return parse_struct(text, cls, ModelError, f"{source} does not describe a model")
 
     @classmethod
     def read(cls, path: Path) -> "ModelMetadata":
-        try:
-            return cls.from_json(path.read_bytes(), str(path))
-        except OSError as error:
-            raise ModelError(f"Cannot read {path}: {error.strerror}.") from error
+        return cls.from_json(read_bytes(path, ModelError), str(path))

@@ -11,6 +11,16 @@ from ds2_deploy.metadata import ModelMetadata
 BUNDLED = Path(__file__).parent / "models"
 METADATA_FILE = "metadata.json"
 WEIGHTS_FILE = "model.safetensors"
+TOKENS_FILE = "tokens.txt"
+"""The alphabet's labels, for other programs."""
+PARITY_FILE = "parity.json"
+"""How far the graphs were from the network when they were written."""
+LM_FOLDER = "lm"
+"""The language model that goes with the model, where it has one."""
+ENGINES_FOLDER = "engines"
+"""TensorRT's, each with the JSON that describes it."""
+BENCH_FILE = "bench.json"
+"""The bench report by which `--backend auto` chooses."""
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 """Of a model's graphs; in half precision, front end and softmax stay in float32."""
@@ -23,6 +33,9 @@ def graph_file(precision: str, *, stream: bool = False) -> str:
     ('model.onnx', 'stream.fp16.onnx')
     """
     return f"{'stream' if stream else 'model'}{'' if precision == 'fp32' else f'.{precision}'}.onnx"
+
+
+GRAPHS = {graph_file(precision, stream=stream) for precision in PRECISIONS for stream in (False, True)}
 
 
 class ModelFolder(NamedTuple):

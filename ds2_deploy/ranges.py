@@ -29,12 +29,16 @@ POSITIVE = Range(lambda x: 0 < x < math.inf, "positive and finite")
 NOT_NEGATIVE = Range(lambda x: 0 <= x < math.inf, "at least 0 and finite")
 
 
+def check_range(name: str, value: float | None, allowed: Range) -> None:
+    """ValueError where the setting called `name` is outside its range; None never is."""
+    if value is not None and not allowed.holds(value):
+        raise ValueError(f"{name} is {value}: it must be {allowed.words}")
+
+
 def check_ranges(config: object, table: str, /, **ranges: Range) -> None:
-    """ValueError where a setting of `config`, which has its names in `table`, is outside its range; None never is."""
+    """The same of several settings of `config`, which has its names in `table`."""
     for name, allowed in ranges.items():
-        value = getattr(config, name)
-        if value is not None and not allowed.holds(value):
-            raise ValueError(f"{table}{name} is {value}: it must be {allowed.words}")
+        check_range(f"{table}{name}", getattr(config, name), allowed)
 
 
 def check_counts(**counts: int) -> None:

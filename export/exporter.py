@@ -1,18 +1,22 @@
 """`ds2 export`: from a checkpoint to a model folder that has been checked, or to no folder at all."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ds2_deploy.decoding import LM_FOLDER
 from ds2_deploy.errors import InferenceError, OutputError, ParityError
-from ds2_deploy.files import atomic_folder
+from ds2_deploy.files import atomic_folder, copy
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import open_checkpoint, save_weights
 from ds2_deploy.model_folder import (
+    BENCH_FILE,
+    ENGINES_FOLDER,
+    GRAPHS,
+    LM_FOLDER,
     METADATA_FILE,
+    PARITY_FILE,
     PRECISIONS,
+    TOKENS_FILE,
     WEIGHTS_FILE,
     ModelFolder,
     Precision,
@@ -20,7 +24,6 @@ from ds2_deploy.model_folder import (
     is_checkpoint,
     open_model,
 )
-from ds2_deploy.runtime.bench_choice import BENCH_FILE
 from ds2_deploy.runtime.ort_backend import OrtBackend, OrtStreamBackend
 from ds2_deploy.runtime.streamed import Streamed
 from ds2_deploy.runtime.torch_backend import TorchBackend
@@ -29,8 +32,8 @@ from export.recurrence import Recurrence
 from export.to_onnx import write_onnx, write_stream_onnx
 
 CHOICES: dict[str, tuple[Precision, ...]] = {"fp32": ("fp32",), "fp16": ("fp16",), "both": PRECISIONS}
-GRAPHS = {graph_file(precision, stream=stream) for precision in PRECISIONS for stream in (False, True)}
-OWN_FILES = {METADATA_FILE, WEIGHTS_FILE, "tokens.txt", "parity.json", *GRAPHS}
+OWN = {METADATA_FILE, WEIGHTS_FILE, TOKENS_FILE, PARITY_FILE, ENGINES_FOLDER, *GRAPHS}
+"""What an export writes, or makes worthless."""
 
 
 def export_model(
@@ -59,15 +62,15 @@ def export_model(
     """
     if (out / METADATA_FILE).exists() and not overwrite:
         raise OutputError(f"{out} already holds a model: add --overwrite, or choose another --out.")
-    if (out / METADATA_FILE).exists():
-        ModelMetadata.read(out / METADATA_FILE)  # raises where it is not a model's
+    if (out / METADATA_FILE).exists() and not any((out / name).is_file() for name in (WEIGHTS_FILE, *GRAPHS)):
+        ModelMetadata.read(out / METADATA_FILE)  # raises where it is not a model's; a damaged model may be replaced
     checkpoint = open_checkpoint(source)
     if window is not None or window_context is not None:
         checkpoint = replace(checkpoint, metadata=checkpoint.metadata.with_windows(window, window_context, source))
     model, metadata = checkpoint.model(), checkpoint.metadata
     with atomic_folder(out, METADATA_FILE) as folder:
         (folder / METADATA_FILE).write_text(metadata.to_json() + "\n", encoding="utf-8")
-        (folder / "tokens.txt").write_text(metadata.alphabet.to_lines(), encoding="utf-8")
+        (folder / TOKENS_FILE).write_text(metadata.alphabet.to_lines(), encoding="utf-8")
         save_weights(model, folder / WEIGHTS_FILE)
         written = ModelFolder(folder, metadata)
         candidates: list[Candidate] = []
@@ -83,7 +86,7 @@ def export_model(
             report = compare(TorchBackend.of(model), candidates, probe_recordings(metadata), metadata.min_samples)
         except InferenceError as error:
             raise ParityError(f"The exported graph does not run, so {out} was not written: {error}") from error
-        (folder / "parity.json").write_text(report.to_json() + "\n", encoding="utf-8")
+        (folder / PARITY_FILE).write_text(report.to_json() + "\n", encoding="utf-8")
         if not report.passed and not allow_mismatch:
             raise ParityError(
                 f"The exported graph differs from the network, so {out} was not written: {report.failures()}."
@@ -96,11 +99,9 @@ def export_model(
 def _keep_others(old: Path, new: Path) -> None:
     """Copy what the old folder holds beside the model, such as its card."""
     for path in old.iterdir() if old.is_dir() else ():
-        if path.name not in OWN_FILES and path.name != "engines" and path.stem != Path(BENCH_FILE).stem:
-            if path.is_symlink() or path.is_file():
-                shutil.copy2(path, new / path.name, follow_symlinks=False)
-            elif path.is_dir():
-                shutil.copytree(path, new / path.name, symlinks=True)
+        is_kept = path.name not in OWN and path.stem != Path(BENCH_FILE).stem
+        if is_kept and (path.is_symlink() or path.is_file() or path.is_dir()):
+            copy(path, new / path.name, links=True)
 
 
 def _bring_language_model(source: Path, new: Path) -> None:
@@ -108,4 +109,4 @@ def _bring_language_model(source: Path, new: Path) -> None:
     if not is_checkpoint(source) and not (new / LM_FOLDER).exists():
         old = open_model(source).path / LM_FOLDER
         if old.is_dir():
-            shutil.copytree(old, new / LM_FOLDER)
+            copy(old, new / LM_FOLDER, links=False)  # from elsewhere: a relative link would lead nowhere

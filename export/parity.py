@@ -11,9 +11,11 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import soxr
+from msgspec.structs import replace
 
 from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
+from ds2_deploy.files import INFINITE, struct_json, told
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model_folder import Precision
@@ -54,6 +56,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     """Empty in reports from before it was written down."""
     frames: int
     max_abs: float
+    """Of log-probabilities, in nats; infinite where one is no number, which in JSON is INFINITE."""
     mean_abs: float
     equal_argmax: float
     equal_lengths: bool
@@ -76,6 +79,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
             return "gives other numbers of frames"
         if not self.frames:
             return "was compared on no frame"
+        if self.max_abs >= INFINITE:
+            return "differs infinitely, for a log-probability is no number"
         return (
             f"differs by up to {self.max_abs:.2g} nats (allowed {self.max_abs_allowed:g}) with {self.equal_argmax:.2%} "
             f"equal labels (required {self.equal_argmax_required:.1%})"
@@ -97,7 +102,8 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     reference_cer: float | None = None
 
     def to_json(self) -> str:
-        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+        differences = (replace(d, max_abs=told(d.max_abs), mean_abs=told(d.mean_abs)) for d in self.differences)
+        return struct_json(replace(self, differences=tuple(differences)))
 
     def failures(self) -> str:
         """Which backends are too far off, and by how much."""

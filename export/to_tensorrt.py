@@ -19,7 +19,7 @@ from ds2_deploy import __version__
 from ds2_deploy.errors import ConfigError, EngineError, OutputError
 from ds2_deploy.files import alone_with, atomic_path, sha256
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model_folder import Precision, graph_file, open_model
+from ds2_deploy.model_folder import ENGINES_FOLDER, Precision, graph_file, open_model
 from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, TensorInfo
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
 from ds2_deploy.runtime.trt import BuildOptions, RuntimeChoice, TensorRT, choose
@@ -61,7 +61,7 @@ def build_engine(
     source = model_folder.file(graph_file("fp16" if fp16 else "fp32", stream=stream))
     tensorrt = choose(runtime)
     tag = tensorrt.target(options).tag
-    path = folder / "engines" / f"{source.stem}{'.tf32' if options.tf32 else ''}.{tag}.engine"
+    path = folder / ENGINES_FOLDER / f"{source.stem}{'.tf32' if options.tf32 else ''}.{tag}.engine"
     with alone_with(source, f"building an engine from {source}"):
         _check_output(path, rebuild=rebuild)
         start = time.perf_counter()

@@ -35,6 +35,7 @@ from ds2_deploy.bench.tables import COLUMNS, comma_separated, markdown
 from ds2_deploy.bench.worker import Remote, Spec
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import BackendUnavailableError, BenchError, ManifestError
+from ds2_deploy.files import INFINITE
 from ds2_deploy.runtime.bench_choice import in_order
 from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH
@@ -353,12 +354,23 @@ def test_a_report_survives_its_file_and_follows_the_schema(tmp_path: Path) -> No
     assert json.loads(schema.read_text()) == msgspec.json.schema(Report)
 
 
+@pytest.mark.parametrize("apart", [math.inf, math.nan])
+def test_a_report_tells_what_is_infinitely_far_from_what_was_not_compared(tmp_path: Path, apart: float) -> None:
+    """JSON would have null for both."""
+    rows = [row([5.0], max_abs=far) for far in (None, apart, 0.5)]
+    (tmp_path / "bench.json").write_bytes(report(rows).to_json())
+    found = Report.read(tmp_path / "bench.json").rows
+    assert [r.max_abs for r in found] == [None, INFINITE, 0.5]
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (b"", "cannot be read as a bench report"),
-        (b"{}", "names no schema"),
-        (b"[1]", "names no schema"),
+        (b"", "is no bench report: Input data was truncated"),
+        (b"{}", "is no bench report: Object missing required field `schema`"),
+        (b"[1]", "is no bench report: Expected `object`, got `array`"),
+        (b'{"schema": 1, "machine": "\xff"}', "is no bench report: 'utf-8' codec"),
+        (b'{"schema": 1, "x": ' + b"[" * 100_000, "is no bench report: maximum recursion depth"),
         (b'{"schema": 99}', "has schema 99, and this ds2 reads 1"),
         (b'{"schema": 1}', "no bench report"),
         (report([msgspec.structs.replace(row([5.0]), runs_ms=[[]])]).to_json(), "a row of it has no runs"),

@@ -46,7 +46,10 @@ def test_another_machines_report_is_not_heeded_and_that_is_said(
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{}", b'{"machine": 1, "fastest": {}}', b'{"machine": "", "fastest": {"x": []}}', b'{"machine\xff"'],
+    [
+        *(b"", b"{}", b'{"machine": 1, "fastest": {}}', b'{"machine": "", "fastest": {"x": []}}', b'{"machine\xff"'),
+        b'{"machine": "", "fastest": {}, "rows": ' + b"[" * 100_000,
+    ],
 )
 def test_what_is_no_report_is_refused(model: ModelFolder, content: bytes) -> None:
     (model.path / "bench.json").write_bytes(content)

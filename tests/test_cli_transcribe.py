@@ -316,6 +316,9 @@ def test_two_recordings_for_one_file(transcribe: Ds2, texts: dict[str, str], tmp
     a = next(iter(texts))
     outcome = transcribe(a, a, "--output-dir", tmp_path / "out")
     assert (outcome.code, outcome.err) == (1, f"ds2: {a} is named twice: name each recording once.\n")
+    folder = Path(a).parent.parent  # below which it has another file than by itself
+    outcome = transcribe(folder, a, "--recursive", "--output-dir", tmp_path / "out")
+    assert (outcome.code, outcome.err) == (1, f"ds2: {a} is named twice: name each recording once.\n")
     elsewhere = tmp_path / "elsewhere" / Path(a).name
     elsewhere.parent.mkdir()
     elsewhere.touch()
@@ -438,8 +441,14 @@ def test_info_counts_parameters_as_torch_does(ds2: Ds2, conv_model: ConvModel, t
     checkpoint = tmp_path / "best.pt"
     Checkpoint(metadata=conv_model.metadata, weights=model.state_dict()).save(checkpoint)
     assert json.loads(ds2("info", checkpoint, "--json").out)["parameters"] == expected
-    (tmp_path / "model.safetensors").write_bytes(b"\x10")
-    assert ds2("info", tmp_path).code == 1
+    for header in (b"", b"[]", b'{"a": []}', b'{"a": {"shape": ["x"]}}', b'{"a": ' + b"[" * 100_000):
+        size = len(header) or 16  # one of nothing is cut off
+        (tmp_path / "model.safetensors").write_bytes(size.to_bytes(8, "little") + header)
+        code, _, err = ds2("info", tmp_path)
+        assert (code, err.count("\n")) == (1, 1)
+        assert re.search(r"Cannot read the weights .*model\.safetensors: .*; export the model again\.$", err)
+    (tmp_path / "model.safetensors").write_bytes(b"\xff" * 8)
+    assert "Cannot read the weights" in ds2("info", tmp_path).err
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "metadata.json", "engines/plan.json"])

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import torch
 import export.exporter
 from ds2_deploy.errors import InferenceError, ModelError, ModelNotFoundError, OutputError, ParityError
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_model
+from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, load_model, save_weights
 from ds2_deploy.model.fold import fold_batch_norm
 from ds2_deploy.model_folder import ModelFolder, open_model
 from ds2_deploy.runtime.ort_backend import OrtBackend
@@ -162,6 +163,17 @@ def test_weights_in_the_folder_are_the_model(exported, tmp_path):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600)])
+def test_weights_heed_the_umask(tmp_path, mask, mode):
+    model = tiny_model(tiny_metadata(MODELS["gru, forward only, no batch norm"]))
+    before = os.umask(mask)
+    try:
+        save_weights(model, tmp_path / "model.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o777 == mode
+
+
 @torch.no_grad()
 def test_folding_batch_norm_changes_nothing():
     model = tiny_model(tiny_metadata(MODELS["lstm, lookahead, 1d, fc"])).double()
@@ -271,6 +283,10 @@ def test_a_bundled_model_is_exported_by_its_name_with_its_language_model(exporte
     (tmp_path / "model/lm/lm.arpa").write_text("another")
     export_model(Path("small"), tmp_path / "model", precision="fp32", overwrite=True)
     assert (tmp_path / "model/lm/lm.arpa").read_text() == "another"
+    (tmp_path / "bundled/small/lm/lm.arpa").unlink()
+    (tmp_path / "bundled/small/lm/lm.arpa").symlink_to("gone")
+    with pytest.raises(OutputError, match=r"^Cannot copy .*bundled/small/lm/lm\.arpa: No such file or directory\.$"):
+        export_model(Path("small"), tmp_path / "other", precision="fp32")
     with pytest.raises(ModelNotFoundError, match="There is no model 'large'"):
         export_model(Path("large"), tmp_path / "other")
     with pytest.raises(ModelNotFoundError, match=r"There is no checkpoint large\.pt"):
@@ -323,6 +339,22 @@ def test_a_folder_with_another_kind_of_metadata_is_not_a_model(exported, tmp_pat
         export_model(folder, tmp_path, overwrite=True)
 
 
+@pytest.mark.parametrize("metadata", ['{"format_version": 1', '{"format_version": 2}', '{"format_version": 1, "x": 1}'])
+@pytest.mark.parametrize("left", ["model.safetensors", "stream.fp16.onnx"])
+def test_a_model_whose_metadata_cannot_be_read_is_exported_again(exported, tmp_path, metadata, left):
+    """For that is what the messages about it ask for."""
+    _, folder, _ = exported(COMBINATIONS[2])
+    (tmp_path / left).write_text("cut off")
+    (tmp_path / "README.md").write_text("card")
+    (tmp_path / "metadata.json").write_text(metadata)
+    with pytest.raises(ModelError, match=r"export the model again|does not describe a model"):
+        open_model(tmp_path)
+    export_model(folder, tmp_path, precision="fp32", overwrite=True)
+    assert open_model(tmp_path).metadata == open_model(folder).metadata
+    assert (tmp_path / "README.md").read_text() == "card"
+    assert not (tmp_path / "stream.fp16.onnx").exists()
+
+
 def test_what_stands_there_is_never_replaced_unasked(exported, tmp_path):
     _, folder, _ = exported(COMBINATIONS[0])
     (tmp_path / "notes.txt").write_text("mine")
@@ -347,6 +379,17 @@ def test_other_torch_files_are_not_checkpoints(tmp_path):
         load_checkpoint(tmp_path / "x.pt")
     with pytest.raises(ModelNotFoundError):
         load_checkpoint(tmp_path / "missing.pt")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"ds2": 5}, {"weights": {3: torch.zeros(1)}}, {"weights": {"encoder.output.bias": 5}}, {"weights": 5}],
+)
+def test_a_checkpoint_holds_metadata_and_tensors_by_name(tmp_path, changes):
+    metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
+    torch.save({"ds2": metadata.to_json(), "weights": {}, "training": {}} | changes, tmp_path / "x.pt")
+    with pytest.raises(ModelError, match=r"x\.pt is not a ds2 checkpoint, or it is damaged"):
+        load_checkpoint(tmp_path / "x.pt")
 
 
 class _Bomb:

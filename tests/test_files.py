@@ -12,10 +12,11 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from ds2_deploy.errors import ModelNotFoundError, OutputError
-from ds2_deploy.files import alone_with, atomic_folder, atomic_path, sha256
+from ds2_deploy.errors import BenchError, ModelError, ModelNotFoundError, OutputError
+from ds2_deploy.files import alone_with, atomic_folder, atomic_path, copy, read_struct, sha256, struct_json
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
 model_folder = partial(atomic_folder, marker="metadata.json")
@@ -210,7 +211,19 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
         assert not path.exists()
     files = {"model/metadata.json": "1", "model/engines/a.plan": "1"}
     assert tree(path.parent) == {"model": None, "model/engines": None, **files}
-    assert path.stat().st_mode & 0o777 == 0o755  # not the private 0o700 of a temporary folder
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o755), (0o027, 0o750), (0o077, 0o700), (0o002, 0o775)])
+def test_a_folder_heeds_the_umask(tmp_path: Path, mask: int, mode: int) -> None:
+    """It has not the private 0o700 of a temporary folder, nor what the user does not want to give."""
+    before = os.umask(mask)
+    try:
+        with model_folder(tmp_path / "model") as temporary:
+            write_model(temporary, "1")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "model").stat().st_mode & 0o777 == mode
+    assert (tmp_path / "model" / "metadata.json").stat().st_mode & 0o777 == mode & 0o666
 
 
 def test_a_model_folder_is_replaced_as_a_whole_at_the_end(tmp_path: Path) -> None:
@@ -301,6 +314,76 @@ def test_the_target_of_a_link_is_replaced_and_the_link_stays(tmp_path: Path) -> 
     assert (tmp_path / "current").is_symlink()
     assert (tmp_path / "v1" / "metadata.json").read_text() == "new"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["current", "v1"]
+
+
+@pytest.mark.parametrize("links", [False, True])
+def test_a_folder_is_copied_with_its_links_or_with_what_they_lead_to(tmp_path: Path, links: bool) -> None:
+    (tmp_path / "lm" / "deep").mkdir(parents=True)
+    (tmp_path / "shared.arpa").write_text("words")
+    (tmp_path / "lm" / "deep" / "lm.arpa").symlink_to("../../shared.arpa")
+    copy(tmp_path / "lm", tmp_path / "new", links=links)
+    assert (tmp_path / "new" / "deep" / "lm.arpa").is_symlink() == links
+    assert tree(tmp_path / "new") == {"deep": None, "deep/lm.arpa": "words"}
+    (tmp_path / "link").symlink_to("lm")
+    copy(tmp_path / "link", tmp_path / "as it was", links=links)
+    assert (tmp_path / "as it was").is_symlink() == links
+
+
+def test_what_cannot_be_copied_is_named_and_not_what_is_written(tmp_path: Path) -> None:
+    (tmp_path / "lm").mkdir()
+    (tmp_path / "lm" / "lm.arpa").symlink_to("gone.arpa")
+    (tmp_path / "lm" / "words.txt").symlink_to("gone.txt")
+    for source, file in (("lm", "lm/lm.arpa"), ("lm/words.txt", "lm/words.txt"), ("none", "none")):
+        refused = pytest.raises(OutputError, match=rf"^Cannot copy {tmp_path / file}: No such file or directory\.$")
+        with refused, model_folder(tmp_path / "out") as temporary:
+            copy(tmp_path / source, temporary / "copy", links=False)
+    copy(tmp_path / "lm", tmp_path / "kept", links=True)
+    assert (tmp_path / "kept" / "lm.arpa").readlink() == Path("gone.arpa")
+    assert not (tmp_path / "out").exists()
+
+
+class Hop(msgspec.Struct):
+    """As FeatureConfig has one: what it counts of it goes beyond a float's or an int's range."""
+
+    hop_ms: float = 10.0
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        round(16 * self.hop_ms)
+        if self.hop_ms < 1:
+            raise ValueError("hop_ms is too small.\nIndeed.")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Input data was truncated"),
+        (b"[]", "Expected `object`, got `array`"),
+        (b'{"hop_ms": "1"}', "Expected `float`, got `str` - at `$.hop_ms`"),
+        (b'{"hop_ms": 0.5}', "hop_ms is too small"),
+        (b'{"hop_ms": 1e308}', "cannot convert float infinity to integer"),
+        (b'{"name": "\xff"}', "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
+        (b'{"x": ' + b"[" * 100_000, "maximum recursion depth exceeded while deserializing an object"),
+    ],
+)
+def test_a_struct_that_is_damaged_is_one_sentence_with_its_cure(tmp_path: Path, content: bytes, reason: str) -> None:
+    (tmp_path / "hop.json").write_bytes(content)
+    with pytest.raises(ModelError) as refused:
+        read_struct(tmp_path / "hop.json", Hop, ModelError, "is no hop", "; jump again")
+    assert str(refused.value) == f"{tmp_path / 'hop.json'} is no hop: {reason}; jump again."
+
+
+def test_a_struct_that_cannot_be_read(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "no.json", "No such file or directory")):
+        with pytest.raises(BenchError, match=rf"^Cannot read {path}: {reason}\.$"):
+            read_struct(path, Hop, BenchError, "is no hop")
+
+
+def test_a_struct_comes_back_from_its_json(tmp_path: Path) -> None:
+    (tmp_path / "hop.json").write_text(struct_json(Hop(12.5)))
+    assert read_struct(tmp_path / "hop.json", Hop, ModelError, "is no hop") == Hop(12.5)
+    assert struct_json(Hop(12.5)) == '{\n  "hop_ms": 12.5,\n  "name": ""\n}'
+    assert struct_json(Hop(12.5), indent=1) == '{\n "hop_ms": 12.5,\n "name": ""\n}'
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000_003])

@@ -66,6 +66,7 @@ def test_another_format_version_is_refused_before_anything_else(version: object)
         ({"model": {"cell": "tcn"}}, r"'tcn'.*\$\.model\.cell"),
         ({"model": 3}, r"\$\.model"),
         ({"statistics": None}, "statistics are missing"),
+        ({"feature": {"hop_ms": 1e308}}, "float infinity"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(values: dict[str, Any], named: str) -> None:
@@ -73,9 +74,11 @@ def test_a_wrong_value_is_named_with_its_place(values: dict[str, Any], named: st
         ModelMetadata.from_json(changed(**values), "m.json")
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"3", b"{}", b"\xff\xfe", b'{"name": "\xff"}', b"RIFF"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"3", b"{}", b"\xff\xfe", b'{"name": "\xff"}', b"RIFF", b"[" * 100_000]
+)
 def test_other_files_are_not_metadata(content: bytes) -> None:
-    with pytest.raises(ModelError, match=r"^m\.json is not the metadata of a ds2 model"):
+    with pytest.raises(ModelError, match=r"^m\.json is not the metadata of a ds2 model: .*; export the model again\.$"):
         ModelMetadata.from_json(content, "m.json")
 
 

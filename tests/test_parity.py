@@ -1,5 +1,6 @@
 """Parity in words: what two backends that say known things are reported to say."""
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -7,9 +8,10 @@ import pytest
 from ds2_deploy.commands.parity import that_all_take
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import InferenceError
+from ds2_deploy.files import INFINITE
 from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
-from export.parity import Recording, compare
+from export.parity import ParityReport, Recording, compare
 
 
 class Says:
@@ -82,6 +84,10 @@ def test_what_is_not_a_number_is_far_off_and_says_nothing() -> None:
     broken.run = poisoned  # type: ignore[method-assign]
     report = compare(REFERENCE, [(broken, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH))
     assert (report.passed, report.differences[0].max_abs, report.differences[0].different_words) == (False, np.inf, 6)
+    read = msgspec.json.decode(report.to_json(), type=ParityReport)  # JSON has no infinity
+    assert (read.passed, read.differences[0].passed, read.differences[0].max_abs) == (False, False, INFINITE)
+    assert read.differences[0].mean_abs == INFINITE
+    assert read.failures() == report.failures() == "broken fp16 differs infinitely, for a log-probability is no number"
     report = compare(
         broken, [(REFERENCE, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH)
     )  # nor can it be compared with

@@ -14,6 +14,7 @@ from ds2_deploy.ranges import (
     Range,
     at_least,
     between,
+    check_range,
     check_ranges,
 )
 
@@ -38,6 +39,12 @@ def test_the_ends_of_ranges(allowed: Range, inside: list[float], outside: list[f
     for value in [*outside, math.nan, -math.inf]:
         with pytest.raises(ValueError, match=rf"^table\.rate is {value}: it must be {allowed.words}$"):
             check_ranges(SimpleNamespace(rate=value), "table.", rate=allowed)
+
+
+def test_a_setting_by_a_name_of_its_own() -> None:
+    check_range("The weight of 'a'", 0.5, SHARE)
+    with pytest.raises(ValueError, match=r"^The weight of 'a' is 1\.5: it must be between 0 and 1$"):
+        check_range("The weight of 'a'", 1.5, SHARE)
 
 
 def test_what_is_not_set_is_in_any_range() -> None:

@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from ds2_deploy import __version__
-from ds2_deploy.extras import installed_version
+from ds2_deploy.extras import installed_packages
 from ds2_deploy.files import sha256
-from ds2_deploy.model_folder import ModelFolder
+from ds2_deploy.model_folder import ENGINES_FOLDER, ModelFolder
 from ds2_deploy.runtime.bench_choice import processor_name
 from ds2_deploy.runtime.devices import cpu_cores
 
-PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "torch", "tensorrt", "tensorrt-rtx-cu13", "pycuda")
+MODULES = ("numpy", "onnxruntime", "torch", "tensorrt", "tensorrt_rtx", "pycuda")
+"""Whose versions decide how fast a backend is."""
 GPU_FIELDS = (
     "name", "driver_version", "pstate", "clocks.sm", "clocks.mem", "power.draw", "power.limit", "temperature.gpu",
     "utilization.gpu", "clocks_throttle_reasons.active",
 )  # fmt: skip
-GRAPHS = ("*.onnx", "*.safetensors", "engines/*")
+GRAPHS = ("*.onnx", "*.safetensors", f"{ENGINES_FOLDER}/*")
 
 
 def fixed(folder: ModelFolder, threads: int) -> dict[str, Any]:
@@ -34,7 +35,7 @@ def fixed(folder: ModelFolder, threads: int) -> dict[str, Any]:
         "threads": threads,
         "memory_mb": _memory_mb(),
         "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "packages": {name: found for name in PACKAGES if (found := installed_version(name))},
+        "packages": installed_packages(*MODULES),
         "files": {
             str(path.relative_to(folder.path)): sha256(path)[:16]
             for pattern in GRAPHS

@@ -1,16 +1,24 @@
 """What a bench report holds. Its JSON schema is schema.json beside this file."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 from ds2_deploy.bench.stats import Latency
 from ds2_deploy.errors import BenchError
+from ds2_deploy.files import INFINITE, parse_struct, read_bytes, struct_json, told
 
 SCHEMA = 1
 """Raised with every change that a reader of older reports would misunderstand."""
 Workload = Literal["batch", "utterance", "stream", "load"]
+
+
+MAX_ABS = (
+    "Greatest difference of a log-probability from the reference's, in nats; infinite where one is no number, which "
+    f"JSON has as {INFINITE}; null for the reference itself, and for utterances and requests, whose texts are compared."
+)
 
 
 class Loaded(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,9 +88,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     host_mb: float
     """Peak of the process."""
     device_mb: float | None = None
-    max_abs: float | None = None
-    """Greatest difference of a log-probability from the reference's, in nats, infinite where one is no number; None for
-    the reference itself, and for utterances and requests, whose texts are compared."""
+    max_abs: Annotated[float | None, msgspec.Meta(description=MAX_ABS)] = None
     wer: float | None = None
     wer_difference: float | None = None
     """From the reference's, where the texts are known."""
@@ -110,6 +116,12 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         device = self.device.split(":")[0]
         size = (self.share or self.offered) if self.workload == "load" else self.audio_s
         return self.workload, self.backend, self.precision, device, self.batch, size
+
+
+class _Versioned(msgspec.Struct, frozen=True):
+    """What can be read of a report of any schema."""
+
+    schema: Any
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,26 +154,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Figures that contradict each other; the report is not to be trusted."""
 
     def to_json(self) -> bytes:
-        return msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n"
+        rows = [row if row.max_abs is None else replace(row, max_abs=told(row.max_abs)) for row in self.rows]
+        return struct_json(replace(self, rows=rows), indent=1).encode() + b"\n"
 
     @classmethod
     def read(cls, path: Path) -> "Report":
         """BenchError where it is no report, or one of another schema."""
-        try:
-            content = path.read_bytes()
-            found = msgspec.json.decode(content)
-        except (OSError, msgspec.DecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            raise BenchError(f"{path} cannot be read as a bench report: {reason}.") from error
-        schema = found.get("schema") if isinstance(found, dict) else None
-        if schema is None:
-            raise BenchError(f"{path} is no bench report: it names no schema.")
+        content, other = read_bytes(path, BenchError), f"{path} is no bench report"
+        schema = parse_struct(content, _Versioned, BenchError, other).schema
         if schema != SCHEMA:
             raise BenchError(f"{path} has schema {schema}, and this ds2 reads {SCHEMA}: measure again.")
-        try:
-            report = msgspec.json.decode(content, type=cls)
-        except msgspec.DecodeError as error:
-            raise BenchError(f"{path} is no bench report: {error}.") from error
+        report = parse_struct(content, cls, BenchError, other)
         if not all(row.runs_ms and all(row.runs_ms) for row in report.rows):
             raise BenchError(f"{path} is no bench report: a row of it has no runs.")
         return report

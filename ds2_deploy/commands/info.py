@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 
 import typer
 
@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from ds2_deploy.model.config import ModelConfig
 
 NORMS = {"vertical": "on the input", "step": "at every time step"}
+
+
+class Entry(TypedDict, total=False):
+    """What the header of a safetensors file says of a tensor; its `__metadata__` is none and has no shape."""
+
+    shape: tuple[int, ...]
 
 
 def info(
@@ -79,16 +85,17 @@ def _refuse_part_of_a_folder(path: Path) -> None:
 
 def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name from the header of a safetensors file: 8 bytes of length, then JSON; needs no torch."""
-    import json
-
     from ds2_deploy.errors import ModelError
+    from ds2_deploy.files import parse_struct
 
+    damaged, cure = f"Cannot read the weights {weights}", "; export the model again"
     try:
         with weights.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        return {name: tuple(entry["shape"]) for name, entry in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
-        raise ModelError(f"Cannot read the weights {weights}: export the model again.") from error
+            header = file.read(int.from_bytes(file.read(8), "little"))
+    except (OSError, MemoryError, OverflowError) as error:
+        raise ModelError(f"{damaged}{cure}.") from error
+    entries = parse_struct(header, dict[str, Entry], ModelError, damaged, cure).items()
+    return {name: entry["shape"] for name, entry in entries if "shape" in entry}
 
 
 def _tail(feature: "FeatureConfig") -> str:

@@ -10,10 +10,8 @@ from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError
+from ds2_deploy.model_folder import LM_FOLDER as LM_FOLDER
 from ds2_deploy.text.alphabet import Alphabet
-
-LM_FOLDER = "lm"
-"""In a model folder: the language model that goes with it."""
 
 DECODERS: dict[str, Callable[[Alphabet, BeamConfig], Decoder]] = {
     "greedy": lambda alphabet, _: GreedyDecoder(alphabet),

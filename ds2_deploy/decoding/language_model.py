@@ -18,7 +18,7 @@ import msgspec
 
 from ds2_deploy.errors import LanguageModelError
 from ds2_deploy.extras import require
-from ds2_deploy.files import read_text
+from ds2_deploy.files import read_struct, read_text
 from ds2_deploy.text.alphabet import Alphabet
 
 FILES = ("lm.bin", "lm.arpa")
@@ -67,15 +67,11 @@ def find_language_model(path: Path) -> LmFiles:
     if model is None:
         raise LanguageModelError(f"The folder {path} holds neither {' nor '.join(FILES)}: it is no language model.")
     words, settings = folder / WORDS_FILE, folder / SETTINGS_FILE
-    found = _settings(settings) if path.is_dir() and settings.is_file() else None
+    found = None
+    if path.is_dir() and settings.is_file():
+        cure = "; let ds2 lm-tune write it again, or remove it"
+        found = read_struct(settings, LmSettings, LanguageModelError, "cannot be read", cure)
     return LmFiles(model, words if words.is_file() else None, found)
-
-
-def _settings(path: Path) -> LmSettings:
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=LmSettings)
-    except (OSError, msgspec.DecodeError) as error:
-        raise LanguageModelError(f"{path} cannot be read: {error}.") from error
 
 
 def words_of_model(files: LmFiles) -> list[str]:

@@ -29,6 +29,7 @@ from ds2_deploy.decoding.protocol import Hypothesis, Reading, Word
 from ds2_deploy.decoding.words import words_of
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.extras import require
+from ds2_deploy.ranges import between, check_range, check_ranges
 from ds2_deploy.text.alphabet import Alphabet
 
 PRESET = LmSettings(alpha=0.5, beta=1.0, beam_width=64)
@@ -69,17 +70,15 @@ class BeamConfig:
     """Readings that a hypothesis comes with."""
 
     def __post_init__(self) -> None:
-        _check("alpha", self.alpha, 0, MAX_ALPHA)
-        _check("beta", self.beta, -MAX_BETA, MAX_BETA)
-        _check("beam_width", self.beam_width, 1, MAX_WIDTH)
-        _check("n_best", self.n_best, 1, MAX_WIDTH)
-        for word, weight in self.hot_words.items():
-            _check(f"The weight of the hot word {word!r}", weight, 0, MAX_HOT)
-
-
-def _check(name: str, value: float | None, least: float, most: float) -> None:
-    if value is not None and not least <= value <= most:
-        raise ConfigError(f"{name} is {value:g}: it must lie between {least:g} and {most:g}.")
+        width = between(1, MAX_WIDTH)
+        try:
+            check_ranges(
+                self, "", alpha=between(0, MAX_ALPHA), beta=between(-MAX_BETA, MAX_BETA), beam_width=width, n_best=width
+            )
+            for word, weight in self.hot_words.items():
+                check_range(f"The weight of the hot word {word!r}", weight, between(0, MAX_HOT))
+        except ValueError as error:
+            raise ConfigError(f"{error}.") from error
 
 
 def _spelled(hot_words: Mapping[str, float], alphabet: Alphabet) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ds2_deploy.errors import ModelError, ModelNotFoundError, reason_of
@@ -74,21 +74,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         header, weights, training = content["ds2"], dict(content["weights"]), dict(content["training"])
+        if not isinstance(header, str) or not all(map(_is_weight, weights.items())):
+            raise TypeError("no metadata, or no tensors by name")
     except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, ValueError) as error:
         raise ModelError(f"{path} is not a ds2 checkpoint, or it is damaged: expected a file of ds2 train.") from error
     metadata = ModelMetadata.from_json(header, str(path))
     return Checkpoint(metadata=metadata, weights=weights, training=training, name=str(path))
 
 
+def _is_weight(item: tuple[object, object]) -> bool:
+    """Whether a tensor stands under a name."""
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
 def save_weights(model: DeepSpeech2, path: Path) -> None:
     """model.safetensors: the network's weights in float32, those that two layers share twice."""
-    try:
-        save_file(
-            {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}, path
-        )
-    except SafetensorError as error:  # how it reports a full disk
-        raise OSError(errno.ENOSPC, f"no space left or the write failed ({error})") from error
-    path.chmod(0o644)  # safetensors writes files that only their owner can read
+    weights = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    path.write_bytes(save(weights))  # its save_file writes files that only their owner can read
 
 
 def load_weights(folder: ModelFolder) -> Checkpoint:

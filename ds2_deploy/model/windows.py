@@ -16,13 +16,11 @@ what windows hear beyond themselves, R for the first context frame of every wind
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from ds2_deploy.model.layers import RecurrentLayer
+from ds2_deploy.model.layers import RecurrentLayer
 
 
 class Windows:
@@ -43,7 +41,7 @@ class Windows:
 
     def through(
         self,
-        layers: Sequence["RecurrentLayer"],
+        layers: Sequence[RecurrentLayer],
         x: Tensor,
         mask: Tensor | None = None,
         states: Sequence[Tensor | None] | None = None,
@@ -67,7 +65,7 @@ class Windows:
 
     def _forward(
         self,
-        layer: "RecurrentLayer",
+        layer: RecurrentLayer,
         x: Tensor,
         state: Tensor | None,
         absent: Tensor | None,
@@ -86,7 +84,7 @@ class Windows:
         ends = self._by_window(y)[-1:].contiguous()  # (1, K B, H)
         return torch.cat([y, self._flat(layer.forward_rnn(ahead, ends)[0])]), state
 
-    def _backward(self, layer: "RecurrentLayer", x: Tensor, *, last: bool) -> Tensor:
+    def _backward(self, layer: RecurrentLayer, x: Tensor, *, last: bool) -> Tensor:
         own, ahead = self._parts(x)
         heard = torch.cat([self._by_window(own), ahead])  # (W + R, K B, D)
         assert layer.backward_rnn is not None

@@ -30,14 +30,16 @@ class FolderWriter:
 
 
 def output_files(recordings: Iterable[Recording], folder: Path, suffix: str) -> dict[str, Path]:
-    """The file of each recording, by the recording's name; OutputError where two would share one."""
+    """The file of each recording, by the recording's name; OutputError where two would share one, or a recording comes
+    twice: by itself and in its folder, it would have two files."""
     owners: dict[Path, Recording] = {}
+    files: dict[str, Path] = {}
     for recording in recordings:
         file = folder / recording.relative.with_suffix(suffix)
+        if recording.name in files:
+            raise OutputError(f"{recording.name} is named twice: name each recording once.")
         if file in owners:
             other = owners[file]
-            if other.name == recording.name:
-                raise OutputError(f"{recording.name} is named twice: name each recording once.")
             raise OutputError(
                 f"{other.name} and {recording.name} would both be written to {file}: "
                 + (
@@ -46,8 +48,8 @@ def output_files(recordings: Iterable[Recording], folder: Path, suffix: str) -> 
                     else "name the folder above them instead, or transcribe them into different folders."
                 )
             )
-        owners[file] = recording
-    return {recording.name: file for file, recording in owners.items()}
+        owners[file], files[recording.name] = recording, file
+    return files
 
 
 def check_transcripts(recordings: Iterable[Recording], files: dict[str, Path]) -> None:

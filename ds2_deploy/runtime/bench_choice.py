@@ -13,10 +13,11 @@ from typing import Literal
 import msgspec
 
 from ds2_deploy.errors import ModelError
+from ds2_deploy.files import read_struct
+from ds2_deploy.model_folder import BENCH_FILE as BENCH_FILE
 from ds2_deploy.model_folder import ModelFolder
 from ds2_deploy.runtime.gpu import gpus
 
-BENCH_FILE = "bench.json"
 log = logging.getLogger(__name__)
 Work = Literal["offline", "stream"]
 
@@ -52,10 +53,7 @@ def in_order(backends: list[str], model: ModelFolder, work: Work) -> list[str]:
     path = model.path / BENCH_FILE
     if not path.is_file():
         return backends
-    try:
-        choice = msgspec.json.decode(path.read_bytes(), type=BenchChoice)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{path} is no bench report: {error}.") from error
+    choice = read_struct(path, BenchChoice, ModelError, "is no bench report", "; remove it, or measure again")
     if choice.machine != (here := machine_name()):
         log.info("%s was measured on %s, and this is %s: not heeded.", path, choice.machine, here)
         return backends

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, EngineError, MissingPackageError
 from ds2_deploy.files import sha256
-from ds2_deploy.model_folder import ModelFolder, Precision, graph_file
+from ds2_deploy.model_folder import ENGINES_FOLDER, ModelFolder, Precision, graph_file
 from ds2_deploy.runtime.engine_info import EngineInfo
 from ds2_deploy.runtime.gpu import Gpu
 from ds2_deploy.runtime.trt import TITLES, TensorRT, load_runtime
@@ -52,7 +52,7 @@ def open_engine(model: ModelFolder, gpu: Gpu, precision: Precision, *, stream: b
 
 def _engines(folder: Path, source: str, reasons: list[DS2Error]) -> Iterator[tuple[Path, EngineInfo]]:
     """Those that were built from the graph `source`; what is wrong with a JSON goes to `reasons`."""
-    for path in sorted((folder / "engines").glob("*.engine")):
+    for path in sorted((folder / ENGINES_FOLDER).glob("*.engine")):
         try:
             info = EngineInfo.read(path.with_suffix(".json"))
         except EngineError as error:

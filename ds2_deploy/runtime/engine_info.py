@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from ds2_deploy.errors import EngineError
+from ds2_deploy.files import read_struct, struct_json
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import Precision
 
@@ -71,14 +72,9 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     metadata: ModelMetadata
 
     def write(self, path: Path) -> None:
-        path.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n")
+        path.write_text(struct_json(self) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> "EngineInfo":
         """Parse; EngineError says what is wrong with the file."""
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=cls)
-        except OSError as error:
-            raise EngineError(f"Cannot read {path}: {error.strerror}.") from error
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:  # ValidationError included
-            raise EngineError(f"{path} does not describe an engine ({error}): build the engine again.") from error
+        return read_struct(path, cls, EngineError, "does not describe an engine", "; build the engine again")
