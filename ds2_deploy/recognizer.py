@@ -52,6 +52,9 @@ from ds2_deploy.threads import Threads
 
 BATCH_SECONDS = 30.0
 """15 to 30 s were fastest on two CPU cores (benchmarks/transcribe_speed.py --batch-seconds); more needs more memory."""
+GPU_BATCH_SECONDS = 2000.0
+"""Of a GPU: about the 256 recordings that published RTFx are measured with. Not measured here yet; where its memory
+does not hold them, they go in halves."""
 SHORTEST_S = 0.1
 """What a recording may be cut into: the detector of silences judges 0.03 s at a time."""
 HEADERS_AHEAD = 256
@@ -96,7 +99,7 @@ class Recognizer:
         decoder: str | BeamConfig = "greedy",
         threads: int | None = None,
         workers: int | None = None,
-        batch_seconds: float = BATCH_SECONDS,
+        batch_seconds: float | None = None,
         max_segment_s: float = MAX_SEGMENT_S,
         cut_long: bool = True,
     ) -> "Recognizer":
@@ -104,7 +107,8 @@ class Recognizer:
 
         `threads`: CPU threads in all, at most, None for one per core; `workers`: how many batches share them or the
         GPU, None for as many as is fastest with many recordings (on a GPU GPU_WORKERS, and an engine takes no more at
-        once). For a single long recording `workers=1` is.
+        once). For a single long recording `workers=1` is. `batch_seconds`: None for BATCH_SECONDS or, on a GPU,
+        GPU_BATCH_SECONDS.
         """
         folder = open_model(model)
         files = _files(folder, precision)
@@ -113,12 +117,15 @@ class Recognizer:
         sharing = min(workers or MAX_WORKERS, threads)
         each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // sharing}
         loaded = open_backend(backend, folder, **each)
+        on_cpu = loaded.device == "cpu"
+        if batch_seconds is None:
+            batch_seconds = BATCH_SECONDS if on_cpu else GPU_BATCH_SECONDS
         return cls(
             metadata=folder.metadata,
             backend=loaded,
             decoder=make_decoder(decoder, folder.metadata.alphabet, folder.path),
-            workers=sharing if loaded.device == "cpu" else workers or GPU_WORKERS,
-            decoding_processes=0 if loaded.device == "cpu" else cpu_cores(),
+            workers=sharing if on_cpu else workers or GPU_WORKERS,
+            decoding_processes=0 if on_cpu else cpu_cores(),
             batch_seconds=batch_seconds,
             max_segment_s=longest_piece_s(loaded, folder.metadata.feature.sample_rate, max_segment_s),
             cut_long=cut_long,
@@ -287,13 +294,11 @@ class Recognizer:
             return error
 
     def _run(self, batch: Batch, audio: list[Future[Samples | AudioError]]) -> list[tuple[int, PieceResult]]:
-        """The results of one batch; what is too short for a frame has an empty transcript."""
+        """The results of one batch; what cannot be heard has an empty transcript."""
         loaded = {place: future.result() for (place, _), future in zip(batch, audio, strict=True)}
         recordings = {place: samples for place, samples in loaded.items() if not isinstance(samples, AudioError)}
         long = {place for place, samples in recordings.items() if len(samples) / self._rate > self.max_segment_s}
-        fitting = [
-            p for p, samples in recordings.items() if p not in long and self.metadata.output_frames(len(samples))
-        ]
+        fitting = [p for p, samples in recordings.items() if p not in long and self._can_hear(samples)]
         texts = dict(zip(fitting, self._hypotheses([recordings[place] for place in fitting]), strict=True))
         results = []
         for place, piece in batch:
@@ -308,6 +313,11 @@ class Recognizer:
                     outcome = about(piece.source, outcome)
                 results.append((place, self._timed(piece, outcome, len(samples) / self._rate)))
         return results
+
+    def _can_hear(self, samples: Samples) -> bool:
+        """What lasts a frame; and of digital silence only where its level is not measured by itself, which has none."""
+        by_itself = self.metadata.feature.normalization.startswith("utterance")
+        return self.metadata.output_frames(len(samples)) > 0 and not (by_itself and not samples.any())
 
     def _timed(self, piece: Piece, outcome: Hypothesis | DS2Error, duration_s: float) -> PieceResult:
         """With the words' times in the recording."""
@@ -328,7 +338,7 @@ class Recognizer:
         return PieceResult(piece, outcome, result.duration_s, result.passages, result.words)
 
     def _hypotheses(self, recordings: list[Samples]) -> list[Outcome]:
-        """One each; where a batch is too much for the machine, each recording by itself."""
+        """One each; where a batch is too much for the machine, in halves."""
         if not recordings:
             return []
         try:
@@ -338,7 +348,8 @@ class Recognizer:
         except InferenceError as error:
             if len(recordings) == 1:
                 return [error]
-            return [self._hypotheses([recording])[0] for recording in recordings]
+            half = len(recordings) // 2
+            return self._hypotheses(recordings[:half]) + self._hypotheses(recordings[half:])
         rows = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
         return self._pool.decode(rows) if self._pool else [decode_row(self.decoder, row) for row in rows]
 

@@ -20,7 +20,7 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model_folder import Precision
 from ds2_deploy.runtime.protocol import Backend, Emissions, pad_batch
-from ds2_deploy.text.languages import respelled
+from ds2_deploy.text.languages import Metric, language_named, respelled
 
 MAX_ABS: dict[Precision, float] = {"fp32": 5e-3, "fp16": 0.1}
 """Largest difference of a log-probability, in nats. Two correct float32 spectrograms differ by up to 8e-4 near the
@@ -63,7 +63,8 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     max_abs_allowed: float
     equal_argmax_required: float
     different_words: int | None = None
-    """Word edits between the backend's transcripts and the reference's; None where nothing was decoded."""
+    """Edits between the backend's transcripts and the reference's, in words, or in what the language is measured by:
+    characters, phonemes; None where nothing was decoded."""
     wer: float | None = None
     """Of the recordings whose text is known, as a fraction; phonemes count as words."""
     cer: float | None = None
@@ -97,7 +98,7 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     differences: tuple[Difference, ...]
     passed: bool
     reference_words: int | None = None
-    """Words in the reference's transcripts."""
+    """Words, or characters or phonemes, in the reference's transcripts."""
     reference_wer: float | None = None
     reference_cer: float | None = None
 
@@ -184,14 +185,15 @@ def compare(
                 gap.add(row[:length], other[:length])
             for recording, text, heard in zip(batch, said, _texts(got, decoder, language), strict=False):
                 gap.words.add(recording.text, heard, text)
-    differences = tuple(gap.difference(decoded=decoder is not None) for gap in gaps)
+    metric = language_named(language).metric if decoder else None
+    differences = tuple(gap.difference(metric) for gap in gaps)
     return ParityReport(
         reference=reference.name,
         recordings=tuple(recording.name for recording in recordings),
         shapes=tuple(shapes),
         differences=differences,
         passed=all(difference.passed for difference in differences),
-        reference_words=own.apart.words if decoder else None,
+        reference_words=own.apart.counted(metric)[1] if metric else None,
         reference_wer=own.wer,
         reference_cer=own.cer,
     )
@@ -249,7 +251,8 @@ class _Gap:
         self.equal += int((chosen >= expected.max(-1) - TIE).sum())
         self.frames += len(expected)
 
-    def difference(self, *, decoded: bool) -> Difference:
+    def difference(self, metric: Metric | None) -> Difference:
+        """`metric`: the language's, where transcripts were decoded."""
         return Difference(
             backend=self.backend.name,
             device=self.backend.device,
@@ -261,7 +264,7 @@ class _Gap:
             equal_lengths=self.equal_lengths,
             max_abs_allowed=MAX_ABS[self.precision],
             equal_argmax_required=MIN_EQUAL_ARGMAX,
-            different_words=self.words.apart.word_errors if decoded else None,
+            different_words=self.words.apart.counted(metric)[0] if metric else None,
             wer=self.words.wer,
             cer=self.words.cer,
         )

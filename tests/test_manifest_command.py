@@ -254,6 +254,20 @@ def cut(name: str, path: str, start_s: float, duration_s: float, texts: list[str
     } | changes  # fmt: skip
 
 
+def test_recordings_of_nothing_are_no_training_data(make: Make, tmp_path: Path) -> None:
+    """Digital silence, or two channels that cancel each other out, with a text all the same."""
+    write_audio(tmp_path / "in" / "fine.wav")
+    sound = noise(16000)
+    for name, samples in (("silent", np.zeros(16000, np.float32)), ("cancelling", np.stack([sound, -sound], axis=1))):
+        soundfile.write(tmp_path / "in" / f"{name}.wav", samples, RATE)
+    for name in ("fine", "silent", "cancelling"):
+        write_text(tmp_path / "in" / f"{name}.txt", "yes")
+    code, lines, report = make(tmp_path / "in")
+    assert [Path(entry["audio_filepath"]).name for entry in lines] == ["fine.wav"]
+    assert (code, dropped(report)) == (1, [(f"{name}.wav", Reason.UNREADABLE) for name in ("cancelling", "silent")])
+    assert all("digital silence alone" in item["detail"] for item in report["dropped"])
+
+
 def test_lhotse_cuts(make: Make, ds2: Ds2, tmp_path: Path) -> None:
     samples, _ = soundfile.read(write_audio(tmp_path / "long.flac", 48000), dtype="int16")
     cuts = [

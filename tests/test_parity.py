@@ -5,7 +5,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ds2_deploy.commands.parity import that_all_take
+from ds2_deploy.commands.parity import print_report, that_all_take
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import InferenceError
 from ds2_deploy.files import INFINITE
@@ -47,6 +47,17 @@ def test_words_apart_and_error_rates() -> None:
     assert (two.different_words, two.wer) == (2, 2 / 6)
     assert two.cer == pytest.approx((1 + 2) / len("yes" + "one two three" + "go on"))
     assert not two.passed  # four labels of 44 frames differ
+
+
+def test_what_is_counted_by_characters_is_compared_by_them(capsys: pytest.CaptureFixture[str]) -> None:
+    other = Says("other", {1: "yes", 2: "one two free", 3: "no on"})
+    report = compare(REFERENCE, [(other, "fp32")], RECORDINGS, 1, GreedyDecoder(ENGLISH), "zh")
+    assert report.reference_words == len("yes" + "onetwotree" + "goon")
+    assert report.differences[0].different_words == 1 + 1
+    print_report(report, "zh")
+    out = capsys.readouterr().out
+    assert "characters apart" in out
+    assert "torch fp32 says 17 characters, CER" in out
 
 
 def test_texts_that_are_not_known_count_in_no_rate() -> None:

@@ -19,6 +19,7 @@ import soundfile
 import torch
 
 from ds2_deploy import recognizer as module
+from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
 from ds2_deploy.audio.load import Channel
 from ds2_deploy.batching import length_batches, plan_batches
 from ds2_deploy.decoding.greedy import GreedyDecoder
@@ -187,7 +188,7 @@ def test_too_short_for_a_frame_never_reaches_the_model() -> None:
 def test_batches_are_bounded_with_their_padding() -> None:
     recognizer, backend = fake(batch_seconds=3.0)
     lengths = np.random.default_rng(0).integers(400, 50_000, 200)
-    recognizer.recognize([np.zeros(length, dtype=np.float32) for length in lengths])
+    recognizer.recognize([noise(length) for length in lengths])
     assert sum(rows for rows, _ in backend.shapes) == 200
     for rows, samples in backend.shapes:
         assert rows == 1 or rows * samples <= 3.0 * 16000
@@ -275,7 +276,8 @@ def test_as_many_batches_at_once_as_were_asked_for(
     backend = FakeBackend()
     backend.device = device
     monkeypatch.setattr(module, "open_backend", lambda *_, **__: backend)
-    assert Recognizer.open(conv_model.path, threads=4, workers=workers).workers == at_once
+    opened = Recognizer.open(conv_model.path, threads=4, workers=workers)
+    assert (opened.workers, opened.batch_seconds) == (at_once, 30.0 if device == "cpu" else 2000.0)
 
 
 def test_recordings_far_apart_are_not_batched_together() -> None:
@@ -455,6 +457,27 @@ def test_a_recording_too_large_for_the_machine_does_not_stop_the_others(conv_mod
     assert "no memory" in str(results[1].error)
     for recording, result in zip(recordings, results, strict=True):
         assert result.hypothesis is None or result.hypothesis.text == conv_model.text(recording)
+
+
+def test_what_the_machine_cannot_hold_goes_in_halves() -> None:
+    recognizer, backend = fake(batch_seconds=9.0)
+    results = replace(recognizer, backend=SmallMachine(backend)).recognize([noise(4000, seed=n) for n in range(8)])
+    assert len(results) == 8
+    assert backend.shapes == [(4, 4000), (4, 4000)]
+
+
+@pytest.mark.parametrize(("normalization", "heard"), [("utterance", 1), ("utterance_bins", 1), ("running", 2)])
+def test_digital_silence_has_no_level_to_go_by(normalization: str, heard: int) -> None:
+    """What a network makes of nothing divided by nothing is no text; other normalisations know what silence is."""
+    recognizer, backend = fake()
+    feature = FeatureConfig(normalization=normalization)  # type: ignore[arg-type]
+    bins = (0.0,) * feature.bins
+    statistics = FeatureStatistics(mean=bins, deviation=(1.0,) * feature.bins) if normalization == "running" else None
+    metadata = ModelMetadata(feature=feature, statistics=statistics)
+    silence, speech = replace(recognizer, metadata=metadata).recognize([np.zeros(8000, np.float32), noise(8000)])
+    assert len(backend.lengths) == heard
+    assert silence.text == ""
+    assert speech.score == 0
 
 
 def test_a_long_pipe_that_the_model_fails_on_is_named_once(tmp_path: Path) -> None:

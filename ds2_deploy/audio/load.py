@@ -107,7 +107,8 @@ def audio_duration_s(source: AudioSource, *, decode: bool = False) -> float:
     """Seconds of audio by the header; `decode`, or a header that leaves the length open, decodes all of it.
 
     Decoding finds what a header cannot: FLAC that is cut off is an AudioError, MP3 is as long as what is left of it. So
-    is WAV to who hears it, for not every recorder ends its header; with `decode` it is an AudioError, too.
+    is WAV to who hears it, for not every recorder ends its header; with `decode` it is an AudioError, too, and so is a
+    recording of nothing but zeros.
     """
     name = source_name(source)
     with _reported(name), _open(source, name) as file:
@@ -115,7 +116,11 @@ def audio_duration_s(source: AudioSource, *, decode: bool = False) -> float:
         if decode and (lacking_s := _lacking_s(file)) > CUT_S:
             raise AudioError(f"{name} breaks off: its header promises {lacking_s:.2f} s more. Record or copy it anew.")
         if decode or frames >= UNKNOWN_FRAMES:
-            frames = sum(map(len, _mono_blocks(file, None, name)))
+            frames, silent = 0, True
+            for block in _mono_blocks(file, None, name):
+                frames, silent = frames + len(block), silent and not block.any()
+            if decode and frames and silent:
+                raise AudioError(f"{name} holds digital silence alone, or channels that cancel each other out.")
         return float(frames) / float(file.samplerate)
 
 

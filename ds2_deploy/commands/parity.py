@@ -117,7 +117,7 @@ def print_report(report: "ParityReport", language: str = "en") -> None:
     """A line per backend and precision; differences in nats."""
     from ds2_deploy.text.languages import language_named
 
-    metric = language_named(language).metric
+    metric, unit = language_named(language).metric, language_named(language).unit
     reference_rate = report.reference_cer if metric == "CER" else report.reference_wer
     print(
         f"Compared with {report.reference} fp32 on {len(report.recordings)} recordings in {len(report.shapes)} batches:"
@@ -133,9 +133,9 @@ def print_report(report: "ParityReport", language: str = "en") -> None:
         )
         for d in report.differences
     ]  # fmt: skip
-    print_columns([*header, *(("words apart", metric) if decoded else ()), ""], rows)
+    print_columns([*header, *((f"{unit} apart", metric) if decoded else ()), ""], rows)
     if decoded:
-        print(f"{report.reference} fp32 says {report.reference_words} words, {metric} {_percent(reference_rate)}.")
+        print(f"{report.reference} fp32 says {report.reference_words} {unit}, {metric} {_percent(reference_rate)}.")
 
 
 def _on(device: str) -> str:

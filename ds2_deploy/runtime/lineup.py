@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ds2_deploy.errors import BackendUnavailableError, DS2Error
-from ds2_deploy.model_folder import PRECISIONS, ModelFolder, Precision, graph_file
+from ds2_deploy.model_folder import ENGINES_FOLDER, PRECISIONS, ModelFolder, Precision, graph_file
 from ds2_deploy.runtime import BACKENDS, NOT_HERE
 from ds2_deploy.runtime.gpu import gpus
 
@@ -61,4 +61,4 @@ def _has(folder: ModelFolder, backend: str, precision: Precision, device: str, *
     if backend == "torch":
         return precision == "fp32" or (device != "cpu" and bool(gpus()))
     graph = folder.path / graph_file(precision, stream=stream)
-    return graph.is_file() or (backend == "tensorrt" and (folder.path / "engines").is_dir())
+    return graph.is_file() or (backend == "tensorrt" and (folder.path / ENGINES_FOLDER).is_dir())
