@@ -18,13 +18,13 @@ import msgspec
 import typer
 from machine import machine, save_result
 
-from ds2_deploy.decoding import DECODERS, LM_FOLDER, make_decoder
+from ds2_deploy.decoding import DECODERS, make_decoder
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model.checkpoint import load_model
-from ds2_deploy.model_folder import bundled_models, open_model
+from ds2_deploy.model_folder import LM_FOLDER, bundled_models, open_model
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from training.lm_tune import Heard, hear
 

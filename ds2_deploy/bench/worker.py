@@ -26,7 +26,7 @@ from ds2_deploy.bench.report import Loaded
 from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.errors import BenchError, DS2Error
-from ds2_deploy.extras import installed_version
+from ds2_deploy.extras import distribution_version
 from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, Precision, graph_file, open_model
 from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.runtime.protocol import Backend, StreamBackend, run_alone
@@ -329,9 +329,7 @@ def _runtime(backend: Any) -> str:
     """Library and version of a backend."""
     if backend.name == "tensorrt":
         return str(backend.engine.runtime)
-    packages = ("torch",) if backend.name == "torch" else ("onnxruntime-gpu", "onnxruntime")
-    versions = ((package, installed_version(package)) for package in packages)
-    return next((f"{package} {version}" for package, version in versions if version), str(backend.name))
+    return distribution_version(backend.name) or str(backend.name)
 
 
 def peak_mb() -> float:

@@ -134,7 +134,7 @@ def write(report: "Report", out: Path) -> None:
     from ds2_deploy.bench.tables import comma_separated, markdown
     from ds2_deploy.errors import MissingPackageError
     from ds2_deploy.files import atomic_path
-    from ds2_deploy.runtime.bench_choice import BENCH_FILE
+    from ds2_deploy.model_folder import BENCH_FILE
 
     files = {BENCH_FILE: report.to_json().decode(), "bench.csv": comma_separated(report), "bench.md": markdown(report)}
     try:

@@ -34,11 +34,10 @@ def lm_tune(
     matplotlib is installed.
     """
     from ds2_deploy.commands.common import check_output_file, print_failure
-    from ds2_deploy.decoding import LM_FOLDER
     from ds2_deploy.decoding.language_model import PICTURE, SETTINGS_FILE
     from ds2_deploy.errors import LanguageModelError
     from ds2_deploy.manifest import read_manifest
-    from ds2_deploy.model_folder import bundled_models, open_model
+    from ds2_deploy.model_folder import LM_FOLDER, bundled_models, open_model
     from ds2_deploy.output.progress import progress_bar
     from ds2_deploy.runtime import open_backend
     from ds2_deploy.runtime.devices import cpu_cores
@@ -95,15 +94,14 @@ def _check_name(manifest: Path) -> None:
 
 
 def _write(tuned: "Tuned", lm: Path) -> None:
-    import msgspec
 
     from ds2_deploy.decoding.language_model import PICTURE, SETTINGS_FILE
     from ds2_deploy.errors import MissingPackageError
-    from ds2_deploy.files import atomic_path
+    from ds2_deploy.files import atomic_path, struct_json
     from training.lm_tune import plot
 
     with atomic_path(lm / SETTINGS_FILE) as temporary:
-        temporary.write_bytes(msgspec.json.format(msgspec.json.encode(tuned.settings), indent=2) + b"\n")
+        temporary.write_text(struct_json(tuned.settings) + "\n", encoding="utf-8")
     written = f"{lm / SETTINGS_FILE}"
     try:
         plot(tuned, lm / PICTURE)

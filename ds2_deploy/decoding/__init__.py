@@ -10,7 +10,7 @@ from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import Decoder
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError
-from ds2_deploy.model_folder import LM_FOLDER as LM_FOLDER
+from ds2_deploy.model_folder import LM_FOLDER
 from ds2_deploy.text.alphabet import Alphabet
 
 DECODERS: dict[str, Callable[[Alphabet, BeamConfig], Decoder]] = {

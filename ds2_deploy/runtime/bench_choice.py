@@ -14,8 +14,7 @@ import msgspec
 
 from ds2_deploy.errors import ModelError
 from ds2_deploy.files import read_struct
-from ds2_deploy.model_folder import BENCH_FILE as BENCH_FILE
-from ds2_deploy.model_folder import ModelFolder
+from ds2_deploy.model_folder import BENCH_FILE, ModelFolder
 from ds2_deploy.runtime.gpu import gpus
 
 log = logging.getLogger(__name__)
