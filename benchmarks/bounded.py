@@ -12,7 +12,7 @@ from typing import IO, NamedTuple
 
 ROOT = Path(__file__).parent.parent
 ERROR = re.compile(r"[\w.]*(Error|Exception|Interrupt)\b.*: ")
-"""The first line of what an exception says: after CUDA's come some that say nothing."""
+"""After a traceback, the first line of what its exception says: after CUDA's come some that say nothing."""
 
 
 class Spoken(NamedTuple):
@@ -41,8 +41,10 @@ def _how(code: int | None, limit_s: float, said: str) -> str:
     if code is None:
         return f"it was stopped after {limit_s:.0f} s"
     how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-    lines = said.splitlines() or ["nothing was said"]
-    return f"{how}: {next(filter(ERROR.match, reversed(lines)), lines[-1])}"
+    *_, raised = said.rpartition("Traceback (most recent call last):")
+    lines = raised.splitlines() or ["nothing was said"]
+    told = lines[-1] if len(raised) == len(said) else next(filter(ERROR.match, lines), lines[-1])
+    return f"{how}: {told}"
 
 
 def _end_all(process: "subprocess.Popen[bytes]") -> None:

@@ -39,8 +39,7 @@ from gpu_pack import pack, untrained
 from gpu_report import markdown
 
 from ds2_deploy.bench import environment
-from ds2_deploy.errors import MissingPackageError
-from ds2_deploy.extras import require
+from ds2_deploy.extras import installed_version
 from ds2_deploy.files import atomic_path
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
@@ -54,9 +53,9 @@ TIMES_HEARD = 32
 HEARD_S = 7200
 """Of recordings in a recognition, again and again: several batches, of which the first waits for nothing."""
 STEP_LIMIT_S = 240
+LOG = "gpu-check.log"
 PRECISIONS = ("fp16", "fp32")
 """What others publish comes first."""
-GPU_PROVIDER = "CUDAExecutionProvider"
 app = typer.Typer(add_completion=False, help=__doc__)
 Row = dict[str, Any]
 
@@ -106,6 +105,7 @@ class Check:
     def __init__(self, asked: Asked, out: Path, minutes: float) -> None:
         self.asked, self.out = asked, out
         out.mkdir(parents=True, exist_ok=True)
+        (out / LOG).write_text("", encoding="utf-8")
         self.end = time.monotonic() + 60 * minutes
         self.report: Row = {
             "gpu": ", ".join(map(str, gpus())) or "no GPU",
@@ -298,7 +298,7 @@ class Check:
         if left_s <= 0:
             raise FailedError("no time was left of --minutes")
         found = spoken(*arguments, limit_s=left_s, codes=codes)
-        with (self.out / "gpu-check.log").open("a", encoding="utf-8") as log:
+        with (self.out / LOG).open("a", encoding="utf-8") as log:
             log.write(f"$ {shlex.join(arguments)}\n{found.out}\n{found.errors}\n{found.failure or 'well'}\n\n")
         return found
 
@@ -313,12 +313,8 @@ def lacks(backend: str, device: str) -> str | None:
         return None
     if backend == "tensorrt" and not (installed("tensorrt") or installed("tensorrt-rtx")):
         return "neither TensorRT nor TensorRT-RTX is installed"
-    if backend == "onnxruntime":
-        try:
-            if GPU_PROVIDER not in require(backend).get_available_providers():
-                return "the ONNX Runtime that is installed is the one for processors"
-        except MissingPackageError as error:
-            return str(error)
+    if backend == "onnxruntime" and installed_version("onnxruntime-gpu") is None:
+        return "onnxruntime-gpu is not installed"
     return None
 
 
@@ -338,7 +334,7 @@ def mean_s(manifest: Path) -> float:
 @app.command()
 def run(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...")],
-    out: Annotated[Path, typer.Option(help="Folder for gpu-check.json and gpu-check.md.")],
+    out: Annotated[Path, typer.Option(help="Folder for gpu-check.json, .md and .log.")],
     data: Annotated[Path | None, typer.Option(help="What `pack` wrote.")] = None,
     batch: Annotated[list[int] | None, typer.Option(min=1, help="Recordings at once; usually 1, 8, 16.")] = None,
     seconds: Annotated[float, typer.Option(min=0.5, help="Of each of them.")] = 10.0,
@@ -375,7 +371,7 @@ def run(
         )
         check = Check(asked, out, minutes)
         check.take([step for step in check.plan() if not (step.kinds and only) or set(step.kinds) & set(only)])
-    print(f"Wrote {out / 'gpu-check.json'} and {out / 'gpu-check.md'}.")
+    print(f"Wrote {out / 'gpu-check.json'}, .md and .log.")
 
 
 if __name__ == "__main__":

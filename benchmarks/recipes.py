@@ -86,7 +86,7 @@ def tried(name: str, trial: Trial, corpora: Path, work: Path) -> Outcome:
     heard = shell.ds2("transcribe", utterance.path, "--model", model).strip()
     log, parity = read_log(run), json.loads((model / "parity.json").read_text())
     metric = language_named(recipe.language).metric
-    best = min(log, key=lambda entry: float(entry["valid_" + recipe.selected_by]))
+    best = [entry for entry in log if entry["best"]][-1]
     return Outcome(
         recipe=name,
         parameters=sum(p.numel() for p in load_checkpoint(run / BEST).model().parameters()),

@@ -355,15 +355,18 @@ def test_a_forked_process_is_told_so() -> None:
         uses = [*WAITING.values(), lambda _: dispatcher.create_stream(), lambda s: s.result, lambda s: s.take_finals()]
         if (child := os.fork()) == 0:
             signal.alarm(10)  # ends it where it hangs
-            refused = 0
-            for use in uses:
-                try:
-                    use(stream)
-                except StreamError as error:
-                    refused += "after forking" in str(error)
-            stream.close()
-            dispatcher.close()
-            os._exit(refused)
+            refused, code = 0, 255
+            try:
+                for use in uses:
+                    try:
+                        use(stream)
+                    except StreamError as error:
+                        refused += "after forking" in str(error)
+                stream.close()
+                dispatcher.close()
+                code = refused
+            finally:
+                os._exit(code)  # and not on into a second run of the tests
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == len(uses)
         stream.input_finished()
         assert stream.wait(10)

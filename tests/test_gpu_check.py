@@ -181,11 +181,16 @@ def test_tests_that_fail_are_named(check: Check, monkeypatch: pytest.MonkeyPatch
 def test_what_is_not_installed_costs_no_process(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     check.asked = check.asked._replace(device="cuda:0")
     monkeypatch.setattr(gpu_check, "spoken", lambda *_, **__: pytest.fail("a process"))
-    monkeypatch.setattr(gpu_check, "installed", lambda _: False)
+    for name, answer in (("installed", False), ("installed_version", None)):
+        monkeypatch.setattr(gpu_check, name, lambda _, answer=answer: answer)
+    refused = set()
     for step in check.plan():
-        if step.name.startswith(("throughput default onnx", "recognition default tensorrt", "export default")):
-            with pytest.raises(FailedError, match=r"one for processors|neither TensorRT"):
+        kind, *rest = step.name.split()
+        if kind == "export" or any(name.strip(",") in ("onnxruntime", "tensorrt") for name in rest):
+            with pytest.raises(FailedError, match=r"onnxruntime-gpu is not|neither TensorRT"):
                 step.do()
+            refused.add(kind)
+    assert refused == {"throughput", "recognition", "export", "parity", "streams"}
 
 
 def test_whole_recordings_are_measured_as_they_are_transcribed(

@@ -690,7 +690,7 @@ def test_batches_by_seconds_and_every_variation_train(corpus, tmp_path):
     settings = recipe(tmp_path, *noise, *features, epochs=3)
     train(settings, [corpus], [corpus], tmp_path / "run")
     log = read_log(tmp_path / "run")
-    assert log[-1]["loss"] < 0.3 * log[0]["loss"]
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
 
 
 def test_an_alphabet_from_the_transcripts_covers_the_validation_set(corpus, tmp_path, capsys):

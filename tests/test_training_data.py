@@ -133,6 +133,9 @@ def test_alphabet_that_does_not_cover_the_transcripts(manifest):
         line["text"] = text
     with pytest.raises(AlphabetError, match="'ñ' in 2, '7' in 1 of 3 utterances"):
         check_labels(survey([write(manifest, lines)], "en", ENGLISH), ENGLISH)
+    manifest.write_text(manifest.read_text().replace("fine", "\\ud800"))  # which JSON can write and UTF-8 cannot
+    with pytest.raises(AlphabetError, match=r"'\\ud800' in 1"):
+        check_labels(survey([manifest], "en", ENGLISH), ENGLISH)
 
 
 def test_a_corpus_is_its_manifests_one_after_the_other(manifest, tmp_path):

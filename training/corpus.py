@@ -167,7 +167,7 @@ def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, 
             found.tokens.update(tokens)
             offsets.append(offset)
             durations_s.append(line.duration)
-            texts.update(f"{text}\n".encode())
+            texts.update(f"{text}\n".encode("utf-8", "surrogatepass"))
         if found.lines == before:
             raise ManifestError(f"The manifest {manifest} holds no utterance.")
         ends.append(len(offsets))

@@ -114,7 +114,9 @@ class Reporter:
 
     def step_done(self, batches: int, losses: Tensor) -> None:
         if not self.progress.disable:
-            self.progress.update(self.task, advance=batches, loss=f"{float(losses.mean()):.2f}")
+            if len(losses):
+                self.progress.update(self.task, loss=f"{float(losses.mean()):.2f}")
+            self.progress.update(self.task, advance=batches)
 
     def saved(self, epoch: int, epochs: int, batch: int, batches: int, loss: float) -> None:
         """A sign of life inside an epoch, where no bar gives one: in a file, or in what Slurm keeps of a job."""

@@ -23,7 +23,12 @@ def lm_tune(
     ] = None,
     trials: Annotated[int, typer.Option(min=1, max=10_000, help="Pairs of alpha and beta to try.")] = 60,
     workers: Annotated[
-        int | None, typer.Option(min=1, max=256, help="Processes that decode; without it, one a core.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=256,
+            help="Processes that decode, of which the search for weights keeps eight busy; without it, one a core.",
+        ),
     ] = None,
     backend: BackendName = "auto",
     device: Device = "auto",
