@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from ds2_deploy.files import INFINITE
+
 if TYPE_CHECKING:
     from export.parity import Difference
 
@@ -111,8 +113,8 @@ def parity_cells(name: str, found: Row) -> Iterator[Row]:
 
 
 def difference_of(row: Row) -> "Difference":
-    """Of a parity report's JSON, which has no infinity."""
+    """Of a parity report's JSON, which has INFINITE for infinity."""
     from export.parity import Difference
 
-    infinite = {name: math.inf for name in ("max_abs", "mean_abs") if row[name] is None}
+    infinite = {name: math.inf for name in ("max_abs", "mean_abs") if row[name] >= INFINITE}
     return msgspec.convert(row | infinite, Difference)

@@ -17,6 +17,10 @@ class AudioError(DS2Error, ValueError):
     """A recording cannot be used: unreadable, empty, not finite, or the wrong channel."""
 
 
+class SilentAudioError(AudioError):
+    """It holds nothing but zeros."""
+
+
 class AudioNotFoundError(AudioError, FileNotFoundError):
     """A path, folder or glob that leads to no recording."""
 

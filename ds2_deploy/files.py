@@ -60,11 +60,12 @@ def parse_struct(content: str | bytes, kind: type[Kind], error: type[DS2Error], 
 
 
 def struct_json(value: msgspec.Struct, indent: int = 2) -> str:
-    """JSON for people to read, which `parse_struct` makes the same of; no line feed at its end."""
+    """JSON for people to read, which `parse_struct` makes the same of where its numbers are finite; no
+    line feed at its end."""
     return msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
 
 
-def told(value: float) -> float:
+def as_finite(value: float) -> float:
     """As JSON can say it, which would have null: INFINITE for what is infinite or no number."""
     return value if math.isfinite(value) else INFINITE
 
@@ -160,6 +161,25 @@ def copy(source: Path, target: Path, *, links: bool) -> None:
 
 _UNNAMED = re.compile(r"^\[Errno -?\d+\] |: '.*'$")
 """What the system's words have around them: a number, and the file once more."""
+
+
+def check_output_folder(path: Path) -> None:
+    """Before minutes of work: OutputError where nothing can be written into this folder, which need not be there."""
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not is_folder(there):
+        raise OutputError(f"Cannot write into {path}: {'it' if there == path else there} is not a folder.")
+    try:
+        tempfile.TemporaryFile(dir=there).close()  # knows the cause, and what a superuser's rights are worth here
+    except OSError as error:
+        raise OutputError(f"Cannot write into {path}: {error.strerror or error}.") from error
+
+
+def check_output_file(path: Path) -> None:
+    """The same of a file, which `atomic_path` writes: beside what it replaces, behind links, or to a pipe."""
+    if is_folder(path):
+        raise OutputError(f"Cannot write {path}: it is a folder.")
+    if not is_pipe(path):
+        check_output_folder(Path(os.path.realpath(path)).parent)
 
 
 def remove(path: Path) -> None:

@@ -52,9 +52,9 @@ from ds2_deploy.threads import Threads
 
 BATCH_SECONDS = 30.0
 """15 to 30 s were fastest on two CPU cores (benchmarks/transcribe_speed.py --batch-seconds); more needs more memory."""
-GPU_BATCH_SECONDS = 2000.0
-"""Of a GPU: about the 256 recordings that published RTFx are measured with. Not measured here yet; where its memory
-does not hold them, they go in halves."""
+GPU_BATCH_SECONDS = 240.0
+"""Of a GPU: more than that is rarely found among the HEADERS_AHEAD recordings that are looked at together, of lengths
+that go well with each other. No GPU has measured it yet; what its memory does not hold goes in halves."""
 SHORTEST_S = 0.1
 """What a recording may be cut into: the detector of silences judges 0.03 s at a time."""
 HEADERS_AHEAD = 256
@@ -137,8 +137,8 @@ class Recognizer:
     ) -> Stream:
         """A live stream that runs in the thread that feeds it; for many at once there is the Dispatcher.
 
-        `on_result` is called with every utterance that grows or becomes final; it must not feed or reset a stream,
-        nor wait for it: StreamError.
+        `on_result` is called with every utterance that grows or becomes final, within the call that fed the stream: it
+        must not feed, end or reset it; to wait for it is a StreamError.
         The first one loads the model for streams: ModelError where it cannot stream, which says what stands in the way,
         and where another model has taken its place in the folder.
         """
@@ -221,7 +221,9 @@ class Recognizer:
         remaining = iter(sources)
         while ahead := list(itertools.islice(remaining, HEADERS_AHEAD)):
             for source, expected_s in zip(ahead, list(readers.map(self._expected_s, ahead)), strict=True):
-                if expected_s <= self.max_segment_s:
+                if expected_s is None:  # a batch of its own, however long it is
+                    yield Piece(source, source, self.batch_seconds)
+                elif expected_s <= self.max_segment_s:
                     yield Piece(source, source, expected_s)
                 elif not self.cut_long:
                     yield Piece(source, self._too_long(source, expected_s), 0.0)
@@ -257,8 +259,8 @@ class Recognizer:
             return iter([checked_samples(source)])
         return audio_blocks(source, self._rate)
 
-    def _expected_s(self, source: Source) -> float:
-        """The length to plan with: the header's, where it can be read without using the source up."""
+    def _expected_s(self, source: Source) -> float | None:
+        """The length to plan with: the header's; None where it cannot be read without using the source up: a pipe."""
         try:
             if isinstance(source, np.ndarray):
                 return source.size / self._rate
@@ -267,7 +269,7 @@ class Recognizer:
                 return audio_duration_s(source)
         except Exception:  # whatever a caller's object raises
             return 0.0  # reading it will say the same again
-        return min(self.batch_seconds, self.max_segment_s)  # a pipe: a batch of its own, however long it is
+        return None
 
     def _results(
         self, batches: Iterator[Batch], readers: Threads, runners: Threads

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
-from ds2_deploy.files import INFINITE, struct_json, told
+from ds2_deploy.files import INFINITE, as_finite, struct_json
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model_folder import Precision
@@ -103,7 +103,9 @@ class ParityReport(msgspec.Struct, frozen=True, kw_only=True):
     reference_cer: float | None = None
 
     def to_json(self) -> str:
-        differences = (replace(d, max_abs=told(d.max_abs), mean_abs=told(d.mean_abs)) for d in self.differences)
+        differences = (
+            replace(d, max_abs=as_finite(d.max_abs), mean_abs=as_finite(d.mean_abs)) for d in self.differences
+        )
         return struct_json(replace(self, differences=tuple(differences)))
 
     def failures(self) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 
 from ds2_deploy import __version__
 from ds2_deploy.errors import ConfigError, EngineError, OutputError
-from ds2_deploy.files import alone_with, atomic_path, sha256
+from ds2_deploy.files import alone_with, atomic_path, check_output_file, sha256
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model_folder import ENGINES_FOLDER, Precision, graph_file, open_model
 from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, TensorInfo
@@ -107,9 +107,7 @@ def _check_output(path: Path, *, rebuild: bool) -> None:
     """Say now, rather than after minutes of building, that the engine cannot be written."""
     if path.exists() and not rebuild:
         raise OutputError(f"{path} exists already: add --rebuild to replace it.")
-    folder = next(folder for folder in path.parents if folder.exists())
-    if not (folder.is_dir() and os.access(folder, os.W_OK)):
-        raise OutputError(f"Cannot write {path}: {folder} is not a folder one may write to.")
+    check_output_file(path)
 
 
 class Build:

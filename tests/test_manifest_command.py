@@ -264,8 +264,12 @@ def test_recordings_of_nothing_are_no_training_data(make: Make, tmp_path: Path) 
         write_text(tmp_path / "in" / f"{name}.txt", "yes")
     code, lines, report = make(tmp_path / "in")
     assert [Path(entry["audio_filepath"]).name for entry in lines] == ["fine.wav"]
-    assert (code, dropped(report)) == (1, [(f"{name}.wav", Reason.UNREADABLE) for name in ("cancelling", "silent")])
+    assert (code, dropped(report)) == (1, [(f"{name}.wav", Reason.SILENT) for name in ("cancelling", "silent")])
     assert all("digital silence alone" in item["detail"] for item in report["dropped"])
+    entries = [line("silent.wav", 0.5, f"part {i}") | {"offset": 0.25} for i in range(1)]
+    source = write_text(tmp_path / "in" / "old.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+    code, _, report = make(source, "--audio-dir", tmp_path / "parts")
+    assert (code, dropped(report)) == (1, [("silent.wav", Reason.SILENT)])
 
 
 def test_lhotse_cuts(make: Make, ds2: Ds2, tmp_path: Path) -> None:

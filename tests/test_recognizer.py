@@ -277,7 +277,7 @@ def test_as_many_batches_at_once_as_were_asked_for(
     backend.device = device
     monkeypatch.setattr(module, "open_backend", lambda *_, **__: backend)
     opened = Recognizer.open(conv_model.path, threads=4, workers=workers)
-    assert (opened.workers, opened.batch_seconds) == (at_once, 30.0 if device == "cpu" else 2000.0)
+    assert (opened.workers, opened.batch_seconds) == (at_once, 30.0 if device == "cpu" else 240.0)
 
 
 def test_recordings_far_apart_are_not_batched_together() -> None:
@@ -457,6 +457,14 @@ def test_a_recording_too_large_for_the_machine_does_not_stop_the_others(conv_mod
     assert "no memory" in str(results[1].error)
     for recording, result in zip(recordings, results, strict=True):
         assert result.hypothesis is None or result.hypothesis.text == conv_model.text(recording)
+
+
+def test_a_pipe_is_a_batch_of_its_own_however_long_batches_are(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(8000), 16000)
+    content = (tmp_path / "a.wav").read_bytes()
+    recognizer, backend = fake(batch_seconds=1000.0, max_segment_s=60.0)
+    assert all(result.error is None for result in recognizer.transcribe(io.BytesIO(content) for _ in range(4)))
+    assert backend.shapes == [(1, 8000)] * 4
 
 
 def test_what_the_machine_cannot_hold_goes_in_halves() -> None:

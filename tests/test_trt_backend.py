@@ -142,6 +142,15 @@ def test_parity_compares_what_there_is_an_engine_of(model: ModelFolder, capsys: 
         _candidates(model, ["tensorrt"], "auto")
 
 
+def test_where_nothing_runs_onnx_runtime_says_why(model: ModelFolder) -> None:
+    """Of a model that has but one precision, too."""
+    for file in (model.path / "engines").iterdir():
+        file.unlink()
+    (model.path / "model.onnx").rename(model.path / "model.fp16.onnx")
+    with pytest.raises(BackendUnavailableError, match="Cannot use cuda:0"):
+        _candidates(model, [], "cuda:0")
+
+
 def test_nothing_in_nothing_out(model: ModelFolder) -> None:
     emissions = TensorRTBackend(model).run(np.zeros((0, 320), np.float32), np.zeros(0, np.int64))
     assert (emissions.log_probs.shape, emissions.lengths.shape) == ((0, 0, 29), (0,))

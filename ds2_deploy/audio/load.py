@@ -18,7 +18,7 @@ import soundfile
 import soxr
 
 from ds2_deploy.audio import chained
-from ds2_deploy.errors import AudioError, AudioNotFoundError, reason_of
+from ds2_deploy.errors import AudioError, AudioNotFoundError, SilentAudioError, reason_of
 from ds2_deploy.files import is_pipe
 
 Samples = npt.NDArray[np.float32]
@@ -120,7 +120,7 @@ def audio_duration_s(source: AudioSource, *, decode: bool = False) -> float:
             for block in _mono_blocks(file, None, name):
                 frames, silent = frames + len(block), silent and not block.any()
             if decode and frames and silent:
-                raise AudioError(f"{name} holds digital silence alone, or channels that cancel each other out.")
+                raise SilentAudioError(f"{name} holds digital silence alone, or channels that cancel each other out.")
         return float(frames) / float(file.samplerate)
 
 

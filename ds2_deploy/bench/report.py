@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from ds2_deploy.bench.stats import Latency
 from ds2_deploy.errors import BenchError
-from ds2_deploy.files import INFINITE, parse_struct, read_bytes, struct_json, told
+from ds2_deploy.files import INFINITE, as_finite, parse_struct, read_bytes, struct_json
 
 SCHEMA = 1
 """Raised with every change that a reader of older reports would misunderstand."""
@@ -154,7 +154,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """Figures that contradict each other; the report is not to be trusted."""
 
     def to_json(self) -> bytes:
-        rows = [row if row.max_abs is None else replace(row, max_abs=told(row.max_abs)) for row in self.rows]
+        rows = [row if row.max_abs is None else replace(row, max_abs=as_finite(row.max_abs)) for row in self.rows]
         return struct_json(replace(self, rows=rows), indent=1).encode() + b"\n"
 
     @classmethod

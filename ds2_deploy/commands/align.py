@@ -32,9 +32,9 @@ def align(
     a line of the manifest, with its score.
     """
     from ds2_deploy.audio.load import load_audio
-    from ds2_deploy.commands.common import check_output_file, check_output_folder, print_failure
+    from ds2_deploy.commands.common import print_failure
     from ds2_deploy.errors import AlignmentError, OutputError
-    from ds2_deploy.files import read_text
+    from ds2_deploy.files import check_output_file, check_output_folder, read_text
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.runtime import open_backend
     from ds2_deploy.runtime.devices import cpu_cores

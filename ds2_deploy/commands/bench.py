@@ -10,7 +10,6 @@ import typer
 from ds2_deploy.commands.common import (
     INTERRUPTED,
     Device,
-    check_output_folder,
     path_argument,
     path_option,
     print_columns,
@@ -68,6 +67,7 @@ def bench(
     from ds2_deploy.bench.run import Asked, run
     from ds2_deploy.bench.tables import markdown
     from ds2_deploy.errors import BenchError
+    from ds2_deploy.files import check_output_folder
     from ds2_deploy.model_folder import PRECISIONS
     from ds2_deploy.runtime import check_backend
     from ds2_deploy.runtime.devices import cpu_cores

@@ -1,6 +1,5 @@
 """What several commands need."""
 
-import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,33 +133,6 @@ def print_columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for first, *others in table:
         print("  ".join([first.ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(others, widths[1:], strict=True))]))
-
-
-def check_output_folder(path: Path) -> None:
-    """Before minutes of work: OutputError where nothing can be written into this folder, which need not be there."""
-    import tempfile
-
-    from ds2_deploy.errors import OutputError
-    from ds2_deploy.files import is_folder
-
-    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
-    if not is_folder(there):
-        raise OutputError(f"Cannot write into {path}: {'it' if there == path else there} is not a folder.")
-    try:
-        tempfile.TemporaryFile(dir=there).close()  # knows the cause, and what a superuser's rights are worth here
-    except OSError as error:
-        raise OutputError(f"Cannot write into {path}: {error.strerror or error}.") from error
-
-
-def check_output_file(path: Path) -> None:
-    """The same of a file, which `files.atomic_path` writes: beside what it replaces, behind links, or to a pipe."""
-    from ds2_deploy.errors import OutputError
-    from ds2_deploy.files import is_folder, is_pipe
-
-    if is_folder(path):
-        raise OutputError(f"Cannot write {path}: it is a folder.")
-    if not is_pipe(path):
-        check_output_folder(Path(os.path.realpath(path)).parent)
 
 
 @contextmanager

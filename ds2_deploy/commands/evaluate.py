@@ -53,7 +53,7 @@ def evaluate(
 ) -> None:
     """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""
     from ds2_deploy.evaluation import evaluate as run
-    from ds2_deploy.files import atomic_path
+    from ds2_deploy.files import atomic_path, check_output_file
     from ds2_deploy.manifest import read_manifest
     from ds2_deploy.output.differences import write_html
 
@@ -61,6 +61,8 @@ def evaluate(
         raise typer.BadParameter("--worst does not go with --json: take --html for every error.")
     with usage_errors():
         search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
+    if html:
+        check_output_file(html)
     utterances = read_manifest(manifest)
     recognizer = _open(model, backend, device, precision, search)
     evaluation, scored, failures = run(recognizer, utterances)

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 NORMS = {"vertical": "on the input", "step": "at every time step"}
 
 
-class Entry(TypedDict, total=False):
-    """What the header of a safetensors file says of a tensor; its `__metadata__` is none and has no shape."""
+class Entry(TypedDict):
+    """What the header of a safetensors file says of a tensor, as far as it is read."""
 
     shape: tuple[int, ...]
 
@@ -85,6 +85,8 @@ def _refuse_part_of_a_folder(path: Path) -> None:
 
 def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by name from the header of a safetensors file: 8 bytes of length, then JSON; needs no torch."""
+    import msgspec
+
     from ds2_deploy.errors import ModelError
     from ds2_deploy.files import parse_struct
 
@@ -94,8 +96,9 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
             header = file.read(int.from_bytes(file.read(8), "little"))
     except (OSError, MemoryError, OverflowError) as error:
         raise ModelError(f"{damaged}{cure}.") from error
-    entries = parse_struct(header, dict[str, Entry], ModelError, damaged, cure).items()
-    return {name: entry["shape"] for name, entry in entries if "shape" in entry}
+    entries = parse_struct(header, dict[str, msgspec.Raw], ModelError, damaged, cure)
+    entries.pop("__metadata__", None)
+    return {name: parse_struct(entry, Entry, ModelError, damaged, cure)["shape"] for name, entry in entries.items()}
 
 
 def _tail(feature: "FeatureConfig") -> str:

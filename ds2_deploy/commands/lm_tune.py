@@ -38,9 +38,10 @@ def lm_tune(
     The beam search takes them from there (decoder.json). lm-tune.png shows the error rate over alpha and beta, where
     matplotlib is installed.
     """
-    from ds2_deploy.commands.common import check_output_file, print_failure
+    from ds2_deploy.commands.common import print_failure
     from ds2_deploy.decoding.language_model import PICTURE, SETTINGS_FILE
     from ds2_deploy.errors import LanguageModelError
+    from ds2_deploy.files import check_output_file
     from ds2_deploy.manifest import read_manifest
     from ds2_deploy.model_folder import LM_FOLDER, bundled_models, open_model
     from ds2_deploy.output.progress import progress_bar

@@ -49,8 +49,9 @@ def manifest(
     LibriSpeech, AN4, Common Voice, AISHELL, cut sets of lhotse, folders with a text or .lab file beside each recording
     or one table for all, and manifests, which are checked again.
     """
-    from ds2_deploy.commands.common import check_output_file, check_output_folder, print_failure, usage_errors
+    from ds2_deploy.commands.common import print_failure, usage_errors
     from ds2_deploy.errors import ManifestError
+    from ds2_deploy.files import check_output_file, check_output_folder
     from ds2_deploy.runtime.devices import cpu_cores
     from training.corpora.build import split_off, survey, write_manifest, write_report
     from training.corpora.check import Limits

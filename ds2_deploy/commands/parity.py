@@ -81,7 +81,8 @@ def _candidates(folder: "ModelFolder", asked: Sequence[str], device: str) -> "li
         for name, error in refused.items():
             typer.echo(f"Not {name}: {error}", err=True)
     if refused and not candidates:
-        raise refused.get("onnxruntime fp32", next(iter(refused.values())))
+        anywhere = (error for name, error in refused.items() if name.startswith("onnxruntime "))
+        raise next(anywhere, next(iter(refused.values())))
     return candidates
 
 

@@ -21,8 +21,11 @@ AT_ONCE = 16
 
 def transcribe_streams(dispatcher: Dispatcher, sources: Iterable[AudioSource]) -> Iterator[Result]:
     """A result per source, in order, each as soon as it and all before it are there; what `sources` itself raises comes
-    after the results of what it gave."""
-    given = Sources(sources)
+    after the results of what it gave. AudioError for a single source: it goes in a list."""
+    return _transcribe_all(dispatcher, Sources(sources))  # which looks at them now
+
+
+def _transcribe_all(dispatcher: Dispatcher, given: Sources[AudioSource]) -> Iterator[Result]:
     readers = Threads(AT_ONCE, "ds2-reader")
     remaining = iter(given)
     under_way: deque[Future[Result]] = deque()

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from ds2_deploy.audio.load import audio_duration_s
-from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError
+from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, SilentAudioError
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason
 from training.corpora.parts import write_part
 
@@ -129,6 +129,8 @@ def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None
             audio = os.path.abspath(path)  # noqa: PTH100
     except AudioNotFoundError:
         return Dropped(entry.audio, Reason.NO_AUDIO)
+    except SilentAudioError as error:
+        return Dropped(entry.audio, Reason.SILENT, str(error))
     except AudioError as error:
         return Dropped(entry.audio, Reason.UNREADABLE, str(error))
     return Utterance(audio, round(duration_s, 4), entry.text, entry.speaker, entry.score, entry.recording)

@@ -72,6 +72,7 @@ class Reason(StrEnum):
 
     UNREADABLE = "audio cannot be read"
     NO_AUDIO = "audio is not there"
+    SILENT = "audio is silence alone"
     MALFORMED = "line cannot be understood"
     NO_TRANSCRIPT = "audio without transcript"
     UNUSED_TRANSCRIPT = "transcript without audio"
@@ -86,7 +87,7 @@ class Reason(StrEnum):
     @property
     def is_failure(self) -> bool:
         """Whether the corpus promises what it does not hold; the rest is the limits' or the corpus's choice."""
-        return self in (Reason.UNREADABLE, Reason.NO_AUDIO, Reason.MALFORMED)
+        return self in (Reason.UNREADABLE, Reason.NO_AUDIO, Reason.SILENT, Reason.MALFORMED)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import soundfile
 
 from ds2_deploy.audio.load import audio_duration_s
-from ds2_deploy.errors import AudioError, ConfigError, OutputError, reason_of
+from ds2_deploy.errors import AudioError, ConfigError, OutputError, SilentAudioError, reason_of
 from ds2_deploy.files import atomic_path
 from training.corpora.entry import Part
 
@@ -41,6 +41,8 @@ def write_part(source: str, part: Part, folder: Path | None) -> tuple[Path, floa
     if not np.isfinite(samples).all():
         where = f"from {part.start_s:.3f} to {part.end_s:.3f} s"
         raise AudioError(f"{source} holds samples that are NaN or infinite {where}: record or convert again.")
+    if not samples.any():
+        raise SilentAudioError(f"{source} holds digital silence from {part.start_s:.3f} to {part.end_s:.3f} s.")
     if samples.shape[-1] > FLAC_CHANNELS and samples.ndim > 1:
         raise AudioError(f"{source} has {samples.shape[-1]} channels, and a FLAC file holds {FLAC_CHANNELS}.")
     write_flac(path, samples, rate)
