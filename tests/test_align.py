@@ -97,6 +97,18 @@ def test_a_passage_is_as_good_as_its_worst_half_second(bad: int, worst: float) -
     assert found[0].start_s < 0.1 < 4.9 < found[0].end_s < found[1].end_s
 
 
+def test_boundaries_may_come_several_times_in_a_row() -> None:
+    """And around a passage: a network that is sure of silence says SIL, blank, SIL."""
+    alphabet = Alphabet.of(LABELS)
+    path = "SIL _ HH _ AH _ SIL SIL _ _ SIL _ SIL _ B _ IY _ SIL".split()
+    probabilities = np.full((len(path), len(alphabet)), 1e-5)
+    labels = [alphabet.blank if one == "_" else alphabet.labels.index(one) for one in path]
+    probabilities[np.arange(len(path)), labels] = 1.0 - 1e-5 * (len(alphabet) - 1)
+    sound = Sound(np.log(probabilities).astype(np.float32), 0.02 * np.arange(len(path)), 0.02 * len(path))
+    (found,) = align(sound, ["HH AH SIL B IY"], alphabet)
+    assert found.score > -0.01
+
+
 def test_passages_are_sentences_in_the_models_spelling() -> None:
     text = 'He said: "Enter four." Then -- it\'s done!\n\nNaïve\nTWO (three), five'
     good, strange = passages_of(text, "en", ENGLISH)

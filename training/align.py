@@ -13,6 +13,7 @@ where this puts 87 (benchmarks/align.py).
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -120,11 +121,17 @@ def align(sound: Sound, passages: Sequence[str], alphabet: Alphabet) -> list[Pas
         first = len(labels)
         labels += alphabet.encode(passage)
         ends.append((first, len(labels) - 1))
-    path = best_path(sound.log_probs, labels, alphabet.blank, window=STATES, free_ends=True)
+    boundary = alphabet.boundary
+    path = best_path(sound.log_probs, labels, alphabet.blank, boundary=boundary, window=STATES, free_ends=True)
     spans = [(path[first][0], path[last][1]) for first, last in ends]
     frame_scores = sound.log_probs[:, alphabet.blank].astype(np.float64)  # (T,) of the path
     for label, (begin, end) in zip(labels, path, strict=True):
         frame_scores[begin : end + 1] = sound.log_probs[begin : end + 1, label]
+    if boundary is not None:  # which may come several times in a row
+        for (before, (_, end)), (after, (begin, _)) in pairwise(zip(labels, path, strict=True)):
+            if boundary in (before, after):
+                between = slice(end + 1, begin)
+                frame_scores[between] = np.maximum(frame_scores[between], sound.log_probs[between, boundary])
     return _placed(sound, passages, spans, frame_scores)
 
 
