@@ -15,6 +15,7 @@ SCHEMA = 1
 Workload = Literal["batch", "utterance", "stream", "load"]
 
 
+ERROR_RATE = "A fraction, by the language's own metric: of words, of phonemes, or, of Chinese, of characters."
 MAX_ABS = (
     "Greatest difference of a log-probability from the reference's, in nats; infinite where one is no number, which "
     f"JSON has as {INFINITE}; null for the reference itself, and for utterances and requests, whose texts are compared."
@@ -89,7 +90,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     """Peak of the process."""
     device_mb: float | None = None
     max_abs: Annotated[float | None, msgspec.Meta(description=MAX_ABS)] = None
-    wer: float | None = None
+    wer: Annotated[float | None, msgspec.Meta(description=ERROR_RATE)] = None
     wer_difference: float | None = None
     """From the reference's, where the texts are known."""
     wrong_outputs: int = 0
