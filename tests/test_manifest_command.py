@@ -505,6 +505,18 @@ def test_links_to_folders_are_followed_once(make: Make, tmp_path: Path) -> None:
     assert [recording.name for recording in found] == [str(root / "a.wav")]
 
 
+def test_what_phones_record_is_to_be_converted(make: Make, tmp_path: Path) -> None:
+    write_audio(tmp_path / "in" / "a.wav")
+    write_text(tmp_path / "in" / "a.txt", "yes")
+    for name in ("in/b.m4a", "out/c.M4A", "out/d.mp4"):
+        write_text(tmp_path / name, "no sound that is read")
+    write_text(tmp_path / "in" / "b.txt", "yes")
+    (found,) = make(tmp_path / "in")[2]["dropped"]
+    assert found["detail"] == "b.m4a beside it is not read: convert it to WAV first"
+    _, (error,) = find_recordings([str(tmp_path / "out")], recursive=False)
+    assert str(error).endswith("convert its .m4a and .mp4 files to WAV first.")
+
+
 def test_a_subset_of_librispeech_may_be_a_link(make: Make, tmp_path: Path) -> None:
     source = librispeech(tmp_path)
     whole, dev = make(source)[1], make(source, "--split", "dev-clean")[1]

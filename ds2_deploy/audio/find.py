@@ -13,6 +13,8 @@ from ds2_deploy.errors import AudioError, AudioNotFoundError
 from ds2_deploy.files import is_folder
 
 STANDARD_INPUT = "-"
+OTHER_SOUND = frozenset((".3gp", ".aac", ".amr", ".m4a", ".mkv", ".mov", ".mp4", ".webm", ".wma"))
+"""Files with sound that phones and cameras make and libsndfile does not read."""
 
 
 class Recording(NamedTuple):
@@ -76,9 +78,12 @@ def standard_input() -> BinaryIO:
 def _in_folder(folder: Path, recursive: bool, errors: list[AudioError]) -> list[Recording]:
     """What lies there and can be reached; of folders that cannot, `errors` hears."""
     before = len(errors)
-    found = sorted(path for path in files_below(folder, recursive=recursive, closed=errors.append) if _is_audio(path))
+    there = list(files_below(folder, recursive=recursive, closed=errors.append))
+    found = sorted(filter(_is_audio, there))
     if not found and len(errors) == before:
+        others = sorted({path.suffix.lower() for path in there} & OTHER_SOUND)
         hint = "" if recursive else "; --recursive also searches its subfolders"
+        hint = f"; convert its {' and '.join(others)} files to WAV first" if others else hint
         raise AudioNotFoundError(f"The folder {folder} holds no recording (WAV, FLAC, OGG, MP3, AIFF){hint}.")
     return [Recording(str(path), str(path), path.relative_to(folder)) for path in found]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ds2_deploy.audio.find import files_below
+from ds2_deploy.audio.find import OTHER_SOUND, files_below
 from ds2_deploy.errors import ManifestError
 from ds2_deploy.manifest import speaker_name
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason, audio_files, fault, lines_of, readable
@@ -48,7 +48,10 @@ def _from_pairs(folder: Path) -> Items:
             yield _with_text_of(path, transcript)
     texts = (path for path in files_below(folder) if path.suffix in TRANSCRIPT_SUFFIXES and path.name[0] != ".")
     for transcript in sorted(set(texts) - seen):
-        yield Dropped(str(transcript), Reason.UNUSED_TRANSCRIPT)
+        others = (transcript.with_suffix(kind) for kind in sorted(OTHER_SOUND))
+        unread = next(filter(Path.is_file, others), None)
+        detail = f"{unread.name} beside it is not read: convert it to WAV first" if unread else ""
+        yield Dropped(str(transcript), Reason.UNUSED_TRANSCRIPT, detail)
 
 
 def _with_text_of(path: Path, transcript: Path) -> Entry | Dropped:
