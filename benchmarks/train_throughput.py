@@ -4,7 +4,8 @@
 
 Every recipe with the data and sizes of benchmarks/trials.toml, below DS2_DATA. One epoch of each side in turn, three
 times; medians. Ours varies the audio as its recipe says and buckets by length; the loop (benchmarks/plain_loop.py)
-does neither. OMP_NUM_THREADS limits both. --save writes benchmarks/results/train_throughput.json.
+does neither. OMP_NUM_THREADS limits both. --save writes benchmarks/results/train_throughput.json, of recipes that are
+named with their names after it.
 """
 
 import statistics
@@ -74,7 +75,7 @@ def main(
     names: Annotated[list[str] | None, typer.Argument(help="Recipes; all where none is named.")] = None,
     utterances: int = 212,
     rounds: int = 3,
-    save: Annotated[bool, typer.Option("--save", help="Write benchmarks/results/train_throughput.json.")] = False,
+    save: Annotated[bool, typer.Option("--save", help="Write below benchmarks/results.")] = False,
 ) -> None:
     """Measure, print a row per recipe."""
     trials = msgspec.convert(tomllib.loads(TRIALS.read_text(encoding="utf-8")), dict[str, Trial])
@@ -90,7 +91,8 @@ def main(
         )
     if save:
         threads = torch.get_num_threads()
-        save_result("train_throughput", {"machine": machine(), "threads": threads, "rows": rows})
+        name = "-".join(["train_throughput", *(names or ())])
+        save_result(name, {"machine": machine(), "threads": threads, "rounds": rounds, "rows": rows})
 
 
 if __name__ == "__main__":
