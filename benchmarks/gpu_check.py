@@ -174,10 +174,12 @@ class Check:
 
     def recognitions(self, backend: str) -> Iterator[Step]:
         """Of the manifest with the longest recordings."""
-        for precision in PRECISIONS if self.manifests() else ():
+        if not self.manifests():
+            return
+        heard = (str(self.longest()), "--least-s", str(self.asked.heard_s))
+        for precision in PRECISIONS:
             for model in self.asked.models:
                 where = (str(model.path), backend, precision, self.asked.device)
-                heard = (str(max(self.manifests(), key=mean_s)), "--least-s", str(self.asked.heard_s))
                 name = f"recognition {model.path.name} {backend} {precision}"
                 yield Step((Kind.recognition,), name, partial(self.rows_by, backend, "recognition", *where, *heard))
 
@@ -221,6 +223,10 @@ class Check:
     def manifests(self) -> list[Path]:
         return sorted(self.asked.data.rglob("*.jsonl")) if self.asked.data else []
 
+    def longest(self) -> Path:
+        """The manifest with the longest recordings."""
+        return max(self.manifests(), key=mean_s)
+
     # --- what the steps do -----------------------------------------------------------------------------------------
 
     def export(self, model: ModelFolder) -> str:
@@ -259,7 +265,7 @@ class Check:
         """The second epoch of a training that hears each of the longest recordings so many times in one."""
         from training.run_folder import read_log
 
-        manifest = max(self.manifests(), key=mean_s)
+        manifest = self.longest()
         options = ["--device", self.asked.device, "--valid", str(manifest)]
         options += ["--train", str(manifest)] * self.asked.times_heard
         for setting in ("epochs=2", "sorta_grad=false", f"precision={precision}", f"workers={min(cpu_cores(), 8)}"):

@@ -1,6 +1,7 @@
 """ds2 lm-build and lm-tune, and the decoder's options, as a user calls them."""
 
 import json
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from ds2_deploy.metrics import Errors
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from tests.conftest import Ds2, noise, read_only
 from tests.test_beam import spoken
-from training.lm_tune import ALPHAS, SEARCH_WIDTH, WIDTHS, Heard, Trial, plot, steadiest, tune
+from training.lm_tune import ALPHAS, ASKED, SEARCH_WIDTH, WIDTHS, Heard, Trial, plot, steadiest, tune
 from training.ngram import estimate
 
 pytest.importorskip("pyctcdecode")
@@ -142,19 +143,43 @@ def test_tuning_finds_weights_that_mend_what_the_network_misheard(tmp_path: Path
     assert (tmp_path / "surface.png").read_bytes().startswith(b"\x89PNG")
 
 
-class Here:
-    """A pool of processes that is this one."""
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How much a pool of processes, which is this one, is given at once."""
+    sizes: list[int] = []
 
-    def __init__(self, *_: object) -> None: ...
+    class Here:
+        def __init__(self, *_: object) -> None: ...
 
-    def __enter__(self) -> "Here":
-        return self
+        def __enter__(self) -> "Here":
+            return self
 
-    def __exit__(self, *_: object) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
 
-    map = staticmethod(map)
+        def map(self, function: Callable[..., Trial], choices: Iterable[tuple[float, ...]]) -> Iterator[Trial]:
+            listed = list(choices)
+            sizes.append(len(listed))
+            return map(function, listed)
+
+    monkeypatch.setattr("training.lm_tune.ProcessPoolExecutor", Here)
+    return sizes
 
 
+def test_any_number_of_processes_tries_the_same_weights(given: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("optuna")
+
+    def tried(alpha: float, beta: float, width: int = SEARCH_WIDTH) -> Trial:
+        return Trial(alpha, beta, width, Errors(1, 10, 1, 10), (alpha - 1) ** 2 + (beta - 2) ** 2)
+
+    for name in ("tried", "at_width"):
+        monkeypatch.setattr(f"training.lm_tune._Worker.{name}", lambda choice: tried(*choice))
+    one, two, many = (tune(heard(TEXTS), Path("lm"), 2 * ASKED + 3, workers) for workers in (1, 2, 96))
+    assert one.trials == two.trials == many.trials
+    assert given[:4] == [ASKED, ASKED, 3, 6]  # proposals, then beams
+    assert len({trial.alpha for trial in one.trials}) == 2 * ASKED + 3
+
+
+@pytest.mark.usefixtures("given")
 def test_tuning_takes_the_steadiest_weights_and_the_narrowest_beam_as_good(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +197,6 @@ def test_tuning_takes_the_steadiest_weights_and_the_narrowest_beam_as_good(
         wrong += 5 * (width < 16)
         return Trial(alpha, beta, width, Errors(wrong, 100, wrong, 400), wrong / 100)
 
-    monkeypatch.setattr("training.lm_tune.ProcessPoolExecutor", Here)
     monkeypatch.setattr("training.lm_tune._Worker.tried", lambda choice: tried(*choice, SEARCH_WIDTH))
     monkeypatch.setattr("training.lm_tune._Worker.at_width", lambda choice: tried(*choice))
     told: list[tuple[int, Trial]] = []

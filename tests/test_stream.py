@@ -588,6 +588,15 @@ class NoBackend:
     run: Backend
 
 
+def streaming_alone(open_streams: Callable[[], FakeStreamBackend] | None) -> Recognizer:
+    return Recognizer(
+        metadata=METADATA,
+        backend=NoBackend(),  # type: ignore[arg-type]
+        decoder=GreedyDecoder(ENGLISH),
+        open_streams=open_streams,
+    )
+
+
 def test_a_recognizer_loads_its_streaming_model_once() -> None:
     loaded: list[FakeStreamBackend] = []
 
@@ -595,12 +604,7 @@ def test_a_recognizer_loads_its_streaming_model_once() -> None:
         loaded.append(FakeStreamBackend())
         return loaded[-1]
 
-    recognizer = Recognizer(
-        metadata=METADATA,
-        backend=NoBackend(),  # type: ignore[arg-type]
-        decoder=GreedyDecoder(ENGLISH),
-        open_streams=load,
-    )
+    recognizer = streaming_alone(load)
     assert loaded == []
     told: list[StreamResult] = []
     streams = [recognizer.create_stream(), recognizer.create_stream(endpoint=PAUSE, on_result=told.append)]
@@ -639,12 +643,7 @@ def test_threads_that_ask_together_load_one_model() -> None:
         loaded.append(FakeStreamBackend())
         return loaded[-1]
 
-    recognizer = Recognizer(
-        metadata=METADATA,
-        backend=NoBackend(),  # type: ignore[arg-type]
-        decoder=GreedyDecoder(ENGLISH),
-        open_streams=load,
-    )
+    recognizer = streaming_alone(load)
     threads = [threading.Thread(target=recognizer.create_stream) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -654,9 +653,8 @@ def test_threads_that_ask_together_load_one_model() -> None:
 
 
 def test_a_recognizer_of_whole_recordings_cannot_stream() -> None:
-    recognizer = Recognizer(metadata=METADATA, backend=NoBackend(), decoder=GreedyDecoder(ENGLISH))  # type: ignore[arg-type]
     with pytest.raises(ModelError, match=r"Recognizer\.open"):
-        recognizer.create_stream()
+        streaming_alone(None).create_stream()
 
 
 def test_a_listener_that_ends_its_stream_ends_it() -> None:

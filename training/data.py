@@ -101,7 +101,7 @@ class Speech(Dataset["Batch | DS2Error"]):
 
 def long_enough(batch: Batch, metadata: ModelMetadata) -> Tensor:
     """(B,) whether each utterance, as it was varied, has the output frames that CTC needs for its text."""
-    frames = [metadata.model.output_frames(metadata.feature.frames(samples)) for samples in batch.lengths.tolist()]
+    frames = [metadata.output_frames(samples) for samples in batch.lengths.tolist()]
     targets = torch.split(batch.targets, batch.target_lengths.tolist())
     return torch.tensor([n >= ctc_frames(target.tolist()) for n, target in zip(frames, targets, strict=True)])
 

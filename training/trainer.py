@@ -316,8 +316,9 @@ class Training:
     def drawn_windows(self, epoch: int) -> tuple[int, int] | None:
         """Those of the next step, the same on every process, which so take as long; None: the network's own."""
         windows = self.recipe.augment.windows
-        drawn = seed_of(self.recipe.seed, epoch, self.position.batch, of=Draw.WINDOWS)
-        return windows[drawn % len(windows)] if windows else None
+        if not windows:
+            return None
+        return windows[seed_of(self.recipe.seed, epoch, self.position.batch, of=Draw.WINDOWS) % len(windows)]
 
     def losses_so_far(self) -> Tensor:
         """Sum and number (2,) of the losses of this epoch, to which this process adds its own."""
@@ -367,8 +368,7 @@ class Training:
 
     def say_what_was_short(self) -> None:
         """Of the first epoch: which utterances a speed makes too short differs in the others, their share hardly."""
-        short, self.short = sum(self.processes.gathered(self.short)), 0
-        if short:
+        if self.position.epoch == 0 and (short := sum(self.processes.gathered(self.short))):
             self.reporter.say(
                 f"{short} of {len(self.train_set)} utterances were too short for their text in epoch 1 (CTC needs a "
                 "frame per label): sped up by augment.speeds, or shorter than their manifest says. The training loss "

@@ -100,7 +100,6 @@ def _check_name(manifest: Path) -> None:
 
 
 def _write(tuned: "Tuned", lm: Path) -> None:
-
     from ds2_deploy.decoding.language_model import PICTURE, SETTINGS_FILE
     from ds2_deploy.errors import MissingPackageError
     from ds2_deploy.files import atomic_path, struct_json

@@ -49,6 +49,10 @@ class Dropped(NamedTuple):
     detail: str = ""
 
 
+FAULTS = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+"""What reading a line of JSON raises where it is not what it should be."""
+
+
 def fault(error: Exception) -> str:
     """What is wrong with a line of JSON, by what reading it raised."""
     match error:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from training.corpora.entry import Dropped, Entry, Items, Part, Reason, fault, lines_of
+from training.corpora.entry import FAULTS, Dropped, Entry, Items, Part, Reason, fault, lines_of
 from training.corpora.plain import first_object
 
 SAME_S = 1e-3
@@ -31,7 +31,7 @@ def read_lhotse(source: Path) -> Items:
                 yield Dropped(where, Reason.NO_TRANSCRIPT, f"cut {cut['id']}")
             else:
                 yield from list(_entries(cut, source.parent))
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        except FAULTS as error:
             yield Dropped(where, Reason.MALFORMED, fault(error))
 
 

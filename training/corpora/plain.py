@@ -11,7 +11,7 @@ from typing import Any
 from ds2_deploy.audio.find import OTHER_SOUND, files_below
 from ds2_deploy.errors import ManifestError
 from ds2_deploy.manifest import speaker_name
-from training.corpora.entry import Dropped, Entry, Items, Part, Reason, audio_files, fault, lines_of, readable
+from training.corpora.entry import FAULTS, Dropped, Entry, Items, Part, Reason, audio_files, fault, lines_of, readable
 
 TRANSCRIPT_SUFFIXES = (".txt", ".lab")
 TABLES = ("transcripts.txt", "transcripts.tsv", "transcripts.csv", "metadata.csv", "metadata.tsv")
@@ -150,7 +150,7 @@ def read_manifest_again(source: Path) -> Items:
     for number, line in lines_of(source):
         try:
             yield _entry_of(json.loads(line), source.parent)
-        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
+        except FAULTS as error:
             yield Dropped(f"{source}, line {number}", Reason.MALFORMED, fault(error))
 
 
