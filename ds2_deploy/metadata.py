@@ -107,7 +107,7 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     def streaming_obstacles(self) -> tuple[str, ...]:
         """Why this model cannot transcribe live, each as half a sentence; empty where it can."""
         obstacles, normalization = [], self.feature.normalization
-        if normalization.startswith("utterance"):
+        if self.feature.by_utterance:
             obstacles.append(f"feature.normalization is {normalization!r}, which needs the whole recording")
         if self.feature.power_normalize:
             obstacles.append("feature.power_normalize is true, which needs the whole recording")

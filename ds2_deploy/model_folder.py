@@ -57,9 +57,9 @@ class ModelFolder(NamedTuple):
         """Which graph stands here in another precision than the graph `name`."""
         for stream in (False, True):
             graphs = {graph_file(precision, stream=stream): precision for precision in PRECISIONS}
-            there = [graph for graph in graphs if name in graphs and (self.path / graph).is_file()]
-            if there:
-                return f", only {there[0]} for {graphs[there[0]]}"
+            for graph in graphs if name in graphs else ():
+                if (self.path / graph).is_file():
+                    return f", only {graph} for {graphs[graph]}"
         return ""
 
 

@@ -318,8 +318,8 @@ class Recognizer:
 
     def _can_hear(self, samples: Samples) -> bool:
         """What lasts a frame; and of digital silence only where its level is not measured by itself, which has none."""
-        by_itself = self.metadata.feature.normalization.startswith("utterance")
-        return self.metadata.output_frames(len(samples)) > 0 and not (by_itself and not samples.any())
+        silent = self.metadata.feature.by_utterance and not samples.any()
+        return self.metadata.output_frames(len(samples)) > 0 and not silent
 
     def _timed(self, piece: Piece, outcome: Hypothesis | DS2Error, duration_s: float) -> PieceResult:
         """With the words' times in the recording."""

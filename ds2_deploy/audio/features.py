@@ -134,6 +134,11 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return max(round(self.running_s * self.sample_rate / self.hop_samples), 1)
 
     @property
+    def by_utterance(self) -> bool:
+        """Whether each recording is normalised by the whole of itself."""
+        return self.normalization.startswith("utterance")
+
+    @property
     def needs_statistics(self) -> bool:
         """Whether it is normalised with what the training set is like in every bin."""
         return self.normalization in ("global", "running")

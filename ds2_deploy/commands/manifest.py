@@ -59,7 +59,7 @@ def manifest(
     if (valid_share is None) != (valid_out is None):
         raise typer.BadParameter("--valid-share and --valid-out go together.")
     files = [path for path in (out, valid_out, report) if path]
-    _refuse_existing([*files, *([audio_dir] if audio_dir else [])], overwrite)
+    _refuse_existing([path for path in (*files, audio_dir) if path], overwrite)
     for path in files:
         check_output_file(path)
     if audio_dir:

@@ -118,7 +118,8 @@ def print_report(report: "ParityReport", language: str = "en") -> None:
     """A line per backend and precision; differences in nats."""
     from ds2_deploy.text.languages import language_named
 
-    metric, unit = language_named(language).metric, language_named(language).unit
+    spoken = language_named(language)
+    metric, unit = spoken.metric, spoken.unit
     reference_rate = report.reference_cer if metric == "CER" else report.reference_wer
     print(
         f"Compared with {report.reference} fp32 on {len(report.recordings)} recordings in {len(report.shapes)} batches:"

@@ -54,8 +54,9 @@ class BeamDecoder(SearchDecoder):
     def _scorer_of_search(self) -> Any:
         if self.config.hot_words:
             return HotWordScorer(self.config.hot_words, self._scorer)
-        if self._scorer and self.alphabet.label_is_word and self.alphabet.word_end:
-            return BoundaryScorer(self.alphabet.word_end.strip(), self._scorer)
+        boundary = self.alphabet.boundary
+        if self._scorer and self.alphabet.label_is_word and boundary is not None:
+            return BoundaryScorer(self.alphabet.labels[boundary], self._scorer)
         return self._scorer
 
     def start(self, going_on: int | None = None) -> "BeamStream":

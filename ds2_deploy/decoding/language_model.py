@@ -9,7 +9,7 @@ import codecs
 import math
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -131,9 +131,9 @@ FORMS: tuple[Callable[[str], str], ...] = (
 """In which a word is looked for in an alphabet, the one it has first."""
 
 
-def with_apostrophe(word: str, alphabet: Alphabet) -> str:
-    """A word with the apostrophe that the alphabet has, the typewriter's or the printer's."""
-    return word if "’" in alphabet.labels else word.replace("’", "'")
+def with_apostrophe(word: str, letters: Container[str]) -> str:
+    """A word with the apostrophe that these letters have, the typewriter's or the printer's."""
+    return word if "’" in letters else word.replace("’", "'")
 
 
 def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str, str]:
@@ -142,13 +142,10 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
     LanguageModelError where the alphabet can write less than FEWEST of them in any case.
     """
     letters = {label for i, label in enumerate(alphabet.labels) if i != alphabet.blank}
+    can_write: Callable[[str], bool] = letters.__contains__ if alphabet.label_is_word else letters.issuperset
     best: dict[str, str] = {}
     for form in FORMS:
-        ours = {
-            spelling: word
-            for word in words
-            if _can_write(spelling := form(with_apostrophe(word, alphabet)), letters, alphabet)
-        }
+        ours = {spelling: word for word in words if can_write(spelling := form(with_apostrophe(word, letters)))}
         ours |= {word: word for word in words if word in ours}  # of several spellings, the very one
         if len(ours) > len(best):
             best = ours
@@ -161,10 +158,6 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
             f"{len(words)} words and not, for one, {strange!r}."
         )
     return best
-
-
-def _can_write(word: str, letters: set[str], alphabet: Alphabet) -> bool:
-    return word in letters if alphabet.label_is_word else letters.issuperset(word)
 
 
 class NGramScorer:

@@ -87,7 +87,7 @@ def _spelled(hot_words: Mapping[str, float], alphabet: Alphabet) -> dict[str, fl
     for word, weight in hot_words.items():
         if len(word.split()) != 1:
             raise ConfigError(f"The hot word {word!r} is not one word: give each of a name's by itself.")
-        spellings = [form(with_apostrophe(word, alphabet)) for form in FORMS]
+        spellings = [form(with_apostrophe(word, alphabet.labels)) for form in FORMS]
         best = min(spellings, key=lambda spelling: len(alphabet.missing(spelling)))
         if missing := alphabet.missing(best):
             raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ds2_deploy.errors import BackendUnavailableError, DS2Error, EngineError, MissingPackageError
-from ds2_deploy.files import sha256
+from ds2_deploy.files import read_bytes, sha256
 from ds2_deploy.model_folder import ENGINES_FOLDER, ModelFolder, Precision, graph_file
 from ds2_deploy.runtime.engine_info import EngineInfo
 from ds2_deploy.runtime.gpu import Gpu
@@ -78,10 +78,7 @@ def checked_plan(path: Path, info: EngineInfo, model: ModelFolder, tensorrt: Ten
     graph = model.path / info.source
     if (graph.is_file() and sha256(graph) != info.source_sha256) or info.metadata != model.metadata:
         raise EngineError(f"{path} was built from another {info.source} than the one beside it: add --rebuild.")
-    try:
-        plan = path.read_bytes()
-    except OSError as error:
-        raise EngineError(f"Cannot read {path}: {error.strerror}.") from error
+    plan = read_bytes(path, EngineError)
     if len(plan) != info.size_bytes:
         raise EngineError(
             f"{path} has {len(plan)} bytes where its JSON says {info.size_bytes}: it is cut off, build it again."
