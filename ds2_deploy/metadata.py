@@ -160,6 +160,11 @@ class ModelMetadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return metadata
 
     @property
+    def stream_unit_s(self) -> float:
+        """The shortest chunk of a stream, of which others are multiples, in seconds."""
+        return self.stream_unit_samples / self.feature.sample_rate
+
+    @property
     def stream_unit_samples(self) -> int:
         """Samples per output frame, or per window of them: a stream's chunks are whole multiples of it."""
         return max(self.model.window, 1) * self.model.subsampling * self.feature.hop_samples

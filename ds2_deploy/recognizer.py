@@ -118,15 +118,13 @@ class Recognizer:
         each: dict[str, Any] = {"device": device, "precision": precision, "threads": threads // sharing}
         loaded = open_backend(backend, folder, **each)
         on_cpu = loaded.device == "cpu"
-        if batch_seconds is None:
-            batch_seconds = BATCH_SECONDS if on_cpu else GPU_BATCH_SECONDS
         return cls(
             metadata=folder.metadata,
             backend=loaded,
             decoder=make_decoder(decoder, folder.metadata.alphabet, folder.path),
             workers=sharing if on_cpu else workers or GPU_WORKERS,
             decoding_processes=0 if on_cpu else cpu_cores(),
-            batch_seconds=batch_seconds,
+            batch_seconds=batch_seconds_on(loaded.device) if batch_seconds is None else batch_seconds,
             max_segment_s=longest_piece_s(loaded, folder.metadata.feature.sample_rate, max_segment_s),
             cut_long=cut_long,
             open_streams=partial(_open_streams, files, backend, folder, **each),
@@ -354,6 +352,11 @@ class Recognizer:
             return self._hypotheses(recordings[:half]) + self._hypotheses(recordings[half:])
         rows = [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
         return self._pool.decode(rows) if self._pool else [decode_row(self.decoder, row) for row in rows]
+
+
+def batch_seconds_on(device: str) -> float:
+    """The longest batch that pays on a backend's device."""
+    return BATCH_SECONDS if device == "cpu" else GPU_BATCH_SECONDS
 
 
 def _files(folder: ModelFolder, precision: Precision) -> list[tuple[int, int, int] | None]:

@@ -369,7 +369,7 @@ def test_a_report_tells_what_is_infinitely_far_from_what_was_not_compared(tmp_pa
         (b"", "is no bench report: Input data was truncated"),
         (b"{}", "is no bench report: Object missing required field `schema`"),
         (b"[1]", "is no bench report: Expected `object`, got `array`"),
-        (b'{"schema": 1, "machine": "\xff"}', "is no bench report: 'utf-8' codec"),
+        (b'{"schema": 1, "machine": "\xff"}', "is no bench report: "),  # msgspec's words, which differ by version
         (b'{"schema": 1, "x": ' + b"[" * 100_000, "is no bench report: maximum recursion depth"),
         (b'{"schema": 99}', "has schema 99, and this ds2 reads 1"),
         (b'{"schema": 1}', "no bench report"),
@@ -679,6 +679,7 @@ def test_a_worker_that_dies_is_named(conv_model: ConvModel, name: str, why: str)
     [
         (["--workload", "dance"], 2, "no workload 'dance'"),
         (["--workload", "batch", "--rate", "5"], 2, "--rate is for the workload load: add --workload load"),
+        (["--workload", "batch", "--load-seconds", "5"], 2, "--load-seconds is for the workload load"),
         (["--workload", "load", "--streams", "4"], 2, "--streams is for the workload stream"),
         (["--backend", "tpu"], 2, "no backend 'tpu'"),
         (["--precision", "fp8"], 2, "no precision 'fp8'"),

@@ -407,9 +407,15 @@ def test_info_of_a_model(ds2: Ds2, conv_model: ConvModel) -> None:
     assert "bidirectional is true" in outcome.out
     facts = json.loads(ds2("info", conv_model.path, "--json").out)
     assert ModelMetadata.from_json(json.dumps(facts["metadata"]), "info") == conv_model.metadata
-    assert facts["can_stream"] is False
+    assert (facts["can_stream"], facts["stream_unit_s"]) == (False, None)
     assert facts["files"]["model.onnx"] == (conv_model.path / "model.onnx").stat().st_size
     assert facts["parameters"] is None
+
+
+def test_info_says_in_which_chunks_a_model_streams(ds2: Ds2) -> None:
+    """The windows of `streaming` move by one output frame, of 2 x 10 ms."""
+    assert "yes, in chunks of 20 ms or a multiple of it" in ds2("info", "streaming").out
+    assert json.loads(ds2("info", "streaming", "--json").out)["stream_unit_s"] == 0.02
 
 
 def test_info_says_what_a_model_has_learnt_from(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:

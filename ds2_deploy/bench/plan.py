@@ -17,6 +17,7 @@ from ds2_deploy.text.languages import spelling
 
 BATCHES, SECONDS = (1, 8, 32), (2.0, 5.0, 15.0)
 STREAMS = (1, 4, 16, 64)
+LOAD_S = 15.0
 LOADS = (0.5, 0.8)
 """Arrivals, as shares of what the reference alone could serve one by one."""
 MOST_TOGETHER = 16
@@ -40,7 +41,7 @@ class Plan(NamedTuple):
     """Of timed runs of each backend in each cell."""
     rounds: int = 5
     """Turns in which the backends follow each other within a cell."""
-    load_s: float = 15.0
+    load_s: float = LOAD_S
 
     def longest_s(self, recordings_s: Sequence[float]) -> float:
         """Of what goes through a backend in one piece."""

@@ -54,7 +54,9 @@ def bench(
         float | None, typer.Option(min=0.001, max=1e5, help="Arrivals per second of the load test.")
     ] = None,
     cell_seconds: Annotated[float, typer.Option(min=0.05, help="So long each backend runs in each cell.")] = 3.0,
-    load_seconds: Annotated[float, typer.Option(min=0.5, help="Of arrivals in the load test.")] = 15.0,
+    load_seconds: Annotated[
+        float | None, typer.Option(min=0.5, help="Of arrivals in the load test; default 15.")
+    ] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Turns in which the backends follow each other.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads; without it, one per core.")] = None,
 ) -> None:
@@ -63,7 +65,7 @@ def bench(
     Each backend runs in a process of its own, all take turns, and the report checks itself: exit code 1 where its
     figures contradict each other. Prints Markdown; --out writes it with JSON, CSV and a page with pictures.
     """
-    from ds2_deploy.bench.plan import BATCHES, SECONDS, STREAMS, Plan
+    from ds2_deploy.bench.plan import BATCHES, LOAD_S, SECONDS, STREAMS, Plan
     from ds2_deploy.bench.run import Asked, run
     from ds2_deploy.bench.tables import markdown
     from ds2_deploy.errors import BenchError
@@ -80,6 +82,7 @@ def bench(
         ("--seconds", seconds, "batch"),
         ("--streams", streams, "stream"),
         ("--rate", rate, "load"),
+        ("--load-seconds", load_seconds, "load"),
     ):
         if given and needs not in (workload or WORKLOADS):
             raise typer.BadParameter(f"{option} is for the workload {needs}: add --workload {needs}.")
@@ -97,7 +100,7 @@ def bench(
         rate=rate,
         cell_s=cell_seconds,
         rounds=rounds,
-        load_s=load_seconds,
+        load_s=load_seconds or LOAD_S,
     )
     if out:
         check_output_folder(out)

@@ -101,7 +101,7 @@ def _open(model: str, backend: str, device: str, precision: PrecisionName, decod
     from ds2_deploy.errors import BackendUnavailableError
     from ds2_deploy.extras import TRAIN, require_all
     from ds2_deploy.model_folder import is_checkpoint
-    from ds2_deploy.recognizer import Recognizer
+    from ds2_deploy.recognizer import Recognizer, batch_seconds_on
 
     if not is_checkpoint(model):
         with usage_errors():  # a hot word that the model cannot spell
@@ -116,4 +116,6 @@ def _open(model: str, backend: str, device: str, precision: PrecisionName, decod
     module = load_model(model)
     with usage_errors():
         search = make_decoder(decoder, module.metadata.alphabet)
-    return Recognizer(metadata=module.metadata, backend=TorchBackend.of(module, device=device), decoder=search)
+    loaded = TorchBackend.of(module, device=device)
+    together = batch_seconds_on(loaded.device)
+    return Recognizer(metadata=module.metadata, backend=loaded, decoder=search, batch_seconds=together)

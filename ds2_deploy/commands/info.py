@@ -46,6 +46,7 @@ def info(
         "delay": None if metadata.delay is None else metadata.delay._asdict(),
         "can_stream": not metadata.streaming_obstacles,
         "streaming_obstacles": metadata.streaming_obstacles,
+        "stream_unit_s": None if metadata.streaming_obstacles else metadata.stream_unit_s,
         "metadata": msgspec.to_builtins(metadata),
     }
     print(to_json(facts, indent=2))
@@ -147,7 +148,8 @@ def _rows(
         ("labels", f"{len(metadata.alphabet)}, blank {metadata.alphabet.blank}"),
         ("output frame", f"{metadata.frame_s * 1000:g} ms"),
         ("delay", _delay(metadata)),
-        ("streaming", "; ".join(("no", *metadata.streaming_obstacles)) if metadata.streaming_obstacles else "yes"),
+        ("streaming", "; ".join(("no", *metadata.streaming_obstacles)) if metadata.streaming_obstacles else
+            f"yes, in chunks of {_ms(metadata.stream_unit_s)} ms or a multiple of it"),
         ("trained", f"{made.epochs} epochs, {_hours(made)} of audio, recipe {made.recipe or '(none)'}, "
             f"seed {made.seed}, validation {_error_rate(metadata)}"
             if made.epochs else made.recipe or "unknown"),
