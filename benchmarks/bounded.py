@@ -54,7 +54,8 @@ def _end_all(process: "subprocess.Popen[bytes]") -> None:
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
-    process.wait()
+    with suppress(subprocess.TimeoutExpired):  # the driver may hold it for good: then it is left behind
+        process.wait(10)
 
 
 def _text(file: IO[bytes]) -> str:

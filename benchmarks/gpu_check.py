@@ -39,10 +39,12 @@ from gpu_pack import pack, untrained
 from gpu_report import markdown
 
 from ds2_deploy.bench import environment
+from ds2_deploy.errors import DS2Error
 from ds2_deploy.extras import installed_version
 from ds2_deploy.files import atomic_path
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model_folder import ModelFolder, graph_file, open_model
+from ds2_deploy.runtime.cuda_device import pycuda_driver
 from ds2_deploy.runtime.devices import cpu_cores
 from ds2_deploy.runtime.gpu import gpus
 from ds2_deploy.runtime.trt import installed
@@ -52,7 +54,8 @@ TIMES_HEARD = 32
 """Recordings of a manifest in an epoch of a training: a batch and a step are measured, not the reading of a file."""
 HEARD_S = 7200
 """Of recordings in a recognition, again and again: several batches, of which the first waits for nothing."""
-STEP_LIMIT_S = 240
+STEP_LIMIT_S = 120
+"""A step that hangs leaves most of --minutes to the others; what it had measured counts."""
 LOG = "gpu-check.log"
 PRECISIONS = ("fp16", "fp32")
 """What others publish comes first."""
@@ -217,7 +220,7 @@ class Check:
                 for precision in PRECISIONS:
                     flags = [*(["--fp16"] if precision == "fp16" else []), *(["--stream"] if stream else [])]
                     batch = ["--batch", f"1:{sizes[len(sizes) // 2]}:{sizes[-1]}"]
-                    do = partial(self.call, *DS2, "build-engine", str(model.path), "--rebuild", *batch, *flags)
+                    do = partial(self.build, str(model.path), "--rebuild", *batch, *flags)
                     yield Step((Kind.tensorrt,), f"build {model.path.name} {' '.join(flags)}".strip(), do)
 
     def manifests(self) -> list[Path]:
@@ -247,6 +250,10 @@ class Check:
                 shutil.move(f"{folder}/model/{name}", model.path / name)
         return f"wrote {', '.join(lacking)}"
 
+    def build(self, *arguments: str) -> str:
+        self.check("tensorrt")
+        return self.call(*DS2, "build-engine", *arguments)
+
     def compare(self, backend: str, *arguments: str) -> Any:
         """A parity report; where it found too much, too."""
         self.check(backend)
@@ -262,7 +269,8 @@ class Check:
         return "; ".join(told)
 
     def epoch(self, recipe: str, precision: str) -> Row:
-        """The second epoch of a training that hears each of the longest recordings so many times in one."""
+        """The second epoch of a training that hears each of the longest recordings so many times in one; the first,
+        where it ended before its time."""
         from training.run_folder import read_log
 
         manifest = self.longest()
@@ -271,9 +279,12 @@ class Check:
         for setting in ("epochs=2", "sorta_grad=false", f"precision={precision}", f"workers={min(cpu_cores(), 8)}"):
             options += ["--set", setting]
         with tempfile.TemporaryDirectory() as folder:
-            self.call(*DS2, "train", recipe, "--out", f"{folder}/run", *options)
-            *_, last = read_log(Path(folder) / "run")
-        return {name: last[name] for name in ("audio_hours_per_hour", "data_wait", "loss")}
+            *_, failure = self.spoken(*DS2, "train", recipe, "--out", f"{folder}/run", *options)
+            done = read_log(Path(folder) / "run")
+        if not done:
+            raise FailedError(failure or "the training logged no epoch")
+        found = {name: done[-1][name] for name in ("epoch", "audio_hours_per_hour", "data_wait", "loss")}
+        return found | ({"reason": failure} if failure else {})
 
     def check(self, backend: str) -> None:
         """FailedError at once, where the process would only come to know what is known."""
@@ -319,6 +330,11 @@ def lacks(backend: str, device: str) -> str | None:
         return None
     if backend == "tensorrt" and not (installed("tensorrt") or installed("tensorrt-rtx")):
         return "neither TensorRT nor TensorRT-RTX is installed"
+    if backend == "tensorrt":
+        try:
+            pycuda_driver()
+        except DS2Error as error:
+            return str(error)
     if backend == "onnxruntime" and installed_version("onnxruntime-gpu") is None:
         return "onnxruntime-gpu is not installed"
     return None

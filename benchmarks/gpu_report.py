@@ -92,7 +92,9 @@ def times(row: Row) -> Row:
 
 def training_cells(name: str, row: Row) -> Iterator[Row]:
     hours, waiting = f"{row['audio_hours_per_hour']:.0f}", f"{row['data_wait']:.1%}"
-    yield {"": name, "audio hours per hour": hours, "waiting for data": waiting}
+    yield {"": name, "audio hours per hour": hours, "waiting for data": waiting, "epoch": row["epoch"]}
+    if "reason" in row:
+        yield {"": name, "audio hours per hour": row["reason"]}
 
 
 def parity_cells(name: str, found: Row) -> Iterator[Row]:

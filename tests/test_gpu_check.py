@@ -64,7 +64,7 @@ def test_a_parity_report_is_a_row_with_a_verdict(changes: dict[str, object], ver
         "streams m torch fp32": {"ok": False, "reason": "no GPU"},
         "training an4 bf16": {
             "ok": True,
-            "result": {"audio_hours_per_hour": 484.4, "data_wait": 0.0123, "loss": 9.0},
+            "result": {"epoch": 2, "audio_hours_per_hour": 484.4, "data_wait": 0.0123, "loss": 9.0},
         },
     }
     text = gpu_report.markdown({"gpu": "H200", "command": "gpu_check.py run m", "device": "cuda:0", "steps": steps})
@@ -75,7 +75,7 @@ def test_a_parity_report_is_a_row_with_a_verdict(changes: dict[str, object], ver
     assert verdict in text
     assert "| m torch fp32 | 8 × 10 | no memory |" in text
     assert "- streams m torch fp32: no GPU" in text
-    assert "| an4 bf16 | 484 | 1.2% |" in text
+    assert "| an4 bf16 | 484 | 1.2% | 2 |" in text
 
 
 def test_a_size_that_fails_says_why_and_the_others_go_on() -> None:
@@ -176,6 +176,39 @@ def test_tests_that_fail_are_named(check: Check, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(gpu_check, "spoken", lambda *_, **__: Spoken(said, "", None))
     with pytest.raises(FailedError, match=r"FAILED a\.py::test_b - assert 1 == 2; 1 failed, 1 passed"):
         check.test()
+
+
+def test_an_epoch_that_was_done_counts_where_the_training_ends_before_its_time(
+    check: Check, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    epoch = {"epoch": 1, "audio_hours_per_hour": 400.0, "data_wait": 0.1, "loss": 9.0, "valid_wer": 1.0}
+
+    def spoken(*arguments: str, **_: object) -> Spoken:
+        run = Path(arguments[arguments.index("--out") + 1])
+        run.mkdir()
+        (run / "log.jsonl").write_text(json.dumps(epoch) + "\n" + '{"epoch": 2, "audio')
+        return Spoken("", "", "it was stopped after 120 s")
+
+    monkeypatch.setattr(gpu_check, "spoken", spoken)
+    found = check.epoch("an4", "fp32")
+    assert (found["epoch"], found["audio_hours_per_hour"]) == (1, 400.0)
+    assert found["reason"] == "it was stopped after 120 s"
+    steps = {"training an4 fp32": {"ok": True, "result": found}}
+    said = gpu_report.markdown({"gpu": "H200", "command": "x", "device": "cuda:0", "steps": steps})
+    assert "| an4 fp32 | 400 | 10.0% | 1 |" in said
+    assert "it was stopped after 120 s" in said
+    monkeypatch.setattr(gpu_check, "spoken", lambda *_, **__: Spoken("", "", "exit code 1: no GPU"))
+    with pytest.raises(FailedError, match="exit code 1: no GPU"):
+        check.epoch("an4", "fp32")
+
+
+def test_an_engine_that_nothing_can_run_is_not_built(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    check.asked = check.asked._replace(device="cuda:0")
+    monkeypatch.setattr(gpu_check, "spoken", lambda *_, **__: pytest.fail("a process"))
+    monkeypatch.setattr(gpu_check, "installed", lambda _: True)
+    monkeypatch.setitem(sys.modules, "pycuda", None)
+    with pytest.raises(FailedError, match="needs the package 'pycuda'"):
+        next(step for step in check.plan() if step.name.startswith("build")).do()
 
 
 def test_what_is_not_installed_costs_no_process(check: Check, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from ds2_deploy.errors import (
 )
 from ds2_deploy.model_folder import ModelFolder, open_model
 from ds2_deploy.runtime import open_backend
-from ds2_deploy.runtime.ort_backend import CUDA, OrtBackend, heavy_on_cpu
+from ds2_deploy.runtime.ort_backend import CUDA, OrtBackend, _preload_once, heavy_on_cpu
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.conftest import ConvModel, noise
 
@@ -28,6 +29,25 @@ from tests.conftest import ConvModel, noise
 def folder(conv_model: ConvModel, tmp_path: Path) -> Path:
     """A copy to spoil."""
     return Path(shutil.copytree(conv_model.path, tmp_path / "model"))
+
+
+def test_cuda_is_also_looked_for_in_the_packages_of_another_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime itself looks beside where it lies."""
+    here, there = tmp_path / "site", tmp_path / "torch-site"
+    for root in (here, there):
+        for name in ("cu13/lib", "cudnn/lib", "nccl/include"):
+            (root / "nvidia" / name).mkdir(parents=True)
+        monkeypatch.syspath_prepend(root)
+    looked: list[str | None] = []
+    ort: Any = ModuleType("onnxruntime")
+    ort.__file__ = str(here / "onnxruntime" / "__init__.py")
+    ort.preload_dlls = lambda directory: looked.append(directory)
+    monkeypatch.delitem(sys.modules, "nvidia", raising=False)
+    _preload_once(ort)
+    ours = [folder for folder in looked if folder is None or Path(folder).is_relative_to(tmp_path)]
+    assert ours == [None, str(there / "nvidia/cu13/lib"), str(there / "nvidia/cudnn/lib")]
 
 
 def test_each_row_is_what_it_is_alone(conv_model: ConvModel) -> None:

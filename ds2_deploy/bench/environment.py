@@ -93,8 +93,11 @@ def process_device_mb(pid: int) -> float | None:
 
 
 def _gpus() -> list[dict[str, str]]:
-    """As nvidia-smi tells; none where it is not there."""
-    return [dict(zip(GPU_FIELDS, row, strict=False)) for row in _nvidia_smi(f"--query-gpu={','.join(GPU_FIELDS)}")]
+    """As nvidia-smi tells; none where it is not there. Drivers may refuse the last field, which has a new name."""
+    for fields in (GPU_FIELDS, GPU_FIELDS[:-1]):
+        if rows := _nvidia_smi(f"--query-gpu={','.join(fields)}"):
+            return [dict(zip(fields, row, strict=False)) for row in rows]
+    return []
 
 
 def _nvidia_smi(query: str, *more: str) -> list[list[str]]:

@@ -4,6 +4,7 @@ Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples 
 """
 
 import contextlib
+import importlib.util
 import io
 import logging
 import threading
@@ -149,7 +150,17 @@ def _preload_once(ort: Any) -> None:
     """CUDA and cuDNN from pip's nvidia packages; a CUDA that is a plugin registers here, too. Once: nobody in the
     process can print meanwhile, for it prints what it does not find, which need not matter."""
     with contextlib.redirect_stdout(io.StringIO()):
-        ort.preload_dlls()
+        for folder in (None, *_library_folders(ort)):
+            ort.preload_dlls(directory=folder)
+
+
+def _library_folders(ort: Any) -> list[str]:
+    """Those of pip's nvidia packages that do not lie beside ONNX Runtime, where alone it looks: in another environment
+    that this one goes on from, say."""
+    spec = importlib.util.find_spec("nvidia")
+    roots = [Path(root) for root in (spec and spec.submodule_search_locations) or ()]
+    beside = Path(ort.__file__).parents[1]
+    return [str(folder) for root in roots if root.parent != beside for folder in sorted(root.glob("*/lib"))]
 
 
 def choose_device(ort: Any, device: str) -> str:
