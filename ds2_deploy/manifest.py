@@ -102,6 +102,11 @@ def parse(line: bytes, manifest: Path, number: int, kind: type[L]) -> L:
         return _lenient(line, manifest, number, kind)
 
 
+def _whole(value: object) -> object:
+    """Half a character, as a text that was cut within an emoji has it, is U+FFFD: no file could hold it."""
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else value
+
+
 def _lenient(line: bytes, manifest: Path, number: int, kind: type[L]) -> L:
     """What is not the rule but has a meaning, such as a number as a string; else ManifestError with the fault."""
     where = f"{manifest}, line {number}"
@@ -110,7 +115,8 @@ def _lenient(line: bytes, manifest: Path, number: int, kind: type[L]) -> L:
     try:
         entry = json.loads(line.decode("utf-8"))
         given = {field.name: entry[field.name] for field in fields if field.required or field.name in entry}
-        return msgspec.convert(given, kind, strict=False)
+        whole = {name: value if name == "audio_filepath" else _whole(value) for name, value in given.items()}
+        return msgspec.convert(whole, kind, strict=False)
     except UnicodeDecodeError as error:
         raise ManifestError(f"Cannot read the manifest {manifest}: line {number} is not UTF-8 text.") from error
     except json.JSONDecodeError as error:

@@ -254,7 +254,7 @@ class Recognizer:
 
     def _blocks(self, source: Source) -> Iterator[Samples]:
         if isinstance(source, np.ndarray):
-            return iter([checked_samples(source)])
+            return map(checked_samples, [source])  # when it is asked for: what it raises is this source's result
         return audio_blocks(source, self._rate)
 
     def _expected_s(self, source: Source) -> float | None:

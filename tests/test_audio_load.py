@@ -231,6 +231,15 @@ def test_bad_recordings_are_one_sentence_with_their_name(case: str, tmp_path: Pa
     assert str(path) not in open_files()  # while the error lives on, as among results it does
 
 
+def test_a_cut_header_in_memory_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """libsndfile looks before its beginning, and what is raised in its callbacks would be printed."""
+    whole = encoded(noise(4000), kind="AIFF")
+    for length in range(1, 54):
+        with pytest.raises(AudioError):
+            load_audio(whole[:length], RATE)
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("subtype", ["PCM_16", "FLOAT", "PCM_24"])
 def test_a_wav_file_that_is_cut_off_is_heard_but_not_learnt_from(subtype: str) -> None:
     whole = encoded(noise(32000), subtype=subtype)

@@ -442,6 +442,7 @@ def test_settings_beyond_reason(fields: dict[str, float]) -> None:
         ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\t</s>\n\n\\end\\\n", "knows no word"),
         ("\\data\\\nngram 1=1\n\n\\1-grams:\n-1\tпривет\n\n\\end\\\n", "another alphabet"),
         ("\\data\\\nngram 1=9\n\n\\1-grams:\n-x\thello\n\n\\end\\\n", "KenLM cannot read"),
+        ("\\data\\\nngram 1=1\nngram 2=-9\n\n\\1-grams:\n-1\thello\n\n\\end\\\n", "damaged: it says 'ngram 2=-9'"),
         ("mmap lm http://kheafield.com/code format", "words.txt"),
     ],
 )
@@ -449,6 +450,13 @@ def test_broken_language_models(content: str, words: str, tmp_path: Path) -> Non
     (tmp_path / "lm.arpa").write_text(content, encoding="utf-8")
     with pytest.raises(LanguageModelError, match=words):
         BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path / "lm.arpa"))
+
+
+def test_a_language_model_that_says_a_word_in_several_ways_is_not_another_alphabets(tmp_path: Path) -> None:
+    words = ["one", "One", "ONE", "two", "TWO"]
+    assert spelled(words, Alphabet.of(" enotw"), tmp_path) == {"one": "one", "two": "two"}
+    (tmp_path / "lm.arpa").write_text("\\data\\\nngram 1=3\n\n\\1-grams:\n-1\tone\n-1\tone\n-1\ttwo\n\n\\end\\\n")
+    assert words_of_model(find_language_model(tmp_path)) == ["one", "two"]
 
 
 def test_words_of_an_arpa_file_are_parted_by_ascii_spaces_alone(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_windows_and_hops_are_whole_samples() -> None:
         FeatureConfig(sample_rate=11025)
     with pytest.raises(ValueError, match=r"feature\.hop_ms is .* samples: it must be a whole number of them"):
         FeatureConfig(hop_ms=1e-9)
+    with pytest.raises(ValueError, match=r"feature\.hop_ms is inf samples"):
+        FeatureConfig(hop_ms=1e308)
     with pytest.raises(ValueError, match=r"feature\.hop_ms is 80\.04 samples"):
         FeatureConfig(sample_rate=8000, hop_ms=10.005)
     assert FeatureConfig(sample_rate=11025, window_ms=40.0, hop_ms=40.0).hop_samples == 441

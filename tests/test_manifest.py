@@ -54,11 +54,11 @@ def test_a_byte_order_mark_is_no_part_of_a_manifest(tmp_path):
 
 def test_what_is_no_rule_but_has_a_meaning(tmp_path):
     (tmp_path / "m.jsonl").write_text(
-        '{"audio_filepath": "a", "duration": "1.5", "offset": null, "text": "\\ud800", "speaker": 7}\n'
+        '{"audio_filepath": "a", "duration": "1.5", "offset": null, "text": "a \\ud83d", "speaker": 7}\n'
         '{"audio_filepath": "b", "duration": 2, "offset": "0", "text": "null", "speaker": null, "more": NaN}\n'
     )
     assert read_manifest(tmp_path / "m.jsonl") == [
-        Utterance(tmp_path / "a", 1.5, "\ud800", "7"),
+        Utterance(tmp_path / "a", 1.5, "a \ufffd", "7"),  # half an emoji
         Utterance(tmp_path / "b", 2.0, "null", ""),
     ]
 

@@ -93,8 +93,16 @@ def test_a_bad_file_does_not_stop_the_others(recognizer: Recognizer, write_wav: 
 
 @pytest.mark.parametrize(
     "source",
-    [None, [0.0, 0.1], 7, np.float32(0.5).reshape(()), io.StringIO("text"), Path("x" * 300 + ".wav")],
-    ids=["None", "a list", "a number", "no dimension", "a text", "a name too long"],
+    [
+        None,
+        [0.0, 0.1],
+        7,
+        np.float32(0.5).reshape(()),
+        io.StringIO("text"),
+        Path("x" * 300 + ".wav"),
+        np.zeros(61 * 16000, np.int16),
+    ],
+    ids=["None", "a list", "a number", "no dimension", "a text", "a name too long", "a minute of integers"],
 )
 def test_what_is_no_recording_does_not_stop_the_others(
     recognizer: Recognizer, write_wav: WriteWav, source: Any

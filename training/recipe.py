@@ -310,7 +310,8 @@ def _type_of(where: str) -> Any:
     for name in re.findall(r"\w+(?!\w*\])", where):
         found = next(field.type for field in found.fields if field.encode_name == name)
         found = getattr(found, "item_type", found)  # of a list, whose elements are of one type
-        found = next((one for one in getattr(found, "types", ()) if hasattr(one, "fields")), found)  # or None
+        several = getattr(found, "types", ())  # with None
+        found = next((one for one in several if hasattr(one, "fields") or hasattr(one, "values")), found)
     return found
 
 
@@ -325,7 +326,7 @@ def _apply(content: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override}: {table} is a value, not a table.")
     try:
         content[name] = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         if value.lstrip()[:1] in tuple("[{'\""):
             raise ConfigError(f"--set {override} is no TOML after the =: {error}.") from None
         content[name] = value  # a bare word is a string

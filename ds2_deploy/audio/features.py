@@ -85,8 +85,8 @@ class FeatureConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise ValueError(f"feature.running_s is {self.running_s}: it must be at most {LONGEST_S:g} seconds")
         for name in ("window_ms", "hop_ms"):
             samples = self.sample_rate * getattr(self, name) / 1000
-            whole = abs(samples - round(samples)) < 1e-6  # 220 samples at 11025 Hz are no round number of milliseconds
-            if not whole or round(samples) < 1:
+            beyond = samples % 1  # not exactly 0: 220 samples at 11025 Hz are no round number of milliseconds
+            if not min(beyond, 1 - beyond) < 1e-6 or round(samples) < 1:
                 raise ValueError(f"feature.{name} is {samples} samples: it must be a whole number of them")
         if self.spectrum == "mfcc" and not 1 <= self.cepstra <= self.mel_bands:
             raise ValueError(

@@ -265,7 +265,15 @@ def _content(source: AudioFile, name: str) -> bytes | io.BytesIO:
         raise AudioError(f"Cannot read {name}: its read() gives {type(data).__name__}, not bytes. Pass bytes instead.")
     if not data:
         raise AudioError(f"{name} is empty.")
-    return io.BytesIO(data)
+    return _InMemory(data)
+
+
+class _InMemory(io.BytesIO):
+    """Goes to its beginning where libsndfile wants to go before it, in a file that is cut off: an exception in its
+    callback would be printed."""
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return super().seek(max(offset, 0) if whence == io.SEEK_SET else offset, whence)
 
 
 def _mono_blocks(file: _ForwardFile, channel: int | None, name: str) -> Iterator[Samples]:

@@ -83,7 +83,7 @@ def words_of_model(files: LmFiles) -> list[str]:
     if begin.startswith(BYTE_ORDER_MARKS):
         raise LanguageModelError(f"{files.model} begins with a byte order mark: save it as UTF-8 without one.")
     if begin != BINARY_MAGIC:
-        found = list(_arpa_words(files.model))
+        found = list(dict.fromkeys(_arpa_words(files.model)))
     elif files.words:
         found = sorted(set(_fields(read_text(files.words, LanguageModelError))))
     else:
@@ -101,6 +101,10 @@ def _fields(text: str) -> list[str]:
     return re.findall(r"[^ \t\n\v\f\r]+", text)
 
 
+COUNT = re.compile(r"ngram\b(?!\s*\d+\s*=\s*\d+\s*$)")
+"""Of the n-grams of an order, where it is no number."""
+
+
 def _arpa_words(path: Path) -> Iterator[str]:
     """The unigrams of an ARPA file."""
     within = False
@@ -113,6 +117,8 @@ def _arpa_words(path: Path) -> Iterator[str]:
                     return
                 elif within and line.strip():
                     yield _fields(line)[1]
+                elif COUNT.match(line) and not within:
+                    raise LanguageModelError(f"{path} is damaged: it says {line.strip()!r}.")  # KenLM would crash
     except (UnicodeDecodeError, IndexError) as error:
         raise LanguageModelError(f"{path} is neither an ARPA file nor a KenLM binary.") from error
     if not within:
@@ -143,21 +149,21 @@ def spelled(words: Sequence[str], alphabet: Alphabet, source: Path) -> dict[str,
     """
     letters = {label for i, label in enumerate(alphabet.labels) if i != alphabet.blank}
     can_write: Callable[[str], bool] = letters.__contains__ if alphabet.label_is_word else letters.issuperset
-    best: dict[str, str] = {}
+    best: list[tuple[str, str]] = []
     for form in FORMS:
-        ours = {spelling: word for word in words if can_write(spelling := form(with_apostrophe(word, letters)))}
-        ours |= {word: word for word in words if word in ours}  # of several spellings, the very one
-        if len(ours) > len(best):
-            best = ours
+        ours = [(ours, word) for word in words if can_write(ours := form(with_apostrophe(word, letters)))]
+        best = max(best, ours, key=len)
         if len(best) == len(words):  # no other form can write more
             break
     if len(best) < FEWEST * len(words):
-        strange = next(word for word in words if word not in best.values())
+        known = {word for _, word in best}
+        strange = next(word for word in words if word not in known)
         raise LanguageModelError(
             f"The language model {source} has another alphabet than the model, which can write {len(best)} of its "
             f"{len(words)} words and not, for one, {strange!r}."
         )
-    return best
+    spellings = dict(best)
+    return spellings | {word: word for word in words if word in spellings}  # of several forms, the very one
 
 
 class NGramScorer:
@@ -289,6 +295,6 @@ def load_scorer(files: LmFiles, alphabet: Alphabet, alpha: float, beta: float, u
         config = kenlm.Config()
         config.show_progress, config.arpa_complain = False, kenlm.ARPALoadComplain.NONE
         model = kenlm.Model(str(files.model), config)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:  # the last where it cannot even say so in UTF-8
         raise unreadable(files.model, error) from error
     return NGramScorer(model, words, alpha, beta, unknown)

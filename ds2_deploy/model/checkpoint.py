@@ -76,7 +76,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
         header, weights, training = content["ds2"], dict(content["weights"]), dict(content["training"])
         if not isinstance(header, str) or not all(map(_is_weight, weights.items())):
             raise TypeError("no metadata, or no tensors by name")
-    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, EOFError, ValueError) as error:
+    except (
+        pickle.UnpicklingError, RuntimeError, LookupError, TypeError, AttributeError, EOFError, ValueError
+    ) as error:  # fmt: skip
         raise ModelError(f"{path} is not a ds2 checkpoint, or it is damaged: expected a file of ds2 train.") from error
     metadata = ModelMetadata.from_json(header, str(path))
     return Checkpoint(metadata=metadata, weights=weights, training=training, name=str(path))
