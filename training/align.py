@@ -10,8 +10,6 @@ between any two letters: the package ctc-segmentation, whose paths have none, pu
 where this puts 87 (benchmarks/align.py).
 """
 
-import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -27,6 +25,7 @@ from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.runtime.protocol import Backend, longest_piece_s, run_alone
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import try_spelling
+from ds2_deploy.text.punctuation import sentences, without_punctuation
 
 PIECE_S = 30.0
 """Longest piece that the network hears at once."""
@@ -39,10 +38,6 @@ STATES = 8000
 """Of the path, looked at around the most probable: 4000 letters, minutes of text. As many place its beginning."""
 MIN_SCORE = -1.5
 """Worst mean of a passage's logarithms per frame that is still taken for its text; benchmarks/align.py chose it."""
-SENTENCE_END = re.compile(r"[.!?;:]+[^\w\s]*\s+|[。！？；：]+[^\w\s]*")
-"""Chinese has no space after it."""
-APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
-"""Within a word; around words they are quotation marks."""
 
 
 class Sound(NamedTuple):
@@ -70,16 +65,8 @@ def passages_of(text: str, language: str, alphabet: Alphabet) -> tuple[list[str]
     """Sentences and lines in the model's spelling, without punctuation; apart, those that it cannot spell."""
     good: list[str] = []
     strange: list[str] = []
-    writable = set(alphabet.labels) - {alphabet.labels[alphabet.blank], "'"}
-    has_apostrophe = "'" in alphabet.labels or bool(alphabet.separator)  # CMUdict's words have it
-    composed = unicodedata.normalize("NFC", text)  # so that accents are letters to APOSTROPHE
-    for sentence in (s for line in composed.splitlines() for s in SENTENCE_END.split(line)):
-        apostrophes = {match.start() for match in APOSTROPHE.finditer(sentence)} if has_apostrophe else set()
-        kept = "".join(
-            "'" if i in apostrophes else c if c in writable or unicodedata.category(c)[0] not in "PS" else " "
-            for i, c in enumerate(sentence)
-        )
-        spelled = try_spelling(kept, language, alphabet)
+    for sentence in sentences(text):
+        spelled = try_spelling(without_punctuation(sentence, alphabet), language, alphabet)
         if spelled is None:
             strange.append(sentence)
         elif spelled:
