@@ -40,6 +40,10 @@ class AlignmentError(DS2Error, ValueError):
 class PronunciationError(AlphabetError):
     """A text holds words whose phonemes nobody wrote down."""
 
+    def __init__(self, message: str, words: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.words = words
+
 
 class ManifestError(DS2Error, ValueError):
     """A manifest cannot be read, or names what is not there."""

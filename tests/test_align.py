@@ -19,8 +19,10 @@ from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from ds2_deploy.text.phonemes import LABELS
+from ds2_deploy.text.punctuation import sentences
 from tests.conftest import SAMPLES, Ds2, read_only, said_in_samples
-from training.align import STATES, Sound, align, hear, passages_of
+from training.align import STATES, Sound, align, hear
+from training.sentences import Unspelled, spelled
 
 
 def said(labels: list[int], seed: int) -> npt.NDArray[np.float32]:
@@ -109,11 +111,58 @@ def test_boundaries_may_come_several_times_in_a_row() -> None:
     assert found.score > -0.01
 
 
+def passages_of(text: str, language: str, alphabet: Alphabet) -> tuple[list[str], list[Unspelled]]:
+    return spelled(sentences(text), language, alphabet)
+
+
 def test_passages_are_sentences_in_the_models_spelling() -> None:
     text = 'He said: "Enter four." Then -- it\'s done!\n\nNaïve\nTWO (three), five'
     good, strange = passages_of(text, "en", ENGLISH)
     assert good == ["he said", "enter four", "then it's done", "two three five"]
-    assert strange == ["Naïve"]
+    assert strange == [("Naïve", ["ï"])]
+    phonemes = Alphabet.of(LABELS)
+    assert passages_of("The qzx and 3", "en-phonemes", phonemes) == ([], [("The qzx and 3", ["qzx", "3"])])
+
+
+PAUSES = [("abcd", 5), ("dcba", 9), ("abdc", 3), ("bcda", 30), ("dd", 0)]
+"""Words, and frames of 0.1 s behind each: they begin at 0, 1.3, 3.0, 4.1 and 7.9 s, and a letter takes 0.2."""
+
+
+@pytest.mark.parametrize("letters", ["abcd ", "abcd"])
+@pytest.mark.parametrize(
+    ("max_seconds", "expected"),
+    [
+        (60.0, ["abcd dcba abdc bcda dd"]),
+        (8.0, ["abcd dcba", "abdc bcda dd"]),  # at 3.2 s the last gap is wider, and would leave a word alone
+        (5.0, ["abcd dcba", "abdc bcda", "dd"]),
+        (2.0, ["abcd", "dcba", "abdc", "bcda", "dd"]),
+    ],
+)
+def test_long_passages_are_cut_at_their_widest_gaps(letters: str, max_seconds: float, expected: list[str]) -> None:
+    """Between words, or, where nothing parts these, between letters."""
+    alphabet = Alphabet.of(letters)
+    path: list[int] = []
+    for word, pause in PAUSES:
+        path += [one for label in alphabet.encode(word) for one in (label, alphabet.blank)]
+        path += [alphabet.boundary or alphabet.blank, *[alphabet.blank] * (pause - 1)] if pause else []
+    log_probs = np.full((len(path), len(alphabet)), np.log(1e-5), np.float32)
+    log_probs[np.arange(len(path)), path] = 0.0
+    sound = Sound(log_probs, 0.1 * np.arange(len(path)), 0.1 * len(path))
+    joint = " " if " " in letters else ""
+    found = align(sound, [joint.join(word for word, _ in PAUSES)], alphabet, max_seconds)
+    assert [p.text for p in found] == [one.replace(" ", joint) for one in expected]
+    assert all(p.end_s - p.start_s <= max_seconds and p.score == pytest.approx(0.0) for p in found)
+
+
+def test_a_long_word_is_not_cut() -> None:
+    alphabet = Alphabet.of("ab ")
+    log_probs = np.full((100, 4), np.log(1e-5), np.float32)
+    log_probs[:, alphabet.blank] = 0.0
+    for frame, label in ((0, "a"), (90, "b"), (92, " "), (94, "b")):
+        log_probs[frame] = np.log(1e-5)
+        log_probs[frame, alphabet.encode(label)] = 0.0
+    found = align(Sound(log_probs, 0.1 * np.arange(100), 10.0), ["ab b"], alphabet, 2.0)
+    assert [p.text for p in found] == ["ab", "b"]
 
 
 def test_pieces_fit_the_longest_that_an_engine_takes() -> None:
@@ -169,7 +218,7 @@ def test_a_book_becomes_a_manifest(
     code, out, err = ds2("align", audio, text, "--out", tmp_path / "cut.jsonl")
     assert (code, out) == (0, "")
     assert re.search(r"dropped, .*score -\d.*: zebra quilts jump over lazy dogs", err)
-    assert "the model cannot spell it: 'größe'" in err
+    assert "left out, for the model cannot spell 'ß', 'ö': 'größe'" in err
     found = [json.loads(line) for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
     assert [line["text"] for line in found] == [place[0] for place in places]
     rate = 16_000
@@ -205,6 +254,30 @@ def test_what_was_not_said_spoils_at_most_a_neighbour(
     found = [json.loads(line)["text"] for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
     said = [place[0] for place in places]
     assert found in (said, said[:3] + said[4:], said[:4] + said[5:])
+
+
+def test_a_text_without_punctuation_is_cut_between_words(
+    ds2: Ds2, tmp_path: Path, book: tuple[Path, Path, list[tuple[str, float, float]]]
+) -> None:
+    """Each piece lies where its first and its last word were said."""
+    audio, text, places = book
+    said = [(word, begin_s, end_s) for line, begin_s, end_s in places for word in line.split()]
+    text.write_text(" ".join(word for word, *_ in said))
+    code, _, err = ds2("align", audio, text, "--out", tmp_path / "cut.jsonl", "--max-seconds", "6")
+    assert (code, "dropped" in err) == (0, False)
+    found = [json.loads(line) for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
+    assert [word for line in found for word in line["text"].split()] == [word for word, *_ in said]
+    assert max(line["duration"] for line in found) <= 6
+    assert min(line["duration"] for line in found) > 1
+    rate = 16_000
+    whole = load_audio(audio, rate)
+    for line in found:
+        words, said = said[: len(line["text"].split())], said[len(line["text"].split()) :]
+        cut = load_audio(tmp_path / line["audio_filepath"], rate)
+        starts = np.flatnonzero(whole[: len(whole) - len(cut) + 1] == cut[0])
+        start = next(s for s in starts if np.array_equal(whole[s : s + len(cut)], cut))
+        assert words[0][1] - 1 <= start / rate <= words[0][2]
+        assert words[-1][1] <= (start + len(cut)) / rate <= words[-1][2] + 1
 
 
 def test_a_text_of_something_else_is_refused(ds2: Ds2, tmp_path: Path, book: tuple[Path, Path, object]) -> None:

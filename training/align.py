@@ -10,6 +10,7 @@ between any two letters: the package ctc-segmentation, whose paths have none, pu
 where this puts 87 (benchmarks/align.py).
 """
 
+import math
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -24,8 +25,6 @@ from ds2_deploy.errors import AlignmentError
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.runtime.protocol import Backend, longest_piece_s, run_alone
 from ds2_deploy.text.alphabet import Alphabet
-from ds2_deploy.text.languages import try_spelling
-from ds2_deploy.text.punctuation import sentences, without_punctuation
 
 PIECE_S = 30.0
 """Longest piece that the network hears at once."""
@@ -38,6 +37,8 @@ STATES = 8000
 """Of the path, looked at around the most probable: 4000 letters, minutes of text. As many place its beginning."""
 MIN_SCORE = -1.5
 """Worst mean of a passage's logarithms per frame that is still taken for its text; benchmarks/align.py chose it."""
+Span = tuple[int, int]
+"""First and last frame of a label, or first and last label of a passage."""
 
 
 class Sound(NamedTuple):
@@ -59,19 +60,6 @@ class Passage(NamedTuple):
     end_s: float
     score: float
     """Mean natural logarithm of a frame's probability in the worst half second."""
-
-
-def passages_of(text: str, language: str, alphabet: Alphabet) -> tuple[list[str], list[str]]:
-    """Sentences and lines in the model's spelling, without punctuation; apart, those that it cannot spell."""
-    good: list[str] = []
-    strange: list[str] = []
-    for sentence in sentences(text):
-        spelled = try_spelling(without_punctuation(sentence, alphabet), language, alphabet)
-        if spelled is None:
-            strange.append(sentence)
-        elif spelled:
-            good.append(spelled)
-    return good, strange
 
 
 def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -> Sound:
@@ -99,45 +87,77 @@ def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -
     return Sound(np.concatenate(frames), np.concatenate(times), samples / rate)
 
 
-def align(sound: Sound, passages: Sequence[str], alphabet: Alphabet) -> list[Passage]:
-    """Where each passage was said, in order; AlignmentError where the text cannot fit into the recording at all."""
+def align(sound: Sound, passages: Sequence[str], alphabet: Alphabet, max_seconds: float = math.inf) -> list[Passage]:
+    """Where each passage was said, in order, longer ones in pieces; AlignmentError where the text cannot fit into the
+    recording at all."""
+    boundary = alphabet.boundary
     labels: list[int] = []
-    ends: list[tuple[int, int]] = []  # of each passage, its first and last label
+    spans: list[Span] = []
     for passage in passages:
-        labels += [alphabet.boundary] if labels and alphabet.boundary is not None else []
+        labels += [boundary] if labels and boundary is not None else []
         first = len(labels)
         labels += alphabet.encode(passage)
-        ends.append((first, len(labels) - 1))
-    boundary = alphabet.boundary
+        spans.append((first, len(labels) - 1))
     path = best_path(sound.log_probs, labels, alphabet.blank, boundary=boundary, window=STATES, free_ends=True)
-    spans = [(path[first][0], path[last][1]) for first, last in ends]
-    frame_scores = sound.log_probs[:, alphabet.blank].astype(np.float64)  # (T,) of the path
+    times_s = sound.times_s[np.minimum(path, len(sound.times_s) - 1)]  # (L, 2) begin and end of each label
+    longest_s = max_seconds - 2 * MARGIN_S
+    pieces = [piece for span in spans for piece in _pieces(span, _gaps(span, labels, boundary), times_s, longest_s)]
+    texts = [alphabet.decode(labels[first : last + 1]) for first, last in pieces]
+    frame_scores = _frame_scores(sound, labels, path, alphabet)
+    scores = [_score(frame_scores[path[first][0] : path[last][1] + 1]) for first, last in pieces]
+    return _placed(texts, [(times_s[first, 0], times_s[last, 1]) for first, last in pieces], scores, sound.duration_s)
+
+
+def _gaps(span: Span, labels: Sequence[int], boundary: int | None) -> list[Span]:
+    """Between the words of a passage, and where nothing parts words between its labels: the last label before and the
+    first one after."""
+    first, last = span
+    if boundary is None:
+        return [(i, i + 1) for i in range(first, last)]
+    return [(i - 1, i + 1) for i in range(first + 1, last) if labels[i] == boundary]
+
+
+def _pieces(span: Span, gaps: Sequence[Span], times_s: npt.NDArray[np.float64], longest_s: float) -> list[Span]:
+    """A passage that is longer is cut at the widest of its gaps that lie in its middle half, and so are its pieces."""
+    first, last = span
+    begin_s, end_s = times_s[first, 0], times_s[last, 1]
+    if end_s - begin_s <= longest_s or not gaps:
+        return [span]
+    before, after = np.transpose(gaps)
+    ends_s, starts_s = times_s[before, 1], times_s[after, 0]  # of the words around each gap
+    off_s = np.abs(ends_s + starts_s - begin_s - end_s) / 2
+    central = off_s <= (end_s - begin_s) / 4
+    cut = int(np.where(central, starts_s - ends_s, -np.inf).argmax() if central.any() else off_s.argmin())
+    left = _pieces((first, gaps[cut][0]), gaps[:cut], times_s, longest_s)
+    return left + _pieces((gaps[cut][1], last), gaps[cut + 1 :], times_s, longest_s)
+
+
+def _frame_scores(
+    sound: Sound, labels: Sequence[int], path: Sequence[Span], alphabet: Alphabet
+) -> npt.NDArray[np.float64]:
+    """(T,) logarithms of what the path has in each frame."""
+    boundary = alphabet.boundary
+    scores = sound.log_probs[:, alphabet.blank].astype(np.float64)
     for label, (begin, end) in zip(labels, path, strict=True):
-        frame_scores[begin : end + 1] = sound.log_probs[begin : end + 1, label]
+        scores[begin : end + 1] = sound.log_probs[begin : end + 1, label]
     if boundary is not None:  # which may come several times in a row
         for (before, (_, end)), (after, (begin, _)) in pairwise(zip(labels, path, strict=True)):
             if boundary in (before, after):
                 between = slice(end + 1, begin)
-                frame_scores[between] = np.maximum(frame_scores[between], sound.log_probs[between, boundary])
-    return _placed(sound, passages, spans, frame_scores)
+                scores[between] = np.maximum(scores[between], sound.log_probs[between, boundary])
+    return scores
 
 
 def _placed(
-    sound: Sound,
-    passages: Sequence[str],
-    spans: Sequence[tuple[int, int]],
-    frame_scores: npt.NDArray[np.float64],
+    texts: Sequence[str], times_s: Sequence[tuple[float, float]], scores: Sequence[float], duration_s: float
 ) -> list[Passage]:
     """With a margin around each, which neighbours share half and half."""
-    last = len(sound.times_s) - 1
-    starts, ends = (sound.times_s[np.minimum(frames, last)] for frames in zip(*spans, strict=True))
-    placed = []
-    for i, (text, (first, end)) in enumerate(zip(passages, spans, strict=True)):
-        before = (ends[i - 1] + starts[i]) / 2 if i else 0.0
-        after = (ends[i] + starts[i + 1]) / 2 if i + 1 < len(passages) else sound.duration_s
-        start_s, end_s = max(starts[i] - MARGIN_S, before, 0.0), min(ends[i] + MARGIN_S, after, sound.duration_s)
-        placed.append(Passage(text, float(start_s), float(end_s), _score(frame_scores[first : end + 1])))
-    return placed
+    middles = [(end_s + start_s) / 2 for (_, end_s), (start_s, _) in pairwise(times_s)]
+    rooms = pairwise([0.0, *middles, duration_s])
+    return [
+        Passage(text, float(max(start_s - MARGIN_S, low_s)), float(min(end_s + MARGIN_S, high_s)), score)
+        for text, (start_s, end_s), score, (low_s, high_s) in zip(texts, times_s, scores, rooms, strict=True)
+    ]
 
 
 def _score(frame_scores: npt.NDArray[np.float64]) -> float:

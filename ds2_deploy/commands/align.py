@@ -1,6 +1,7 @@
 """ds2 align: a long recording and its text to a manifest of short utterances."""
 
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from ds2_deploy.audio.load import Samples
     from training.align import Passage
 
+SHOWN = 200
+"""Characters of a sentence that is left out: without punctuation it may be the whole text."""
+
 
 def align(
     audio: Annotated[Path, path_argument(metavar="AUDIO", help="The recording, of any length.")],
@@ -20,6 +24,9 @@ def align(
     min_score: Annotated[
         float | None, typer.Option(help="Drop passages that fit worse: 0 is perfect, without it -1.5.")
     ] = None,
+    max_seconds: Annotated[
+        float, typer.Option(min=1, help="Cut longer passages at their widest gaps between words.")
+    ] = 20.0,
     backend: BackendName = "auto",
     device: Device = "auto",
     overwrite: Annotated[
@@ -28,8 +35,9 @@ def align(
 ) -> None:
     """Cut a recording at the sentences and lines of its text.
 
-    Passages that were not said, or not like that, are dropped and listed on stderr. Each kept one is a FLAC file and
-    a line of the manifest, with its score.
+    A text needs neither: what is longer than --max-seconds is cut between words. Passages that were not said, or not
+    like that, are dropped and listed on stderr. Each kept one is a FLAC file and a line of the manifest, with its
+    score.
     """
     from ds2_deploy.audio.load import load_audio
     from ds2_deploy.commands.common import print_failure
@@ -38,8 +46,10 @@ def align(
     from ds2_deploy.model_folder import open_model
     from ds2_deploy.runtime import open_backend
     from ds2_deploy.runtime.devices import cpu_cores
-    from training.align import MIN_SCORE, hear, passages_of
+    from ds2_deploy.text.punctuation import sentences
+    from training.align import MIN_SCORE, hear
     from training.align import align as place
+    from training.sentences import spelled
 
     least = MIN_SCORE if min_score is None else min_score
     if not least <= 0:  # so is NaN
@@ -54,9 +64,10 @@ def align(
         raise OutputError(f"{cuts}, for the recordings, is not empty: choose another name or add --overwrite.")
     folder = open_model(model)
     metadata = folder.metadata
-    passages, strange = passages_of(read_text(text, AlignmentError), metadata.language, metadata.alphabet)
-    for sentence in strange:
-        print_failure(f"left out, for the model cannot spell it: {sentence!r}")
+    passages, strange = spelled(sentences(read_text(text, AlignmentError)), metadata.language, metadata.alphabet)
+    for sentence, missing in strange:
+        shown = shorten(sentence, SHOWN, placeholder=" ...")
+        print_failure(f"left out, for the model cannot spell {', '.join(map(repr, missing))}: {shown!r}")
     if not passages and not strange:
         raise AlignmentError(f"{text} holds no words.")
     if not passages:
@@ -66,7 +77,7 @@ def align(
     samples = load_audio(audio, rate)
     try:
         sound = hear(loaded, metadata, [samples])
-        placed = place(sound, passages, metadata.alphabet)
+        placed = place(sound, passages, metadata.alphabet, max_seconds)
     except AlignmentError as error:
         raise AlignmentError(f"{audio} cannot be aligned with {text}: {error}") from error
     kept = [passage for passage in placed if passage.score >= least]

@@ -66,13 +66,14 @@ def lm_build(
 def _sentences(source: Path, language: str, alphabet: "Alphabet") -> tuple[list[list[str]], int]:
     """In the language's units; how many were left out for their letters."""
     from ds2_deploy.errors import ManifestError
-    from ds2_deploy.text.languages import try_spelling
+    from ds2_deploy.text.languages import spell
 
     texts = _texts(source)
     if not any(map(str.strip, texts)):
         raise ManifestError(f"{source} holds no text.")
-    spelled = [try_spelling(text, language, alphabet) for text in texts]
-    return [alphabet.words(text) for text in spelled if text], spelled.count(None)
+    spelled = [spell(text, language, alphabet) for text in texts]
+    good = [alphabet.words(text) for text, missing in spelled if text and not missing]
+    return good, sum(bool(missing) for _, missing in spelled)
 
 
 def _texts(source: Path) -> list[str]:

@@ -91,10 +91,14 @@ def language_named(name: str) -> Language:
     return LANGUAGES[name]
 
 
-def try_spelling(text: str, language: str, alphabet: Alphabet) -> str | None:
-    """`text` in the language's spelling; None where that, or the alphabet, has no letters for it."""
-    spelled = spelling(text, language)
-    return None if spelled is None or alphabet.missing(spelled) else spelled
+def spell(text: str, language: str, alphabet: Alphabet) -> tuple[str, list[str]]:
+    """`text` in the language's spelling, and what of it has none: characters that are no labels, or words whose
+    phonemes nobody wrote down."""
+    try:
+        spelled = normalize(text, language)
+    except PronunciationError as error:
+        return "", list(error.words)
+    return spelled, sorted(alphabet.missing(spelled))
 
 
 def spelling(text: str, language: str) -> str | None:

@@ -31,7 +31,7 @@ def phonemes(text: str) -> str:
     unknown = tuple(word for word, found in zip(words, spoken, strict=True) if found is None)
     if unknown:
         raise PronunciationError(
-            f"CMUdict has no pronunciation of {', '.join(map(repr, dict.fromkeys(unknown)))} in {text[:60]!r}."
+            f"CMUdict has no pronunciation of {', '.join(map(repr, dict.fromkeys(unknown)))} in {text[:60]!r}.", unknown
         )
     return f" {SILENCE} ".join(filter(None, spoken))
 
