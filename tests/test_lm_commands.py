@@ -27,11 +27,11 @@ SAMPLE = Path(__file__).parent.parent / "samples" / "code-rms.flac"
 
 def test_a_text_becomes_a_language_model_that_the_search_takes(ds2: Ds2, tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
-    text.write_text("Six two nine eight\nsix TWO\n\ncafé\nnine eight six\n")
+    text.write_text("Six two nine eight. Six, TWO!\n\ncafé 3, 33\nnine eight “six”?\n")
     code, out, err = ds2("lm-build", text, "--out", tmp_path / "lm", "--order", "2")
     assert (code, out) == (0, "")
     assert "3 sentences, 9 words" in err
-    assert "1 sentences that its letters cannot spell were left out" in err
+    assert err.startswith("ds2: 1 of 4 sentences are left out: default cannot spell '3' in 1, 'é' in 1 of them.\n")
     assert "ngram 1=7\n" in (tmp_path / "lm" / "lm.arpa").read_text()  # four words and three marks
     code, out, err = ds2("transcribe", SAMPLE, "--lm", tmp_path / "lm")
     assert (code, out, err) == (0, "six two nine eight\n", "")
@@ -58,13 +58,29 @@ def test_a_manifest_is_a_text_too(ds2: Ds2, tmp_path: Path) -> None:
     assert "\thello you\t" in (tmp_path / "lm" / "lm.arpa").read_text()
 
 
+def test_several_sources_and_a_text_that_is_mostly_lost(ds2: Ds2, tmp_path: Path) -> None:
+    """Of a manifest each text is one, which the search will hear as one; of a text file each sentence."""
+    manifest, names = tmp_path / "m.jsonl", tmp_path / "names.txt"
+    manifest.write_text(json.dumps({"audio_filepath": "a.wav", "duration": 1.0, "text": "Hello. You!"}) + "\n")
+    names.write_text("Model 3 it is. Model 4. 4!\n4\n")
+    code, out, err = ds2("lm-build", manifest, names, "--out", tmp_path / "lm")
+    assert (code, out) == (0, "")
+    left_out, made = err.splitlines()
+    lost = "4 of 5 sentences, most of the text, are left out"
+    assert left_out == f"ds2: {lost}: default cannot spell '4' in 3, '3' in 1 of them."
+    assert "1 sentences, 2 words" in made
+    assert "\thello you\t" in (tmp_path / "lm" / "lm.arpa").read_text()
+
+
 @pytest.mark.parametrize(
     ("content", "options", "code", "words"),
     [
         (None, [], 1, "no text at"),
         (b"\xff\xfe\x00", [], 1, "not text in UTF-8: byte 0 is none of it."),
         (b"\n", [], 1, "text.txt holds no text."),
-        ("привет\n".encode(), [], 1, "no sentence that the letters of default can spell: --model names another"),
+        (b"...\n", [], 1, "no sentence in"),
+        ("привет\n".encode(), [], 1, "default cannot spell 'в' in 1, 'е' in 1"),
+        ("привет\n".encode(), [], 1, "that the letters of default can spell: --model names another"),
         (b"hello\n", ["--order", "9"], 2, "order is 9"),
         (b"hello\n", ["--order", "1"], 2, "--order is 1"),
         (b"hello\n", ["--prune", "0", "--prune", "2", "--prune", "1"], 2, "thresholds"),

@@ -1,5 +1,7 @@
 """ds2 lm-build: an n-gram language model out of text."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,12 +10,16 @@ import typer
 from ds2_deploy.commands.common import path_argument, path_option
 
 if TYPE_CHECKING:
-    from ds2_deploy.text.alphabet import Alphabet
+    from training.sentences import Unspelled
+
+SHOWN = 8
+"""Of the characters that a model cannot spell."""
 
 
 def lm_build(
-    source: Annotated[
-        Path, path_argument(metavar="TEXT|MANIFEST", help="A text file, a sentence a line, or a manifest (.jsonl).")
+    sources: Annotated[
+        list[Path],
+        path_argument(metavar="TEXT|MANIFEST...", help="Text files, of lines and sentences, or manifests (.jsonl)."),
     ],
     out: Annotated[Path, path_option(help="Folder of the language model, such as MODEL/lm.")],
     model: Annotated[
@@ -30,15 +36,16 @@ def lm_build(
 ) -> None:
     """Make an n-gram language model (modified Kneser-Ney) for the beam search.
 
-    A sentence that the model's letters cannot spell is left out. The model takes the folder MODEL/lm by itself when it
-    is asked for --decoder beam.
+    Punctuation is dropped, as by ds2 align; a sentence that the model's letters cannot spell, for a digit say, is left
+    out. The model takes the folder MODEL/lm by itself when it is asked for --decoder beam.
     """
-    from ds2_deploy.commands.common import usage_errors
+    from ds2_deploy.commands.common import print_failure, usage_errors
     from ds2_deploy.decoding.language_model import FILES, PICTURE, SETTINGS_FILE, WORDS_FILE
     from ds2_deploy.errors import ManifestError, OutputError
     from ds2_deploy.files import atomic_path
     from ds2_deploy.model_folder import open_model
     from training.ngram import estimate
+    from training.sentences import spelled
 
     if order < 2:
         raise typer.BadParameter(f"--order is {order}: KenLM, which reads the model, takes 2 or more.")
@@ -46,9 +53,20 @@ def lm_build(
     if old and not overwrite:
         raise OutputError(f"{old[0]} exists: choose another folder or add --overwrite.")
     metadata = open_model(model).metadata
-    sentences, strange = _sentences(source, metadata.language, metadata.alphabet)
-    if not sentences:
-        raise ManifestError(f"{source} holds no sentence that the letters of {model} can spell: --model names another.")
+    every = [sentence for source in sources for sentence in _sentences(source)]
+    good, strange = spelled(every, metadata.language, metadata.alphabet)
+    if strange:
+        most = ", most of the text," if len(strange) > len(good) else ""
+        print_failure(
+            f"{len(strange)} of {len(strange) + len(good)} sentences{most} are left out: {model} cannot spell "
+            f"{_counted(strange)} of them."
+        )
+    if not good:
+        named = " and ".join(map(str, sources))
+        raise ManifestError(
+            f"There is no sentence in {named} that the letters of {model} can spell: --model names another."
+        )
+    sentences = [metadata.alphabet.words(text) for text in good]
     with usage_errors():
         found = estimate(sentences, order, prune or ())
     path = out / FILES[-1]
@@ -58,29 +76,24 @@ def lm_build(
         if belongs_to_another != path:
             belongs_to_another.unlink()
     grams = ", ".join(f"{len(level)} of length {n}" for n, level in enumerate(found.probabilities, 1))
-    words = sum(map(len, sentences))
-    left_out = f"; {strange} sentences that its letters cannot spell were left out" if strange else ""
-    typer.echo(f"{path}: n-grams of {len(sentences)} sentences, {words} words: {grams}{left_out}.", err=True)
+    typer.echo(f"{path}: n-grams of {len(sentences)} sentences, {sum(map(len, sentences))} words: {grams}.", err=True)
 
 
-def _sentences(source: Path, language: str, alphabet: "Alphabet") -> tuple[list[list[str]], int]:
-    """In the language's units; how many were left out for their letters."""
-    from ds2_deploy.errors import ManifestError
-    from ds2_deploy.text.languages import spell
-
-    texts = _texts(source)
-    if not any(map(str.strip, texts)):
-        raise ManifestError(f"{source} holds no text.")
-    spelled = [spell(text, language, alphabet) for text in texts]
-    good = [alphabet.words(text) for text, missing in spelled if text and not missing]
-    return good, sum(bool(missing) for _, missing in spelled)
+def _counted(strange: "Sequence[Unspelled]") -> str:
+    """What the model cannot spell, the most frequent first."""
+    counts = Counter(token for sentence in strange for token in sentence.missing)
+    listed = ", ".join(f"{token!r} in {count}" for token, count in counts.most_common(SHOWN))
+    return listed + (f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else "")
 
 
-def _texts(source: Path) -> list[str]:
+def _sentences(source: Path) -> list[str]:
+    """Of a text; of a manifest what was said in each recording, for a search hears that as one."""
     from ds2_deploy.errors import ManifestError
     from ds2_deploy.files import read_text
     from ds2_deploy.manifest import read_texts
+    from ds2_deploy.text.punctuation import sentences
 
-    if source.suffix == ".jsonl":
-        return read_texts(source)
-    return read_text(source, ManifestError).splitlines()
+    texts = read_texts(source) if source.suffix == ".jsonl" else sentences(read_text(source, ManifestError))
+    if not any(map(str.strip, texts)):
+        raise ManifestError(f"{source} holds no text.")
+    return texts
