@@ -19,7 +19,7 @@ SHOWN = 8
 def lm_build(
     sources: Annotated[
         list[Path],
-        path_argument(metavar="TEXT|MANIFEST...", help="Text files, of lines and sentences, or manifests (.jsonl)."),
+        path_argument(metavar="TEXT|MANIFEST", help="Text files, of lines and sentences, or manifests (.jsonl)."),
     ],
     out: Annotated[Path, path_option(help="Folder of the language model, such as MODEL/lm.")],
     model: Annotated[

@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from os import PathLike
 from pathlib import Path
 from typing import Self
 
@@ -50,7 +51,7 @@ class BeamConfig:
 
     search: str = "beam"
     """Who searches: a name in DECODERS."""
-    lm: Path | None = None
+    lm: str | PathLike[str] | None = None
     """An ARPA file, a KenLM binary, or a folder with one; NO_LM: none; None: that of the model's folder, if any."""
     alpha: float | None = None
     """Weight of the language model; None: as its folder says, else PRESET."""
@@ -106,7 +107,8 @@ class SearchDecoder(ABC):
         self.alphabet = alphabet
         config = config or BeamConfig()
         self.config = config = replace(config, hot_words=_spelled(config.hot_words, alphabet))
-        files = find_language_model(config.lm) if config.lm not in (None, NO_LM) else None
+        lm = NO_LM if config.lm is None else Path(config.lm)
+        files = find_language_model(lm) if lm != NO_LM else None
         for name, weight in (("alpha", config.alpha), ("beta", config.beta)):
             if files is None and weight is not None:
                 raise ConfigError(f"--{name} weighs a language model, and there is none: name one with --lm.")
