@@ -11,14 +11,14 @@ import soundfile
 
 from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.decoding.language_model import find_language_model
+from ds2_deploy.decoding.language_model import LmSettings, find_language_model
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import LanguageModelError
 from ds2_deploy.metrics import Errors
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from tests.conftest import Ds2, noise, read_only
 from tests.test_beam import spoken
-from training.lm_tune import ALPHAS, ASKED, SEARCH_WIDTH, WIDTHS, Heard, Trial, plot, steadiest, tune
+from training.lm_tune import ALPHAS, ASKED, SEARCH_WIDTH, WIDTHS, Heard, Trial, Tuned, plot, steadiest, tune
 from training.ngram import estimate
 
 pytest.importorskip("pyctcdecode")
@@ -350,6 +350,22 @@ def test_recordings_that_cannot_be_read_are_told_and_left_out(ds2: Ds2, tmp_path
     assert err.endswith(f"Wrote {settings} and {picture}.\n" if picture.is_file() else f"Wrote {settings}.\n")
     assert "of 1" in out
     assert (tmp_path / "lm" / "decoder.json").is_file()
+
+
+@pytest.mark.parametrize(("wrong", "told"), [(7, True), (1, False), (0, False)])
+def test_a_language_model_that_does_harm_is_told(
+    ds2: Ds2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wrong: int, told: bool
+) -> None:
+    lm = language_model(tmp_path / "lm")
+    line = {"audio_filepath": str(SAMPLE), "duration": 2.0, "text": "six two nine eight"}
+    (tmp_path / "valid.jsonl").write_text(json.dumps(line) + "\n")
+    best, greedy = (Trial(1.0, 1.0, 8, Errors(count, 100, count, 400), 0.0) for count in (wrong, 1))
+    settings = LmSettings(alpha=1.0, beta=1.0, beam_width=8)
+    tuned = Tuned(settings, best, [best], [best], greedy.errors, greedy.errors, "WER")
+    monkeypatch.setattr("training.lm_tune.tune", lambda *_: tuned)
+    code, _, err = ds2("lm-tune", "default", tmp_path / "valid.jsonl", "--lm", lm)
+    warning = "With this language model more words are wrong than by greedy decoding (7, was 1)"
+    assert (code, warning in err) == (0, told)
 
 
 def test_a_folder_that_cannot_be_written_is_told_before_anything_is_heard(

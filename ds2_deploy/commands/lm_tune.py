@@ -80,6 +80,7 @@ def lm_tune(
         tuned = tune(heard, lm, trials, workers or cpu_cores(), show)
     _print(tuned)  # first: hours of work are not lost where nothing can be written
     _write(tuned, lm)
+    _warn(tuned, language)
     if failures:
         raise typer.Exit(1)
 
@@ -114,6 +115,19 @@ def _write(tuned: "Tuned", lm: Path) -> None:
     except MissingPackageError as error:
         typer.echo(f"ds2: no picture: {error}", err=True)
     typer.echo(f"Wrote {written}.", err=True)
+
+
+def _warn(tuned: "Tuned", language: str) -> None:
+    """Where the language model does harm, whatever it weighs."""
+    from ds2_deploy.commands.common import print_failure
+    from ds2_deploy.text.languages import language_named
+
+    with_lm, greedy = (errors.counted(tuned.metric)[0] for errors in (tuned.best.errors, tuned.greedy))
+    if with_lm > greedy:
+        print_failure(
+            f"With this language model more {language_named(language).unit} are wrong than by greedy decoding "
+            f"({with_lm}, was {greedy}): build one of texts like those of your recordings, or do without."
+        )
 
 
 def _print(tuned: "Tuned") -> None:
