@@ -212,6 +212,12 @@ def evaluate(
     return evaluation, scored, failures
 
 
+def of_other_length(scored: Sequence[Scored]) -> list[Scored]:
+    """The recordings that are much longer or shorter than their manifest says, as ds2 train judges it."""
+    told = [(s, s.reference.duration_s) for s in scored]
+    return [s for s, duration_s in told if abs(s.duration_s - duration_s) > 0.1 * duration_s + 0.5]
+
+
 def _by_speaker(scored: Sequence[Scored], language: Language) -> list[Group]:
     speakers: dict[str, list[Scored]] = defaultdict(list)
     for s in scored:

@@ -14,6 +14,7 @@ from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import AudioError
 from ds2_deploy.evaluation import Group, Scored, evaluate
 from ds2_deploy.manifest import Utterance
+from ds2_deploy.metadata import Provenance
 from ds2_deploy.metrics import Errors, Kinds, align_tokens
 from ds2_deploy.output.differences import (
     differences,
@@ -145,6 +146,30 @@ def test_a_manifest_is_evaluated_speaker_by_speaker(ds2: Ds2, conv_model: ConvMo
     kinds = [as_json[name] for name in ("substitutions", "deletions", "insertions")]
     assert sum(kinds) == as_json["word_errors"] > 0
     assert as_json["decoder"] == "greedy"
+
+
+def test_what_was_learnt_from_and_durations_that_lie_are_told(
+    ds2: Ds2, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One recording longer by 0.1 s and a tenth is as long as said; another one is a part of it, by its line."""
+    name = Path("corpus", "train.jsonl")
+    told = {"a": 1.0, "b": 0.9, "c": 0.3}
+    (tmp_path / "corpus").mkdir()
+    lines = (f'{{"audio_filepath": "{key}.wav", "duration": {s}, "text": "a"}}\n' for key, s in told.items())
+    (tmp_path / name).write_text("".join(lines))
+    recognizer = one_who_hears(
+        [Result(key, Hypothesis("a", 0.0), 1.0, None) for key in told], provenance=Provenance(train=(name.as_posix(),))
+    )
+    monkeypatch.setattr("ds2_deploy.recognizer.Recognizer.open", lambda *_, **__: recognizer)
+    monkeypatch.chdir(tmp_path / "corpus")
+    code, _, err = ds2("evaluate", "default", "train.jsonl")
+    learnt, durations = err.splitlines()
+    assert (code, learnt) == (
+        0,
+        "ds2: The model has learnt from a manifest called corpus/train.jsonl: if it is this one, this is no test.",
+    )
+    assert "1 of 3 recordings are not as long as train.jsonl says" in durations
+    assert f"{tmp_path / 'corpus' / 'c.wav'} (0.3 s there, 1.0 s heard)" in durations
 
 
 def test_worst_recordings_are_not_for_json(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """ds2 evaluate: error rates and speed of a model on a manifest."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,7 @@ from ds2_deploy.commands.common import (
 if TYPE_CHECKING:
     from ds2_deploy.decoding.search import BeamConfig
     from ds2_deploy.evaluation import Evaluation, Scored
+    from ds2_deploy.metadata import ModelMetadata
     from ds2_deploy.recognizer import Recognizer
 
 
@@ -66,10 +68,8 @@ def evaluate(
     utterances = read_manifest(manifest)
     recognizer = _open(model, backend, device, precision, search)
     evaluation, scored, failures = run(recognizer, utterances)
-    for failure in failures:
-        print_failure(failure)
-    if warning := evaluation.warning():
-        print_failure(warning)
+    for line in (*failures, *_warnings(manifest, recognizer.metadata, evaluation, scored)):
+        print_failure(line)
     typer.echo(evaluation.to_json() if as_json else evaluation.summary())
     if not as_json:
         _print_details(evaluation, scored, worst, breakdown)
@@ -78,6 +78,25 @@ def evaluate(
             write_html(temporary, f"{model} on {manifest.name}", evaluation, scored)
     if failures:
         raise typer.Exit(1)
+
+
+def _warnings(
+    manifest: Path, metadata: "ModelMetadata", evaluation: "Evaluation", scored: "list[Scored]"
+) -> Iterator[str]:
+    """What makes a model look better than it hears, or worse."""
+    from ds2_deploy.evaluation import of_other_length
+
+    if (name := "/".join(manifest.absolute().parts[-2:])) in metadata.provenance.train:
+        yield f"The model has learnt from a manifest called {name}: if it is this one, this is no test."
+    if lying := of_other_length(scored):
+        first = lying[0]
+        yield (
+            f"{len(lying)} of {len(scored)} recordings are not as long as {manifest} says, such as "
+            f"{first.reference.path} ({first.reference.duration_s:.1f} s there, {first.duration_s:.1f} s heard). If "
+            "its lines are of parts of recordings, ds2 manifest with --audio-dir cuts these."
+        )
+    if warning := evaluation.warning():
+        yield warning
 
 
 def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int, breakdown: bool) -> None:
