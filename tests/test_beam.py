@@ -290,7 +290,7 @@ def test_hot_words_are_heard_more_readily() -> None:
     assert BeamDecoder(ENGLISH, BeamConfig(hot_words={"anny": 0.01})).decode(log_probs).text == "anna"
     both = BeamConfig(hot_words={"anny": 5.0, "anna": 6.0})
     assert BeamDecoder(ENGLISH, both).decode(log_probs).text == "anna"
-    for words, match in (({"anny lee": 1.0}, "not one word"), ({"anny": 1e3}, "'anny' is 1000")):
+    for words, match in (({" ": 1.0}, "has no letter"), ({"anny": 1e3}, "'anny' is 1000")):
         with pytest.raises(ConfigError, match=match):
             BeamDecoder(ENGLISH, BeamConfig(hot_words=words))
     with pytest.raises(ConfigError, match="'zoé'"):
@@ -311,6 +311,7 @@ def test_hot_words_are_heard_more_readily() -> None:
         (" ’koma", "ok’om", "ok’om"),
         (" cafeé", "Cafe\u0301", "café"),
         (" cafe\u0301", "cafe\u0301", "cafe\u0301"),
+        (" 'anokm", "Anna  Kom", "anna kom"),
     ],
 )
 def test_hot_words_are_taken_in_the_models_letters(letters: str, word: str, spelled: str) -> None:
@@ -332,6 +333,31 @@ def test_a_hot_word_adds_its_weight_and_is_not_unknown(tmp_path: Path) -> None:
     assert best.text == "hello zed"
     language = 0.7 * sentence_score(model, ["hello", "zed"]) + 2 * 0.9 + 4.0 + 2.5
     assert best.language == pytest.approx(language, abs=1e-4)
+
+
+def test_a_hot_phrase_adds_its_weight_where_all_of_it_was_said(tmp_path: Path) -> None:
+    """And nothing where it breaks off, at the end or before; of two that end together the heavier counts."""
+    model = language_model(["hello you", "you hello"], tmp_path)
+    phrases = {"hello zed": 4.0, "hello hello zed": 9.0, "you hello you": 6.0}
+    said = {"hello zed": 4.0, "zed hello": 0.0, "hello hello zed": 9.0, "hello zed hello zed": 8.0, "you hello": 0.0}
+    decoder = BeamDecoder(ENGLISH, BeamConfig(lm=tmp_path, alpha=0.7, beta=0.9, hot_words=phrases))
+    assert pickle.loads(pickle.dumps(decoder)).config.hot_words == phrases
+    for text, weight in said.items():
+        best = decoder.readings(spoken(text, 0.9))[0]
+        assert best.text == text
+        words = text.split()
+        language = 0.7 * sentence_score(model, words) + len(words) * 0.9 + weight
+        assert best.language == pytest.approx(language, abs=1e-4)
+
+
+def test_a_hot_phrase_mends_what_was_misheard() -> None:
+    log_probs = spoken("anna lee", 0.8)
+    frame = log_probs.argmax(axis=-1).tolist().index(ENGLISH.encode(" ")[0]) - 2
+    log_probs[frame] = np.log(0.02 / (len(ENGLISH) - 2))
+    log_probs[frame, ENGLISH.encode("ay")] = np.log([0.65, 0.33])
+    assert BeamDecoder(ENGLISH).decode(log_probs).text == "anna lee"
+    assert BeamDecoder(ENGLISH, BeamConfig(hot_words={"anny lee": 10.0})).decode(log_probs).text == "anny lee"
+    assert BeamDecoder(ENGLISH, BeamConfig(hot_words={"anny xylo": 10.0})).decode(log_probs).text == "anna lee"
 
 
 def test_several_readings_come_with_a_hypothesis_on_demand() -> None:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
+from ds2_deploy.commands.common import chosen_decoder
 from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.language_model import LmSettings, find_language_model
@@ -109,7 +110,8 @@ def test_wrong_texts(
         (["--lm", "none", "--alpha", "1"], 2, "--alpha weighs a language model, and there is none"),
         (["--lm", "nowhere.arpa"], 1, "no language model at nowhere.arpa"),
         (["--hot-word", "naïve"], 2, "naïve"),
-        (["--hot-word", "anna=much"], 2, "must be a number"),
+        (["--hot-word", "anna=much"], 2, "'anna=much' has no number after its ="),
+        (["--hot-words", "nowhere.txt"], 1, "no text at nowhere.txt"),
         (["--hot-word", "anna=-1"], 2, "'anna' is -1"),
         (["--n-best", "3"], 2, "--format json"),
         (["--n-best", "3", "--format", "json", "--stream"], 2, "--stream"),
@@ -120,6 +122,18 @@ def test_wrong_options_of_the_search(ds2: Ds2, options: list[str], code: int, wo
     found, out, err = ds2("transcribe", SAMPLE, *options)
     assert (found, out) == (code, "")
     assert words in " ".join(err.replace("│", " ").split())
+
+
+def test_hot_words_come_from_a_file_too(ds2: Ds2, tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("Lisboa\r\n\n Anna Lee = 3\nzoe\n", encoding="utf-8-sig")
+    found = chosen_decoder(None, None, None, None, None, ["zoe=1"], file)
+    assert isinstance(found, BeamConfig)
+    assert found.hot_words == {"Lisboa": 10.0, "Anna Lee ": 3.0, "zoe": 1.0}
+    assert ds2("transcribe", SAMPLE, "--hot-words", file).out == "six two nine eight\n"
+    file.write_text("\n")
+    code, _, err = ds2("transcribe", SAMPLE, "--hot-words", file)
+    assert (code, err) == (1, f"ds2: {file} holds no hot word.\n")
 
 
 def heard(texts: list[str]) -> Heard:

@@ -65,8 +65,11 @@ HotWords = Annotated[
     typer.Option(
         "--hot-word",
         metavar="WORD[=WEIGHT]",
-        help="A word to expect, of weight 10; may be given often.",
+        help="A word or phrase to expect, of weight 10; may be given often.",
     ),
+]
+HotWordsFile = Annotated[
+    Path | None, path_option("--hot-words", metavar="FILE", help="A text file of them, one a line.")
 ]
 
 
@@ -76,7 +79,8 @@ def chosen_decoder(
     alpha: float | None,
     beta: float | None,
     beam_width: int | None,
-    hot_words: list[str] | None,
+    hot_word: list[str] | None,
+    hot_words: Path | None,
     n_best: int = 1,
 ) -> "str | BeamConfig":
     """Of the options above; ConfigError where they contradict each other."""
@@ -89,7 +93,7 @@ def chosen_decoder(
         "alpha": alpha,
         "beta": beta,
         "beam_width": beam_width,
-        "hot_words": dict(map(_hot_word, hot_words)) if hot_words else None,
+        "hot_words": dict(map(_hot_word, [*_lines(hot_words), *(hot_word or [])])) or None,
         "n_best": n_best if n_best > 1 else None,
     }
     given = {option: value for option, value in given.items() if value is not None}
@@ -102,6 +106,19 @@ def chosen_decoder(
     return name
 
 
+def _lines(file: Path | None) -> list[str]:
+    """Those with words, of which there must be one."""
+    from ds2_deploy.errors import LanguageModelError
+    from ds2_deploy.files import read_text
+
+    if file is None:
+        return []
+    lines = [line.strip() for line in read_text(file, LanguageModelError).splitlines() if line.strip()]
+    if not lines:
+        raise LanguageModelError(f"{file} holds no hot word.")
+    return lines
+
+
 def _hot_word(text: str) -> tuple[str, float]:
     """Of WORD or WORD=WEIGHT."""
     from ds2_deploy.decoding.search import HOT_WEIGHT
@@ -111,7 +128,7 @@ def _hot_word(text: str) -> tuple[str, float]:
     try:
         return word, float(weight) if equals else HOT_WEIGHT
     except ValueError:
-        raise ConfigError(f"--hot-word is {text}: after the = there must be a number.") from None
+        raise ConfigError(f"The hot word {text!r} has no number after its =.") from None
 
 
 def print_failure(message: object) -> None:

@@ -15,6 +15,7 @@ from ds2_deploy.commands.common import (
     DecoderName,
     Device,
     HotWords,
+    HotWordsFile,
     LmPath,
     PrecisionName,
     chosen_decoder,
@@ -46,6 +47,7 @@ def evaluate(
     beta: Beta = None,
     beam_width: BeamWidth = None,
     hot_word: HotWords = None,
+    hot_words: HotWordsFile = None,
     worst: Annotated[
         int, typer.Option(min=0, help="Show so many recordings with the most wrong words, and what was wrong.")
     ] = 0,
@@ -62,7 +64,7 @@ def evaluate(
     if as_json and worst:
         raise typer.BadParameter("--worst does not go with --json: take --html for every error.")
     with usage_errors():
-        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_words)
     if html:
         check_output_file(html)
     utterances = read_manifest(manifest)

@@ -13,6 +13,7 @@ from ds2_deploy.commands.common import (
     DecoderName,
     Device,
     HotWords,
+    HotWordsFile,
     LmPath,
     PrecisionName,
     chosen_decoder,
@@ -45,6 +46,7 @@ def stream(
     beta: Beta = None,
     beam_width: BeamWidth = None,
     hot_word: HotWords = None,
+    hot_words: HotWordsFile = None,
     format_name: Annotated[
         Literal["text", "jsonl"],
         typer.Option("--format", help="text: a line an utterance, growing on a terminal; jsonl: an object a change."),
@@ -93,7 +95,7 @@ def stream(
     if no_endpoint and (rule1, rule2, rule3) != (None, None, None):
         raise typer.BadParameter("--no-endpoint leaves no rule to change: drop it, or the options of the rules.")
     with usage_errors():
-        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_words)
         endpoint = _endpoint(rule1, rule2, rule3)
     folder = open_model(model)
     with usage_errors():  # a hot word that the model cannot spell

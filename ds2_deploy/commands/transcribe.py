@@ -17,6 +17,7 @@ from ds2_deploy.commands.common import (
     DecoderName,
     Device,
     HotWords,
+    HotWordsFile,
     LmPath,
     PrecisionName,
     chosen_decoder,
@@ -58,6 +59,7 @@ def transcribe(
     beta: Beta = None,
     beam_width: BeamWidth = None,
     hot_word: HotWords = None,
+    hot_words: HotWordsFile = None,
     n_best: Annotated[
         int, typer.Option(min=1, max=1000, help="With --format json: so many readings, each with its scores.")
     ] = 1,
@@ -119,7 +121,7 @@ def transcribe(
     heard_channel = _channel(channel)
     with usage_errors():
         writer = writer_class(format_name)
-        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, n_best)
+        search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_words, n_best)
 
     recordings, errors = find_recordings(paths, recursive=recursive)
     for error in errors:

@@ -9,6 +9,7 @@ import codecs
 import math
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -213,35 +214,61 @@ class NGramScorer:
 
 
 class HotWordScorer:
-    """A language model, or none, for which some words weigh more, whether it knows them or not.
+    """A language model, or none, for which some words and phrases weigh more, whether it knows them or not.
 
-    The beginning of a hot word has its share of the weight already, or the search would drop it.
+    The beginning of one has its share of the weight already, or the search would drop it; a phrase that does not go on
+    gives it back.
     """
 
     def __init__(self, weights: Mapping[str, float], lm: NGramScorer | None) -> None:
-        self._weights, self._lm = weights, lm
+        self._lm = lm
         self.order = lm.order if lm else 1
+        self._phrases: dict[str, list[Phrase]] = defaultdict(list)  # by their first words
+        self._shares: dict[str, float] = defaultdict(float)  # of all beginnings of their words
+        for phrase, weight in weights.items():
+            words = tuple(phrase.split())
+            self._phrases[words[0]].append((words, weight))
+            for word in words:
+                for end in range(len(word) + 1):
+                    share = weight / len(words) * end / len(word)
+                    self._shares[word[:end]] = max(self._shares[word[:end]], share)
+        self._known = {word for phrase in weights for word in phrase.split()}
 
-    def get_start_state(self) -> Any:
-        return self._lm.get_start_state() if self._lm else None
+    def get_start_state(self) -> "_Begun":
+        return _Begun(self._lm.get_start_state() if self._lm else None, (), 0.0)
 
     def score_partial_token(self, partial_token: str) -> float:
         """Of the beginning of a word."""
-        shares = [
-            weight * len(partial_token) / len(word)
-            for word, weight in self._weights.items()
-            if word.startswith(partial_token)
-        ]
-        if shares:
-            return max(shares)
+        if partial_token in self._shares:
+            return self._shares[partial_token]
         return self._lm.score_partial_token(partial_token) if self._lm else 0.0
 
-    def score(self, prev_state: Any, word: str, is_last_word: bool = False) -> tuple[float, Any]:
+    def score(self, prev_state: "_Begun", word: str, is_last_word: bool = False) -> tuple[float, "_Begun"]:
         """Of a word, and of the end where it is the last."""
         total, state = 0.0, None
         if self._lm:
-            total, state = self._lm.score(prev_state, word, is_last_word, known=word in self._weights)
-        return total + self._weights.get(word, 0.0), state
+            total, state = self._lm.score(prev_state.state, word, is_last_word, known=word in self._known)
+        new = ((phrase, 0) for phrase in self._phrases.get(word, ()))
+        heard = [(one, count + 1) for one, count in (*prev_state.phrases, *new) if one[0][count] == word]
+        whole = max((weight for (words, weight), count in heard if count == len(words)), default=0.0)
+        begun = tuple((one, count) for one, count in heard if count < len(one[0])) if not is_last_word else ()
+        share = max((weight * count / len(words) for (words, weight), count in begun), default=0.0)
+        return total + whole + share - prev_state.share, _Begun(state, begun, share)
+
+
+Phrase = tuple[tuple[str, ...], float]
+"""Its words, most often one, and its weight."""
+
+
+class _Begun(NamedTuple):
+    """How far a text has come."""
+
+    state: Any
+    """Of the language model."""
+    phrases: tuple[tuple[Phrase, int], ...]
+    """Those that its last words begin, and how many words of each."""
+    share: float
+    """Of their weights, which the score has already."""
 
 
 class BoundaryScorer:

@@ -66,7 +66,7 @@ class BeamConfig:
     unknown: float = -10.0
     """What a word adds that the language model does not know; flashlight does not hear such words at all."""
     hot_words: Mapping[str, float] = field(default_factory=dict)
-    """Words to expect, in any case, known to the language model or not, and what each of them adds."""
+    """Words and phrases to expect, in any case, known to the language model or not, and what each of them adds."""
     n_best: int = 1
     """Readings that a hypothesis comes with."""
 
@@ -86,9 +86,9 @@ def _spelled(hot_words: Mapping[str, float], alphabet: Alphabet) -> dict[str, fl
     """Each in the case, and with the apostrophe, that the alphabet can write; ConfigError where it can in none."""
     spelled = {}
     for word, weight in hot_words.items():
-        if len(word.split()) != 1:
-            raise ConfigError(f"The hot word {word!r} is not one word: give each of a name's by itself.")
-        spellings = [form(with_apostrophe(word, alphabet.labels)) for form in FORMS]
+        if not word.split():
+            raise ConfigError(f"The hot word {word!r} has no letter.")
+        spellings = [form(with_apostrophe(" ".join(word.split()), alphabet.labels)) for form in FORMS]
         best = min(spellings, key=lambda spelling: len(alphabet.missing(spelling)))
         if missing := alphabet.missing(best):
             raise ConfigError(f"The hot word {word!r} has letters that the model does not know: {sorted(missing)}.")
