@@ -1,6 +1,10 @@
 """The bundled streaming model on real speech: however it is cut, a stream says what the whole recording says."""
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -9,14 +13,17 @@ import pytest
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.decoding.greedy import GreedyDecoder, GreedyStream
 from ds2_deploy.model_folder import open_model
+from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.streaming.dispatcher import Dispatcher
+from ds2_deploy.streaming.endpoint import EndpointConfig
 from ds2_deploy.streaming.stepping import OwnThread
-from ds2_deploy.streaming.stream import Stream
+from ds2_deploy.streaming.stream import Stream, StreamResult
 from ds2_deploy.text.alphabet import Alphabet
 
 Frames = npt.NDArray[np.float32]
 RATE = 16000
+DOCS = Path(__file__).parent.parent / "docs" / "streaming.md"
 
 
 class Recorder(GreedyDecoder):
@@ -121,3 +128,47 @@ def test_where_the_spectrogram_meets_its_floor(samples: npt.NDArray[np.float64],
     stream.accept_waveform(audio, RATE)
     stream.input_finished()
     np.testing.assert_allclose(np.concatenate(decoder.frames), log_probs[0, : lengths[0]], atol=limit)
+
+
+def test_the_service_of_the_documentation(recordings: list[Frames]) -> None:
+    """Three speakers at once, one of whom hangs up: the others read what a stream by itself gives."""
+    pytest.importorskip("onnxruntime")
+    section = DOCS.read_text(encoding="utf-8").partition("## In a service")[2]
+    names: dict[str, Any] = {}
+    exec(section.partition("```python\n")[2].partition("```")[0], names)
+    shown: list[str] = []
+    written: list[list[str]] = [[], []]
+
+    async def speaking(samples: Frames) -> AsyncIterator[Frames]:
+        for start in range(0, len(samples), 1600):
+            yield samples[start : start + 1600]
+
+    async def hanging_up() -> AsyncIterator[Frames]:
+        yield recordings[0][:8000]
+        raise ConnectionError
+
+    def writer(texts: list[str]) -> Callable[[list[StreamResult]], None]:
+        return lambda finals: texts.extend(final.text for final in finals)
+
+    def show(result: StreamResult) -> None:
+        shown.append(result.text)
+
+    async def service() -> list[object]:
+        dispatcher = Dispatcher.open("streaming", threads=2)
+        try:
+            serve = partial(names["serve"], dispatcher, show=show)
+            first, second = (serve(speaking(recordings[i]), write=writer(written[i])) for i in (0, 1))
+            third = serve(hanging_up(), write=writer([]))
+            return await asyncio.gather(first, second, third, return_exceptions=True)
+        finally:
+            await asyncio.to_thread(dispatcher.close)
+
+    *fine, broken = asyncio.run(service())
+    assert (fine, type(broken)) == ([None, None], ConnectionError)
+    recognizer = Recognizer.open("streaming")
+    for samples, texts in zip(recordings, written, strict=False):
+        stream = recognizer.create_stream(endpoint=EndpointConfig())
+        stream.accept_waveform(samples, RATE)
+        stream.input_finished()
+        assert texts == [final.text for final in stream.take_finals()]
+        assert texts[0] in shown
