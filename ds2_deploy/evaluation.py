@@ -51,7 +51,26 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
         return Errors(self.word_errors, self.words, self.character_errors, self.characters)
 
 
-class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
+class Against(msgspec.Struct, frozen=True, kw_only=True):
+    """Another model, on the same recordings."""
+
+    model: str
+    wer: float
+    cer: float
+    more_errors: int
+    """Of the language's own units, that the model has beyond this other one; negative where it has fewer."""
+    difference: float
+    """Of the language's own error rate."""
+    difference_low: float
+    """Ends of its 95% interval, over utterances that are drawn for both alike."""
+    difference_high: float
+
+    def is_better(self, percent: float) -> bool:
+        """By more than so many percentage points, and not by chance."""
+        return self.difference > percent / 100 and self.difference_low > 0
+
+
+class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What `ds2 evaluate --json` prints; rates are fractions."""
 
     language: str
@@ -92,6 +111,7 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
     """Most errors per word, or per character, first; none where the manifest names no speaker."""
     lengths: list[Group]
     """By seconds, shortest first."""
+    against: Against | None = None
 
     def to_json(self) -> str:
         return struct_json(self)
@@ -128,7 +148,14 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True):
         kinds = f"{self.substitutions} substituted, {self.deletions} deleted, {self.insertions} inserted"
         kinds = f"of the {language.unit} {kinds}"
         left_out = f"{self.left_out} of {self.left_out + self.utterances} recordings are left out: see the errors"
-        return "\n".join((*lines, kinds, speed, *([left_out] if self.left_out else [])))
+        compared = [self._comparison(self.against, language)] if self.against else []
+        return "\n".join((*lines, kinds, speed, *([left_out] if self.left_out else []), *compared))
+
+    def _comparison(self, other: Against, language: Language) -> str:
+        rate = other.cer if language.metric == "CER" else other.wer
+        interval = f"95% interval {other.difference_low:+.2%} to {other.difference_high:+.2%}"
+        wrong = f"{other.more_errors:+} {language.unit} wrong"
+        return f"against {other.model}, {language.metric} {rate:.2%}: {other.difference:+.2%} ({interval}), {wrong}"
 
 
 class _Rate(NamedTuple):
@@ -210,6 +237,29 @@ def evaluate(
         lengths=_by_length(scored),
     )
     return evaluation, scored, failures
+
+
+def compared(
+    evaluation: Evaluation, scored: Sequence[Scored], model: str, other: Evaluation, others: Sequence[Scored]
+) -> Evaluation:
+    """With the difference from the model called `model`; ManifestError where it did not hear the same."""
+    if [s.reference for s in scored] != [s.reference for s in others]:
+        raise ManifestError(f"{model} was not heard on the same recordings and texts: there is nothing to compare.")
+    metric = language_named(evaluation.language).metric
+    counts = [(one.errors.counted(metric), two.errors.counted(metric)) for one, two in zip(scored, others, strict=True)]
+    differences = [(wrong - wrong_there, units) for (wrong, units), (wrong_there, _) in counts]
+    low, high = bootstrap_interval(differences)
+    more = sum(difference for difference, _ in differences)
+    against = Against(
+        model=model,
+        wer=other.wer,
+        cer=other.cer,
+        more_errors=more,
+        difference=more / max(sum(units for _, units in differences), 1),
+        difference_low=low,
+        difference_high=high,
+    )
+    return msgspec.structs.replace(evaluation, against=against)
 
 
 def of_other_length(scored: Sequence[Scored]) -> list[Scored]:

@@ -1,7 +1,9 @@
 """What `ds2 evaluate` counts and shows, against counts made by hand and by the edit distance."""
 
 import html.parser
+import json
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -166,10 +168,74 @@ def test_what_was_learnt_from_and_durations_that_lie_are_told(
     learnt, durations = err.splitlines()
     assert (code, learnt) == (
         0,
-        "ds2: The model has learnt from a manifest called corpus/train.jsonl: if it is this one, this is no test.",
+        "ds2: default has learnt from a manifest called corpus/train.jsonl: if it is this one, this is no test.",
     )
     assert "1 of 3 recordings are not as long as train.jsonl says" in durations
     assert f"{tmp_path / 'corpus' / 'c.wav'} (0.3 s there, 1.0 s heard)" in durations
+
+
+@pytest.fixture
+def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A manifest of forty recordings of two words; of the model `new` every second one has the first word wrong, of
+    `old` every fourth, and `deaf` cannot be heard on the last."""
+    results = {
+        name: [Result(str(i), Hypothesis("x b" if i % every == 0 else "a b", 0.0), 1.0, None) for i in range(40)]
+        for name, every in {"new": 2, "old": 4, "deaf": 4}.items()
+    }
+    results["deaf"][-1] = Result("39", None, 1.0, AudioError("39.wav: cut off"))
+    monkeypatch.setattr("ds2_deploy.recognizer.Recognizer.open", lambda name, **_: one_who_hears(results[name]))
+    lines = (f'{{"audio_filepath": "{i}.wav", "duration": 1.0, "text": "a b"}}\n' for i in range(40))
+    (tmp_path / "m.jsonl").write_text("".join(lines))
+    return tmp_path / "m.jsonl"
+
+
+def test_two_models_are_compared_recording_by_recording(ds2: Ds2, two_models: Path) -> None:
+    """The interval is of the differences: by those of each model alone the two might be as good."""
+    code, out, err = ds2("evaluate", "new", two_models, "--against", "old")
+    assert (code, err) == (0, "")
+    assert re.search(r"^WER 25.00% .*: 20 of 80 words$", out, re.MULTILINE)
+    line = out.splitlines()[-1]
+    found = re.fullmatch(
+        r"against old, WER 12.50%: \+12.50% \(95% interval \+(.*)% to \+(.*)%\), \+10 words wrong", line
+    )
+    assert found
+    deviation = 100 * (0.25 * 0.75 / 40) ** 0.5 / 2  # of a share of a quarter of 40, each of two words
+    assert [float(end) for end in found.groups()] == pytest.approx(
+        [12.5 - 1.96 * deviation, 12.5 + 1.96 * deviation], abs=1
+    )
+    same = json.loads(ds2("evaluate", "new", two_models, "--against", "new", "--json").out)["against"]
+    assert same == {
+        "model": "new", "wer": 0.25, "cer": pytest.approx(1 / 6), "more_errors": 0,
+        "difference": 0.0, "difference_low": 0.0, "difference_high": 0.0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "against", "fail_over", "code"),
+    [
+        ("new", "old", 0, 1),
+        ("new", "old", 12.4, 1),
+        ("new", "old", 12.6, 0),
+        ("old", "new", 0, 0),
+        ("old", "old", 0, 0),
+    ],
+)
+def test_a_worse_model_ends_with_1(
+    ds2: Ds2, two_models: Path, model: str, against: str, fail_over: float, code: int
+) -> None:
+    outcome = ds2("evaluate", model, two_models, "--against", against, "--fail-over", fail_over)
+    assert outcome.code == code
+    assert ("ds2: new is worse than old by more than" in outcome.err) == (code == 1)
+
+
+def test_what_only_one_model_heard_is_not_compared(ds2: Ds2, two_models: Path) -> None:
+    code, out, err = ds2("evaluate", "new", two_models, "--against", "deaf")
+    assert (code, out) == (1, "")
+    assert err.splitlines() == [
+        "ds2: 39.wav: cut off",
+        "ds2: deaf was not heard on the same recordings and texts: there is nothing to compare.",
+    ]
+    assert ds2("evaluate", "new", two_models, "--fail-over", "1").code == 2
 
 
 def test_worst_recordings_are_not_for_json(ds2: Ds2, conv_model: ConvModel, tmp_path: Path) -> None:

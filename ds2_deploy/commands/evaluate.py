@@ -29,7 +29,6 @@ from ds2_deploy.commands.common import (
 if TYPE_CHECKING:
     from ds2_deploy.decoding.search import BeamConfig
     from ds2_deploy.evaluation import Evaluation, Scored
-    from ds2_deploy.metadata import ModelMetadata
     from ds2_deploy.recognizer import Recognizer
 
 
@@ -48,6 +47,18 @@ def evaluate(
     beam_width: BeamWidth = None,
     hot_word: HotWords = None,
     hot_words: HotWordsFile = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL|CHECKPOINT", help="Another one, such as that in use, to compare with."),
+    ] = None,
+    fail_over: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="PERCENT",
+            help="Exit code 1 where the error rate is higher than --against's by more points, and not by chance.",
+        ),
+    ] = None,
     worst: Annotated[
         int, typer.Option(min=0, help="Show so many recordings with the most wrong words, and what was wrong.")
     ] = 0,
@@ -56,6 +67,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
     """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""
+    from ds2_deploy.evaluation import compared
     from ds2_deploy.evaluation import evaluate as run
     from ds2_deploy.files import atomic_path, check_output_file
     from ds2_deploy.manifest import read_manifest
@@ -63,33 +75,49 @@ def evaluate(
 
     if as_json and worst:
         raise typer.BadParameter("--worst does not go with --json: take --html for every error.")
+    if fail_over is not None and against is None:
+        raise typer.BadParameter("--fail-over needs --against: a model to be no worse than.")
     with usage_errors():
         search = chosen_decoder(decoder, lm, alpha, beta, beam_width, hot_word, hot_words)
     if html:
         check_output_file(html)
     utterances = read_manifest(manifest)
     recognizer = _open(model, backend, device, precision, search)
+    other = _open(against, backend, device, precision, search) if against else None
     evaluation, scored, failures = run(recognizer, utterances)
-    for line in (*failures, *_warnings(manifest, recognizer.metadata, evaluation, scored)):
+    told = [*failures, *_warnings(model, recognizer, manifest, evaluation, scored)]
+    if against and other:
+        second, others, there = run(other, utterances)
+        told += [*there, *_learnt_from(against, other, manifest)]
+    for line in dict.fromkeys(map(str, told)):  # once, what is wrong with a recording for both
         print_failure(line)
+    if against and other:
+        evaluation = compared(evaluation, scored, against, second, others)
     typer.echo(evaluation.to_json() if as_json else evaluation.summary())
     if not as_json:
         _print_details(evaluation, scored, worst, breakdown)
     if html:
         with atomic_path(html) as temporary:
             write_html(temporary, f"{model} on {manifest.name}", evaluation, scored)
-    if failures:
+    worse = fail_over is not None and evaluation.against is not None and evaluation.against.is_better(fail_over)
+    if worse:
+        print_failure(f"{model} is worse than {against} by more than {fail_over:g} percentage points, beyond chance.")
+    if failures or worse:
         raise typer.Exit(1)
 
 
+def _learnt_from(model: str, recognizer: "Recognizer", manifest: Path) -> Iterator[str]:
+    if (name := "/".join(manifest.absolute().parts[-2:])) in recognizer.metadata.provenance.train:
+        yield f"{model} has learnt from a manifest called {name}: if it is this one, this is no test."
+
+
 def _warnings(
-    manifest: Path, metadata: "ModelMetadata", evaluation: "Evaluation", scored: "list[Scored]"
+    model: str, recognizer: "Recognizer", manifest: Path, evaluation: "Evaluation", scored: "list[Scored]"
 ) -> Iterator[str]:
     """What makes a model look better than it hears, or worse."""
     from ds2_deploy.evaluation import of_other_length
 
-    if (name := "/".join(manifest.absolute().parts[-2:])) in metadata.provenance.train:
-        yield f"The model has learnt from a manifest called {name}: if it is this one, this is no test."
+    yield from _learnt_from(model, recognizer, manifest)
     if lying := of_other_length(scored):
         first = lying[0]
         yield (
