@@ -35,6 +35,11 @@ class Result(NamedTuple):
     words: tuple[TimedWord, ...] = ()
     """In seconds of the recording."""
 
+    def __repr__(self) -> str:
+        """Without a recording that was given as bytes, of which logs would be full."""
+        values = {**self._asdict(), "source": _brief(self.source)}
+        return f"Result({', '.join(f'{name}={value!r}' for name, value in values.items())})"
+
 
 class Sources(Generic[Given]):
     """The caller's sources, one after the other, up to where giving them fails.
@@ -65,3 +70,10 @@ def about(source: Source, error: Exception) -> InferenceError:
     """The error with the name of the recording."""
     name = "samples" if isinstance(source, np.ndarray) else source_name(source)
     return InferenceError(f"{name}: {error}")
+
+
+def _brief(source: Source) -> object:
+    """To show."""
+    if isinstance(source, Channel):
+        return Channel(str(_brief(source.file)), source.number)
+    return f"<{len(source)} bytes>" if isinstance(source, Bytes) else source

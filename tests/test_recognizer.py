@@ -91,6 +91,16 @@ def test_a_bad_file_does_not_stop_the_others(recognizer: Recognizer, write_wav: 
     assert results[0].hypothesis == results[2].hypothesis == results[4].hypothesis != None  # noqa: E711
 
 
+def test_a_result_shows_no_bytes(recognizer: Recognizer, write_wav: WriteWav) -> None:
+    path, _ = write_wav("good.wav", 5000)
+    content = path.read_bytes()
+    by_path, by_bytes, by_channel = recognizer.transcribe([path, content, Channel(memoryview(content), 0)])
+    assert repr(by_path).startswith(f"Result(source={path!r}, ")
+    assert repr(by_bytes).startswith(f"Result(source='<{len(content)} bytes>', ")
+    assert repr(by_channel).startswith(f"Result(source=Channel(file='<{len(content)} bytes>', number=0), ")
+    assert repr(by_path.hypothesis) in repr(by_bytes)
+
+
 @pytest.mark.parametrize(
     "source",
     [
