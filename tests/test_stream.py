@@ -443,6 +443,39 @@ def test_an_interrupt_in_the_decoder_leaves_a_stream_that_can_be_finished(monkey
     assert stream.result.text.startswith("hi")
 
 
+@pytest.mark.parametrize("where", ["model", "listener"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, GeneratorExit])
+def test_an_interrupt_loses_nothing_of_what_was_given(where: str, error: type[BaseException]) -> None:
+    backend, samples, left = FakeStreamBackend(), babble(32000), [3]
+
+    def interrupt(*_: object) -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            raise error
+
+    if where == "model":
+        backend.before_step = interrupt
+    stream = own_stream(backend, on_result=interrupt if where == "listener" else None)
+    with pytest.raises(error):
+        stream.accept_waveform(samples, 16000)
+    stream.input_finished()
+    assert stream.result == heard_by(own_stream(), samples)
+
+
+def test_a_stream_closed_before_an_interrupt_keeps_nothing() -> None:
+    backend = FakeStreamBackend()
+
+    def interrupt() -> None:
+        stream.close()
+        raise KeyboardInterrupt
+
+    backend.before_step = interrupt
+    stream = own_stream(backend)
+    with pytest.raises(KeyboardInterrupt):
+        stream.accept_waveform(babble(32000), 16000)
+    assert (stream._waiting, len(stream._pending)) == (0, 0)
+
+
 @pytest.mark.parametrize(
     "rate", [0, -1, 1.5, 16000.5, True, 999, 1_000_001, 10**30, math.inf, math.nan, None, "16000", "high"]
 )

@@ -49,9 +49,6 @@ class Dispatcher:
     """The heart of an online service: thread-safe; a context manager, or `close()` it. One that is open when the
     program ends is closed then."""
 
-    forgiven: tuple[type[BaseException], ...] = (BaseException,)
-    """A worker has nobody to raise it to, and goes on for the other streams."""
-
     def __init__(
         self,
         backend: StreamBackend,

@@ -73,8 +73,6 @@ def _deliver(step: Step, streams: list["Stream"]) -> None:
 class OwnThread:
     """Steps a stream at once, in the thread that feeds it."""
 
-    forgiven: tuple[type[BaseException], ...] = (Exception, SystemExit)
-
     def __init__(self, backend: StreamBackend) -> None:
         self.backend = backend
 

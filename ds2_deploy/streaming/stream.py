@@ -12,6 +12,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
@@ -63,8 +64,6 @@ class Stepper(Protocol):
     """Who runs the model for a stream."""
 
     backend: StreamBackend
-    forgiven: tuple[type[BaseException], ...]
-    """What a listener may raise without harm: it is logged. All else is raised where the stream is stepped."""
 
     def pump(self, stream: "Stream") -> None:
         """See to it that the stream's chunks are stepped; returns at once, or when it has room for more."""
@@ -268,14 +267,23 @@ class Stream:
 
     def _feed(self, samples: Samples) -> None:
         """In pieces of a chunk, so that the stepper may hold back the caller of a long array."""
-        size = self._stepper.backend.chunk_samples
-        for start in range(0, len(samples), size):
-            piece = samples[start : start + size]
-            with self._changed:
-                self._check_open()  # for each piece: a listener may have closed or ended the stream
-                self._pending.append(piece)
-                self._waiting += len(piece)
-            self._stepper.pump(self)
+        size, rest = self._stepper.backend.chunk_samples, samples
+        try:
+            while len(rest):
+                self._append(rest[:size])
+                rest = rest[size:]
+                self._stepper.pump(self)
+        except BaseException:  # Ctrl-C, say: a stream that is still open hears the rest with what comes next
+            with suppress(Exception):
+                self._append(rest)
+            raise
+
+    def _append(self, samples: Samples) -> None:
+        """To what waits for the model; an error where the stream has failed, was closed or ended, as by a listener."""
+        with self._changed:
+            self._check_open()
+            self._pending.append(samples)
+            self._waiting += len(samples)
 
     # --- the stepper's side -------------------------------------------------------------------------------------
 
@@ -316,8 +324,9 @@ class Stream:
         with self._changed:
             self._stepping = False
             self._taken -= len(chunk)
-            self._waiting += len(chunk)
-            self._pending.appendleft(chunk)
+            if self._error is None:  # else it was closed meanwhile
+                self._waiting += len(chunk)
+                self._pending.appendleft(chunk)
             self._changed.notify_all()
 
     def put(self, log_probs: npt.NDArray[np.float32], state: npt.NDArray[np.float32]) -> None:
@@ -444,7 +453,9 @@ class Stream:
                 try:
                     if self._on_result:
                         self._on_result(result)
-                except self._stepper.forgiven:  # the listener's own; other streams must not suffer
+                except BaseException as error:  # the listener's own; other streams must not suffer
+                    if not (isinstance(error, Exception | SystemExit) or self._stepper.is_worker()):
+                        raise  # Ctrl-C is for the thread that feeds; a worker has nobody to raise it to
                     if not self._complained:  # and nothing of what was said: logs are read by others
                         log.exception("A stream's listener failed; it is told on, and further failures are not logged")
                     self._complained = True
