@@ -1,5 +1,6 @@
 """Error rates of words, characters and phonemes, from Levenshtein distances."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
@@ -39,13 +40,8 @@ class Kinds(NamedTuple):
     @classmethod
     def between(cls, reference: Sequence[str], hypothesis: Sequence[str]) -> "Kinds":
         """Of one utterance's words, or of its characters."""
-        pairs = align_tokens(reference, hypothesis)
-        both = [(i, j) for i, j in pairs if i is not None and j is not None]
-        return cls(
-            sum(reference[i] != hypothesis[j] for i, j in both),
-            sum(pair.hypothesis is None for pair in pairs),
-            sum(pair.reference is None for pair in pairs),
-        )
+        counts = Counter(edit.tag for edit in Levenshtein.editops(reference, hypothesis))
+        return cls(counts["replace"], counts["delete"], counts["insert"])
 
     @classmethod
     def total(cls, parts: Iterable["Kinds"]) -> "Kinds":
