@@ -25,7 +25,7 @@ from bounded import spoken
 from ds2_deploy.bench.environment import changing
 from ds2_deploy.errors import DS2Error
 from ds2_deploy.files import atomic_path
-from ds2_deploy.model_folder import graph_file, open_model
+from ds2_deploy.model_folder import open_model
 from ds2_deploy.runtime.gpu import gpus
 from ds2_deploy.runtime.trt import BuildOptions, TensorRT, load_runtime
 from export.profiles import Range, make_profiles
@@ -96,7 +96,7 @@ def attempt(model: str, what: str) -> None:
 def built(tensorrt: TensorRT, model: str) -> bytes:
     folder = open_model(model)
     start = time.perf_counter()
-    build = Build(tensorrt, folder.file(graph_file("fp32")))
+    build = Build(tensorrt, folder.graph("fp32"))
     profiles = make_profiles({i.name: i.shape for i in build.inputs}, BATCH, [SECONDS], folder.metadata)
     plan = bytes(build.plan(profiles, Path("no.timing-cache")))  # which TensorRT-RTX does not have
     tell(f"built: {len(plan) / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s")

@@ -26,7 +26,7 @@ from machine import default_source, interleaved, machine, recordings, save_resul
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.batching import plan_batches
 from ds2_deploy.extras import require
-from ds2_deploy.model_folder import graph_file, open_model
+from ds2_deploy.model_folder import open_model
 from ds2_deploy.recognizer import BATCH_SECONDS, HEADERS_AHEAD, Recognizer
 from ds2_deploy.runtime.protocol import pad_batch
 
@@ -108,7 +108,7 @@ def session_run(model: str, threads: int) -> Callable[[Batch], object]:
     ort = require("onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
-    path = open_model(model).file(graph_file("fp32"))
+    path = open_model(model).graph("fp32")
     session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda batch: session.run(None, {"audio": batch[0], "audio_lengths": batch[1]})
 

@@ -44,23 +44,16 @@ class ModelFolder(NamedTuple):
     path: Path
     metadata: ModelMetadata
 
-    def file(self, name: str) -> Path:
-        """The path of `name` in the folder; ModelError where it is not there."""
-        path = self.path / name
+    def graph(self, precision: Precision, *, stream: bool = False) -> Path:
+        """The path of an ONNX graph; ModelError where it is not there, with the one that is in another precision."""
+        path = self.path / graph_file(precision, stream=stream)
         if not path.is_file():
+            graphs = {graph_file(other, stream=stream): other for other in PRECISIONS}
+            there = "".join(f", only {name} for {graphs[name]}" for name in graphs if (self.path / name).is_file())
             cure = f"write it with ds2 export {self.path} --out FOLDER"
-            raise ModelError(f"{self.path} holds no {name}{self._other_precision(name)}: {cure}.")
+            raise ModelError(f"{self.path} holds no {path.name}{there}: {cure}.")
         check_readable(path)
         return path
-
-    def _other_precision(self, name: str) -> str:
-        """Which graph stands here in another precision than the graph `name`."""
-        for stream in (False, True):
-            graphs = {graph_file(precision, stream=stream): precision for precision in PRECISIONS}
-            for graph in graphs if name in graphs else ():
-                if (self.path / graph).is_file():
-                    return f", only {graph} for {graphs[graph]}"
-        return ""
 
 
 def bundled_models() -> list[str]:

@@ -19,7 +19,7 @@ from ds2_deploy import __version__
 from ds2_deploy.errors import ConfigError, EngineError, OutputError
 from ds2_deploy.files import alone_with, atomic_path, check_output_file, sha256
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model_folder import ENGINES_FOLDER, Precision, graph_file, open_model
+from ds2_deploy.model_folder import ENGINES_FOLDER, Precision, open_model
 from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, TensorInfo
 from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, STREAM_INPUTS, STREAM_OUTPUTS
 from ds2_deploy.runtime.trt import BuildOptions, RuntimeChoice, TensorRT, choose
@@ -58,7 +58,8 @@ def build_engine(
     folder, metadata = model_folder = open_model(model)
     if stream:
         metadata.check_can_stream(folder)
-    source = model_folder.file(graph_file("fp16" if fp16 else "fp32", stream=stream))
+    precision: Precision = "fp16" if fp16 else "fp32"
+    source = model_folder.graph(precision, stream=stream)
     tensorrt = choose(runtime)
     tag = tensorrt.target(options).tag
     path = folder / ENGINES_FOLDER / f"{source.stem}{'.tf32' if options.tf32 else ''}.{tag}.engine"
@@ -73,7 +74,7 @@ def build_engine(
         profiles = make_profiles({i.name: i.shape for i in build.inputs}, batch, seconds or DEFAULT_SECONDS, metadata)
         plan = build.plan(profiles, path.with_name(f"{tag}.{tensorrt.version}.timing-cache"), progress)
         build_s = time.perf_counter() - start
-        info = build.describe(plan, profiles, metadata, precision="fp16" if fp16 else "fp32", build_s=build_s)
+        info = build.describe(plan, profiles, metadata, precision=precision, build_s=build_s)
         if options.layers:
             with atomic_path(path.with_suffix(".layers.json")) as layers_file:
                 layers_file.write_text(json.dumps(build.layers(plan), indent=1))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from ds2_deploy.errors import BackendUnavailableError, InferenceError, ModelError, reason_of
 from ds2_deploy.extras import require
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
-from ds2_deploy.model_folder import ModelFolder, Precision, graph_file
+from ds2_deploy.model_folder import ModelFolder, Precision
 from ds2_deploy.runtime.devices import cuda_ordinal
 from ds2_deploy.runtime.gpu import gpus, missing_gpu
 from ds2_deploy.runtime.protocol import (
@@ -52,7 +52,7 @@ class OrtBackend:
     def __init__(
         self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
     ) -> None:
-        path = model.file(graph_file(precision))
+        path = model.graph(precision)
         self.metadata = model.metadata
         self._session, self.device = _open_session(path, model.metadata, (INPUTS, OUTPUTS), device, threads)
 
@@ -103,7 +103,7 @@ class OrtStreamBackend:
     def __init__(
         self, model: ModelFolder, *, device: str = "auto", precision: Precision = "fp32", threads: int | None = None
     ) -> None:
-        path = model.file(graph_file(precision, stream=True))
+        path = model.graph(precision, stream=True)
         names = STREAM_INPUTS, STREAM_OUTPUTS
         self._session, self.device = _open_session(path, model.metadata, names, device, threads)
         shapes = {tensor.name: tensor.shape for tensor in self._session.get_inputs()}
