@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ds2_deploy.errors import AudioError, DS2Error, ManifestError, PronunciationError
+from ds2_deploy.errors import DS2Error, ManifestError, PronunciationError
 from ds2_deploy.files import struct_json
 from ds2_deploy.manifest import Utterance
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
@@ -197,11 +197,11 @@ def evaluate(
     scored: list[Scored] = []
     audio_s = 0.0
     for reference, result in zip(spelled, results, strict=True):
-        if result.error is not None or result.hypothesis is None:
-            failures.append(result.error or AudioError("A recording gave no result."))
+        if isinstance(result.outcome, DS2Error):
+            failures.append(result.outcome)
         else:
             audio_s += result.duration_s
-            heard = respelled(result.hypothesis.text, name)
+            heard = respelled(result.outcome.text, name)
             errors = Errors.between(reference.text, heard)
             kinds = Kinds.between(language.units(reference.text), language.units(heard))
             scored.append(Scored(reference, heard, result.duration_s, errors, kinds))

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ds2_deploy.audio.load import Samples
+from ds2_deploy.decoding.outcome import Outcome
 from ds2_deploy.decoding.protocol import Hypothesis, TimedWord
 from ds2_deploy.errors import AudioError, DS2Error
 from ds2_deploy.result import Passage, Result, Source
@@ -34,7 +35,7 @@ class PieceResult(NamedTuple):
     """What became of a piece."""
 
     piece: Piece
-    outcome: Hypothesis | DS2Error
+    outcome: Outcome
     duration_s: float
     passages: tuple[Passage, ...] = ()
     """Of a recording that proved to be long only when it was read."""
@@ -63,17 +64,16 @@ def assembled(results: Iterable[PieceResult], *, between: str = " ") -> Iterator
     score = 0.0
     error: DS2Error | None = None
     for piece, outcome, duration_s, own_passages, own_words in results:
-        failure = outcome if isinstance(outcome, DS2Error) else None
-        heard = None if isinstance(outcome, DS2Error) else outcome
         if piece.start_s is None:
-            yield Result(piece.source, heard, duration_s, failure, own_passages, own_words)
+            yield Result(piece.source, outcome, duration_s, own_passages, own_words)
             continue
-        error = error or failure
-        if heard and heard.text:
-            score += heard.score
+        if isinstance(outcome, DS2Error):
+            error = error or outcome
+        elif outcome.text:
+            score += outcome.score
             words += own_words
-            passages.append(Passage(piece.start_s, piece.start_s + duration_s, heard.text))
+            passages.append(Passage(piece.start_s, piece.start_s + duration_s, outcome.text))
         if piece.is_last:
             text = Hypothesis(between.join(passage.text for passage in passages), score)
-            yield Result(piece.source, None if error else text, piece.start_s, error, tuple(passages), tuple(words))
+            yield Result(piece.source, error or text, piece.start_s, tuple(passages), tuple(words))
             passages, words, score, error = [], [], 0.0, None

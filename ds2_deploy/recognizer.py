@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock, Semaphore
@@ -295,23 +295,21 @@ class Recognizer:
 
     def _run(self, batch: Batch, audio: list[Future[Samples | AudioError]]) -> list[tuple[int, PieceResult]]:
         """The results of one batch; what cannot be heard has an empty transcript."""
-        loaded = {place: future.result() for (place, _), future in zip(batch, audio, strict=True)}
-        recordings = {place: samples for place, samples in loaded.items() if not isinstance(samples, AudioError)}
-        long = {place for place, samples in recordings.items() if len(samples) / self._rate > self.max_segment_s}
-        fitting = [p for p, samples in recordings.items() if p not in long and self._can_hear(samples)]
-        texts = dict(zip(fitting, self._hypotheses([recordings[place] for place in fitting]), strict=True))
-        results = []
-        for place, piece in batch:
-            samples = loaded[place]
+        results: list[tuple[int, PieceResult]] = []
+        fitting: list[tuple[int, Piece, Samples]] = []
+        for (place, piece), future in zip(batch, audio, strict=True):
+            samples = future.result()
             if isinstance(samples, AudioError):
                 results.append((place, PieceResult(piece, samples, 0.0)))
-            elif place in long:
+            elif len(samples) / self._rate > self.max_segment_s:
                 results.append((place, self._run_long(piece, samples)))
+            elif self._can_hear(samples):
+                fitting.append((place, piece, samples))
             else:
-                outcome = texts.get(place, Hypothesis("", 0.0))
-                if isinstance(outcome, DS2Error):
-                    outcome = about(piece.source, outcome)
-                results.append((place, self._timed(piece, outcome, len(samples) / self._rate)))
+                results.append((place, PieceResult(piece, Hypothesis("", 0.0), len(samples) / self._rate)))
+        outcomes = self._hypotheses([samples for _, _, samples in fitting])
+        for (place, piece, samples), outcome in zip(fitting, outcomes, strict=True):
+            results.append((place, self._heard_piece(piece, outcome, len(samples) / self._rate)))
         return results
 
     def _can_hear(self, samples: Samples) -> bool:
@@ -319,10 +317,12 @@ class Recognizer:
         silent = self.metadata.feature.by_utterance and not samples.any()
         return self.metadata.output_frames(len(samples)) > 0 and not silent
 
-    def _timed(self, piece: Piece, outcome: Hypothesis | DS2Error, duration_s: float) -> PieceResult:
-        """With the words' times in the recording."""
-        begin_s, heard = piece.start_s or 0.0, () if isinstance(outcome, DS2Error) else outcome.words
-        words = tuple(word.timed(self.metadata.frame_s, begin_s, begin_s + duration_s) for word in heard)
+    def _heard_piece(self, piece: Piece, outcome: Outcome, duration_s: float) -> PieceResult:
+        """An error with the recording's name; a hypothesis with its words' times in the recording."""
+        if isinstance(outcome, DS2Error):
+            return PieceResult(piece, about(piece.source, outcome), duration_s)
+        begin_s = piece.start_s or 0.0
+        words = tuple(word.timed(self.metadata.frame_s, begin_s, begin_s + duration_s) for word in outcome.words)
         return PieceResult(piece, outcome, duration_s, words=words)
 
     def _run_long(self, piece: Piece, samples: Samples) -> PieceResult:
@@ -330,12 +330,9 @@ class Recognizer:
         if not self.cut_long:
             seconds = len(samples) / self._rate
             return PieceResult(piece, self._too_long(piece.source, seconds), seconds)
-        alone = replace(self, workers=1, decoding_processes=0)
         with Threads(1, "ds2-reader") as reader, Threads(1, "ds2-runner") as runner:
-            result = next(alone._heard(self._segments(piece.source, [samples]), reader, runner))
-        outcome = result.hypothesis or result.error
-        assert outcome is not None
-        return PieceResult(piece, outcome, result.duration_s, result.passages, result.words)
+            result = next(self._heard(self._segments(piece.source, [samples]), reader, runner))
+        return PieceResult(piece, result.outcome, result.duration_s, result.passages, result.words)
 
     def _hypotheses(self, recordings: list[Samples]) -> list[Outcome]:
         """One each; where a batch is too much for the machine, in halves."""
@@ -384,7 +381,6 @@ def _open_streams(
 
 
 def _hypothesis(result: Result) -> Hypothesis:
-    if result.hypothesis is None:
-        assert result.error is not None
-        raise result.error
-    return result.hypothesis
+    if isinstance(result.outcome, DS2Error):
+        raise result.outcome
+    return result.outcome

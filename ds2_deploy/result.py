@@ -7,6 +7,7 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from ds2_deploy.audio.load import AudioSource, Bytes, Channel, Samples, source_name
+from ds2_deploy.decoding.outcome import Outcome
 from ds2_deploy.decoding.protocol import Hypothesis, TimedWord
 from ds2_deploy.errors import AudioError, DS2Error, InferenceError
 
@@ -27,13 +28,20 @@ class Result(NamedTuple):
     """What became of one source: a hypothesis or an error."""
 
     source: Source
-    hypothesis: Hypothesis | None
+    outcome: Outcome
     duration_s: float
-    error: DS2Error | None
     passages: tuple[Passage, ...] = ()
     """Of a recording longer than `max_segment_s`, the pieces with speech, in order."""
     words: tuple[TimedWord, ...] = ()
     """In seconds of the recording."""
+
+    @property
+    def hypothesis(self) -> Hypothesis | None:
+        return None if isinstance(self.outcome, DS2Error) else self.outcome
+
+    @property
+    def error(self) -> DS2Error | None:
+        return self.outcome if isinstance(self.outcome, DS2Error) else None
 
     def __repr__(self) -> str:
         """Without a recording that was given as bytes, of which logs would be full."""

@@ -179,10 +179,10 @@ def two_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A manifest of forty recordings of two words; of the model `new` every second one has the first word wrong, of
     `old` every fourth, and `deaf` cannot be heard on the last."""
     results = {
-        name: [Result(str(i), Hypothesis("x b" if i % every == 0 else "a b", 0.0), 1.0, None) for i in range(40)]
+        name: [Result(str(i), Hypothesis("x b" if i % every == 0 else "a b", 0.0), 1.0) for i in range(40)]
         for name, every in {"new": 2, "old": 4, "deaf": 4}.items()
     }
-    results["deaf"][-1] = Result("39", None, 1.0, AudioError("39.wav: cut off"))
+    results["deaf"][-1] = Result("39", AudioError("39.wav: cut off"), 1.0)
     monkeypatch.setattr("ds2_deploy.recognizer.Recognizer.open", lambda name, **_: one_who_hears(results[name]))
     lines = (f'{{"audio_filepath": "{i}.wav", "duration": 1.0, "text": "a b"}}\n' for i in range(40))
     (tmp_path / "m.jsonl").write_text("".join(lines))
@@ -281,7 +281,7 @@ def one_who_hears(results: list[Result], **metadata: Any) -> Any:
 def test_what_a_model_cannot_write_is_named(
     language: str, labels: str | list[str], texts: list[str], unwritable: list[str]
 ) -> None:
-    results = [Result("1", Hypothesis("", 0.0), 1.0, None)] * len(texts)
+    results = [Result("1", Hypothesis("", 0.0), 1.0)] * len(texts)
     recognizer = one_who_hears(results, language=language, alphabet=Alphabet.of(labels))
     evaluation, _, _ = evaluate(recognizer, [Utterance(Path(text), 1.0, text) for text in texts])
     assert evaluation.unwritable == unwritable
@@ -290,7 +290,7 @@ def test_what_a_model_cannot_write_is_named(
 
 
 def test_of_the_many_that_a_model_cannot_write_ten_are_shown() -> None:
-    recognizer = one_who_hears([Result("1", Hypothesis("", 0.0), 1.0, None)])
+    recognizer = one_who_hears([Result("1", Hypothesis("", 0.0), 1.0)])
     evaluation, _, _ = evaluate(recognizer, [Utterance(Path("1"), 1.0, "one 0123456789+-")])
     assert evaluation.warning() == (
         "1 of 1 texts have characters that the model cannot write ('+' '-' '0' '1' '2' '3' '4' '5' '6' '7' and 2 more):"
@@ -302,9 +302,9 @@ def test_mandarin_is_counted_ranked_and_shown_by_characters(tmp_path: Path) -> N
     """With a recording that failed after a second of it was heard, which counts in nothing."""
     told = {"1": ("设定三十二度上下", "设定三十度上下了", "a"), "2": ("好的吗", "不是了", "b"), "3": ("好", "", "b")}
     results = [
-        Result("1", Hypothesis(told["1"][1], 0.0), 2.0, None),
-        Result("2", Hypothesis(told["2"][1], 0.0), 1.0, None),
-        Result("3", None, 1.0, AudioError("cut off")),
+        Result("1", Hypothesis(told["1"][1], 0.0), 2.0),
+        Result("2", Hypothesis(told["2"][1], 0.0), 1.0),
+        Result("3", AudioError("cut off"), 1.0),
     ]
     recognizer = one_who_hears(results, language="zh")
     references = [Utterance(Path(name), 1.0, said, speaker) for name, (said, _, speaker) in told.items()]
@@ -321,7 +321,7 @@ def test_mandarin_is_counted_ranked_and_shown_by_characters(tmp_path: Path) -> N
 
 
 def test_texts_without_words_have_no_rate() -> None:
-    recognizer = one_who_hears([Result("1", Hypothesis("oh no", 0.0), 1.0, None)])
+    recognizer = one_who_hears([Result("1", Hypothesis("oh no", 0.0), 1.0)])
     evaluation, _, _ = evaluate(recognizer, [Utterance(Path("1"), 1.0, "", None)])
     assert evaluation.summary().startswith("WER of nothing: no text has words; 2 were heard\n")
     assert group_row(evaluation.lengths[0], LANGUAGES["en"])[2:] == ("-", "2 of 0", "-")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,6 +23,7 @@ from ds2_deploy import recognizer as module
 from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
 from ds2_deploy.audio.load import Channel
 from ds2_deploy.batching import length_batches, plan_batches
+from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, InferenceError
@@ -483,6 +485,36 @@ def test_a_pipe_is_a_batch_of_its_own_however_long_batches_are(tmp_path: Path) -
     recognizer, backend = fake(batch_seconds=1000.0, max_segment_s=60.0)
     assert all(result.error is None for result in recognizer.transcribe(io.BytesIO(content) for _ in range(4)))
     assert backend.shapes == [(1, 8000)] * 4
+
+
+def test_long_pipes_share_the_bound_on_model_runs() -> None:
+    """Though with a search more batches than that are under way."""
+    pytest.importorskip("pyctcdecode")
+
+    class Counting(FakeBackend):
+        at_once = most = 0
+        lock = threading.Lock()
+
+        def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
+            with self.lock:
+                self.at_once += 1
+                self.most = max(self.most, self.at_once)
+            time.sleep(0.01)
+            with self.lock:
+                self.at_once -= 1
+            log_probs, frames = super().run(audio, lengths)
+            return Emissions(log_probs - np.float32(np.log(29)), frames)
+
+    metadata, backend, content = ModelMetadata(), Counting(), io.BytesIO()
+    soundfile.write(content, noise(48000), 16000, format="WAV")
+    decoder = make_decoder("beam", metadata.alphabet)
+    recognizer = Recognizer(
+        metadata=metadata, backend=backend, decoder=decoder, workers=2, decoding_processes=6, max_segment_s=1.0
+    )
+    results = list(recognizer.transcribe(io.BytesIO(content.getvalue()) for _ in range(10)))
+    assert [result.error for result in results] == [None] * 10
+    assert len(backend.lengths) >= 30
+    assert backend.most == 2
 
 
 def test_what_the_machine_cannot_hold_goes_in_halves() -> None:

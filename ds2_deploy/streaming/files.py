@@ -82,10 +82,10 @@ def _transcribe(streams: _Streams, source: AudioSource) -> Result:
         stream.wait()
         heard = stream.result
     except AudioError as error:  # names the recording itself
-        return Result(source, None, samples / rate, error)
+        return Result(source, error, samples / rate)
     except Exception as error:  # the model's, whatever it is: the other recordings go on
-        return Result(source, None, samples / rate, about(source, error))
+        return Result(source, about(source, error), samples / rate)
     finally:
         if stream is not None:
             stream.close()
-    return Result(source, Hypothesis(heard.text, heard.score), samples / rate, None, words=heard.words)
+    return Result(source, Hypothesis(heard.text, heard.score), samples / rate, words=heard.words)
