@@ -98,8 +98,7 @@ def alone(model: str, decoder: str, paths: list[Path], counts: list[int], rounds
     recognizer = Recognizer.open(model, decoder=decoder)
     rate = recognizer.metadata.feature.sample_rate
     sounds = [load_audio(path, rate) for path in paths]
-    least = recognizer.metadata.min_samples
-    rows = [run_alone(recognizer.backend, samples, least).copy() for samples in sounds]
+    rows = [run_alone(recognizer.backend, samples).copy() for samples in sounds]
     pools = {count: DecodingPool(recognizer.decoder, count) for count in counts if count}
     for pool in pools.values():
         pool.begin()
@@ -124,7 +123,7 @@ def transport(model: str, decoder: str, paths: list[Path]) -> Transport:
     pickling, decoding = [], []
     for path in paths:
         audio = load_audio(path, recognizer.metadata.feature.sample_rate)
-        log_probs = run_alone(recognizer.backend, audio, recognizer.metadata.min_samples)
+        log_probs = run_alone(recognizer.backend, audio)
         start = time.perf_counter()
         sent = pickle.loads(pickle.dumps(log_probs, protocol=pickle.HIGHEST_PROTOCOL))
         middle = time.perf_counter()

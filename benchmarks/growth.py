@@ -62,7 +62,7 @@ def by_length(rounds: int) -> dict[str, Any]:
     audio = sound(max(LENGTHS_S))
 
     def at_once(seconds: int) -> Callable[[], object]:
-        batch = pad_batch([audio[: seconds * RATE]], 1)
+        batch = pad_batch([audio[: seconds * RATE]])
         return lambda: whole.run(*batch)
 
     def in_chunks(seconds: int) -> Callable[[], object]:
@@ -88,7 +88,7 @@ def by_length(rounds: int) -> dict[str, Any]:
 def by_batch(rounds: int) -> dict[str, Any]:
     backend = open_backend("onnxruntime", open_model("default"), device="cpu", threads=1)
     audio = sound(BATCH_S * max(BATCHES)).reshape(-1, BATCH_S * RATE)
-    batches = {str(size): pad_batch(list(audio[:size]), 1) for size in BATCHES}
+    batches = {str(size): pad_batch(list(audio[:size])) for size in BATCHES}
     costs = medians({size: (lambda batch=batch: backend.run(*batch)) for size, batch in batches.items()}, rounds)
     return {"ms": costs, "exponent": exponent(list(BATCHES), list(costs.values()))}
 

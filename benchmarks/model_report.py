@@ -169,7 +169,7 @@ def halves(model: str, recordings: list[Samples]) -> Halves | None:
     frames = equal = 0
     largest = 0.0
     for audio in recordings:
-        x, y = (run_alone(backend, audio, folder.metadata.min_samples) for backend in backends)
+        x, y = (run_alone(backend, audio) for backend in backends)
         frames, equal = frames + len(x), equal + int((x.argmax(-1) == y.argmax(-1)).sum())
         largest = max(largest, float(np.abs(x - y).max(initial=0)))
     said = [[hypothesis.text for hypothesis in recognizer.recognize(recordings)] for recognizer in recognizers]

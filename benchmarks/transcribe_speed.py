@@ -80,7 +80,7 @@ def ready_batches(paths: list[Path], recognizer: Recognizer) -> tuple[list[Batch
     for ahead in (audio[start : start + HEADERS_AHEAD] for start in range(0, len(audio), HEADERS_AHEAD)):
         durations_s = [len(samples) / rate for samples in ahead]
         for batch in plan_batches(enumerate(durations_s), recognizer.batch_seconds, recognizer.workers):
-            batches.append(pad_batch([ahead[i] for i in batch], recognizer.metadata.min_samples))
+            batches.append(pad_batch([ahead[i] for i in batch]))
     return batches, sum(map(len, audio)) / rate
 
 

@@ -340,7 +340,7 @@ class Recognizer:
             return []
         try:
             with self._model_free:
-                padded = pad_batch(recordings, self.metadata.min_samples)
+                padded = pad_batch(recordings)
                 log_probs, lengths = self.backend.run(*padded)  # (B, T, V), (B,)
         except InferenceError as error:
             if len(recordings) == 1:

@@ -83,7 +83,7 @@ def export_model(
                 backend = OrtStreamBackend(written, device="cpu", precision=kind)
                 candidates.append((Streamed(backend, metadata), kind))
         try:
-            report = compare(TorchBackend.of(model), candidates, probe_recordings(metadata), metadata.min_samples)
+            report = compare(TorchBackend.of(model), candidates, probe_recordings(metadata))
         except InferenceError as error:
             raise ParityError(f"The exported graph does not run, so {out} was not written: {error}") from error
         (folder / PARITY_FILE).write_text(report.to_json() + "\n", encoding="utf-8")

@@ -161,7 +161,6 @@ def compare(
     reference: Backend,
     others: Sequence[Candidate],
     recordings: Sequence[Recording],
-    min_samples: int,
     decoder: Decoder | None = None,
     language: str = "en",
 ) -> ParityReport:
@@ -174,7 +173,7 @@ def compare(
     own = _Words()
     shapes = []
     for batch in batches_of(recordings):
-        audio, lengths = pad_batch([recording.samples for recording in batch], min_samples)
+        audio, lengths = pad_batch([recording.samples for recording in batch])
         shapes.append((audio.shape[0], audio.shape[1]))
         expected = reference.run(audio, lengths)
         said = _texts(expected, decoder, language)

@@ -258,7 +258,7 @@ def test_under_load_batches_grow_and_nobody_is_forgotten() -> None:
     assert np.std(gaps) / np.mean(gaps) == pytest.approx(1.0, abs=0.05)  # as of exponential gaps
     assert max(arrivals.arrivals_s) < 1.0
     recordings = [noise(100), noise(200), noise(400)]
-    served = serve(Clockwork(), GreedyDecoder(ENGLISH), 1, recordings, arrivals)
+    served = serve(Clockwork(), GreedyDecoder(ENGLISH), recordings, arrivals)
     assert served.lost == 0
     assert sum(served.batches) == len(served.latencies_ms) == len(arrivals.arrivals_s)
     assert np.mean(served.batches) > 1.5
@@ -280,13 +280,13 @@ def test_what_is_not_a_number_is_served_as_nothing() -> None:
             emissions = super().run(*arguments)
             return emissions._replace(log_probs=np.full_like(emissions.log_probs, np.nan))
 
-    served = serve(Broken(), GreedyDecoder(ENGLISH), 1, [noise(100)], LoadTest([0.001] * 3, [0] * 3, 1))
+    served = serve(Broken(), GreedyDecoder(ENGLISH), [noise(100)], LoadTest([0.001] * 3, [0] * 3, 1))
     assert (served.texts, served.finite) == ([""] * 3, False)
 
 
 def test_a_server_that_is_too_slow_loses_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ds2_deploy.bench.load_test.DRAIN_S", 0.05)
-    served = serve(Clockwork(), GreedyDecoder(ENGLISH), 1, [noise(100)], LoadTest([0.001] * 200, [0] * 200, 1))
+    served = serve(Clockwork(), GreedyDecoder(ENGLISH), [noise(100)], LoadTest([0.001] * 200, [0] * 200, 1))
     assert 0 < served.lost < 200
     assert len(served.waits_ms) == len(served.texts) == 200 - served.lost
     lost_ms = served.latencies_ms[200 - served.lost :]

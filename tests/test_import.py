@@ -132,8 +132,8 @@ def recordings(seed=0):
     return [(np.round(x.clip(-1, 1) * 2**15) / 2**15).astype(np.float32) for x in noise]
 
 
-def our_log_probs(backend, samples, min_samples):
-    emissions = backend.run(*pad_batch(samples, min_samples))
+def our_log_probs(backend, samples):
+    emissions = backend.run(*pad_batch(samples))
     return [row[:count] for row, count in zip(emissions.log_probs, emissions.lengths.tolist(), strict=True)]
 
 
@@ -236,7 +236,7 @@ def test_deepspeech_pytorch_computes_the_same(version, cell, bidirectional, wind
     symmetric = version is version_2
     theirs = their_log_probs(net, recordings(), getattr(scipy.signal.windows, window) if symmetric else window)
     backend = TorchBackend.of(checkpoint.model())
-    assert_same(theirs, our_log_probs(backend, recordings(), checkpoint.metadata.min_samples))
+    assert_same(theirs, our_log_probs(backend, recordings()))
     assert checkpoint.metadata.alphabet.labels == ("<blank>", *LABELS[1:].lower())
     assert checkpoint.metadata.feature.symmetric_window == symmetric
     assert checkpoint.metadata.model.cell == cell
@@ -352,7 +352,7 @@ def test_the_thesis_code_computes_the_same(changes, tmp_path):
     signals[1] = 1e-6 * signals[1]  # below the floor, were it not for the largest sample
     theirs = [net(thesis_features(samples.astype(np.float64)))[0].numpy() for samples in signals]
     assert {len(f[0, 0]) % 2 for f in map(thesis_features, signals)} == {0, 1}
-    ours = our_log_probs(TorchBackend.of(checkpoint.model()), signals, checkpoint.metadata.min_samples)
+    ours = our_log_probs(TorchBackend.of(checkpoint.model()), signals)
     assert_same(theirs, ours)
     assert checkpoint.metadata.alphabet.decode([8, 5, 12, 12, 15, 27, 28]) == "hello '"
 
@@ -409,7 +409,7 @@ def test_the_thesis_code_exported(tmp_path):
     assert export_model(tmp_path / "best.pt", tmp_path / "model", precision="fp32").passed
     backend = OrtBackend(open_model(tmp_path / "model"), device="cpu", threads=1)
     theirs = [net(thesis_features(samples.astype(np.float64)))[0].numpy() for samples in recordings()]
-    assert_same(theirs, our_log_probs(backend, recordings(), backend.metadata.min_samples))
+    assert_same(theirs, our_log_probs(backend, recordings()))
 
 
 def test_imported_exported_and_run(ds2, tmp_path):
@@ -434,7 +434,7 @@ def test_imported_exported_and_run(ds2, tmp_path):
     exported = ds2("export", tmp_path / "run/best.pt", "--out", tmp_path / "model", "--precision", "fp32")
     assert exported.code == 0, exported.err
     backend = OrtBackend(open_model(tmp_path / "model"), device="cpu", threads=1)
-    assert_same(their_log_probs(net, recordings()), our_log_probs(backend, recordings(), backend.metadata.min_samples))
+    assert_same(their_log_probs(net, recordings()), our_log_probs(backend, recordings()))
 
 
 def test_half_precision_weights_and_data_parallel_names(tmp_path):

@@ -54,7 +54,7 @@ def test_each_row_is_what_it_is_alone(conv_model: ConvModel) -> None:
     backend = open_backend("onnxruntime", open_model(conv_model.path), device="cpu", threads=1)
     assert (backend.name, backend.device) == ("onnxruntime", "cpu")
     recordings = [noise(length, seed=length) for length in (320, 480, 479, 5000)]
-    log_probs, lengths = backend.run(*pad_batch(recordings, 320))
+    log_probs, lengths = backend.run(*pad_batch(recordings))
     assert log_probs.dtype == np.float32
     assert lengths.tolist() == [1, 2, 1, 30]
     for row, length, samples in zip(log_probs, lengths, recordings, strict=True):
@@ -64,7 +64,7 @@ def test_each_row_is_what_it_is_alone(conv_model: ConvModel) -> None:
 
 
 def test_stages_are_those_of_the_same_run(conv_model: ConvModel) -> None:
-    backend, batch = OrtBackend(open_model(conv_model.path), device="cpu"), pad_batch([noise(4000), noise(900)], 320)
+    backend, batch = OrtBackend(open_model(conv_model.path), device="cpu"), pad_batch([noise(4000), noise(900)])
     emissions, stages = backend.run_in_stages(*batch)
     expected = backend.run(*batch)
     np.testing.assert_array_equal(emissions.log_probs, expected.log_probs)

@@ -40,7 +40,7 @@ RECORDINGS = [Recording(f"{n}.wav", np.zeros(n, np.float32), text) for n, text i
 def test_words_apart_and_error_rates() -> None:
     same = Says("same", REFERENCE.texts)
     other = Says("other", {1: "yes", 2: "one two free", 3: "no on"})
-    report = compare(REFERENCE, [(same, "fp32"), (other, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH))
+    report = compare(REFERENCE, [(same, "fp32"), (other, "fp16")], RECORDINGS, GreedyDecoder(ENGLISH))
     assert (report.reference_words, report.reference_wer) == (6, 1 / 6)
     one, two = report.differences
     assert (one.different_words, one.wer, one.passed) == (0, 1 / 6, True)
@@ -51,7 +51,7 @@ def test_words_apart_and_error_rates() -> None:
 
 def test_what_is_counted_by_characters_is_compared_by_them(capsys: pytest.CaptureFixture[str]) -> None:
     other = Says("other", {1: "yes", 2: "one two free", 3: "no on"})
-    report = compare(REFERENCE, [(other, "fp32")], RECORDINGS, 1, GreedyDecoder(ENGLISH), "zh")
+    report = compare(REFERENCE, [(other, "fp32")], RECORDINGS, GreedyDecoder(ENGLISH), "zh")
     assert report.reference_words == len("yes" + "onetwotree" + "goon")
     assert report.differences[0].different_words == 1 + 1
     print_report(report, "zh")
@@ -62,9 +62,9 @@ def test_what_is_counted_by_characters_is_compared_by_them(capsys: pytest.Captur
 
 def test_texts_that_are_not_known_count_in_no_rate() -> None:
     recordings = [RECORDINGS[0], Recording("2.wav", np.zeros(2, np.float32))]
-    report = compare(REFERENCE, [(REFERENCE, "fp32")], recordings, 1, GreedyDecoder(ENGLISH))
+    report = compare(REFERENCE, [(REFERENCE, "fp32")], recordings, GreedyDecoder(ENGLISH))
     assert (report.reference_words, report.reference_wer) == (4, 0.0)
-    nothing = compare(REFERENCE, [(REFERENCE, "fp32")], recordings[1:], 1, GreedyDecoder(ENGLISH))
+    nothing = compare(REFERENCE, [(REFERENCE, "fp32")], recordings[1:], GreedyDecoder(ENGLISH))
     assert (nothing.differences[0].wer, nothing.differences[0].different_words) == (None, 0)
 
 
@@ -79,7 +79,7 @@ def test_recordings_longer_than_an_engine_are_left_out(capsys: pytest.CaptureFix
 
 
 def test_without_a_decoder_there_are_no_words() -> None:
-    report = compare(REFERENCE, [(REFERENCE, "fp32")], RECORDINGS, 1)
+    report = compare(REFERENCE, [(REFERENCE, "fp32")], RECORDINGS)
     assert (report.reference_words, report.differences[0].different_words, report.differences[0].wer) == (None,) * 3
 
 
@@ -93,27 +93,25 @@ def test_what_is_not_a_number_is_far_off_and_says_nothing() -> None:
         return emissions
 
     broken.run = poisoned  # type: ignore[method-assign]
-    report = compare(REFERENCE, [(broken, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH))
+    report = compare(REFERENCE, [(broken, "fp16")], RECORDINGS, GreedyDecoder(ENGLISH))
     assert (report.passed, report.differences[0].max_abs, report.differences[0].different_words) == (False, np.inf, 6)
     read = msgspec.json.decode(report.to_json(), type=ParityReport)  # JSON has no infinity
     assert (read.passed, read.differences[0].passed, read.differences[0].max_abs) == (False, False, INFINITE)
     assert read.differences[0].mean_abs == INFINITE
     assert read.failures() == report.failures() == "broken fp16 differs infinitely, for a log-probability is no number"
-    report = compare(
-        broken, [(REFERENCE, "fp16")], RECORDINGS, 1, GreedyDecoder(ENGLISH)
-    )  # nor can it be compared with
+    report = compare(broken, [(REFERENCE, "fp16")], RECORDINGS, GreedyDecoder(ENGLISH))  # nor can it be compared with
     assert (report.passed, report.differences[0].max_abs) == (False, np.inf)
 
 
 def test_words_are_compared_as_the_language_spells_them() -> None:
     said = Says("shouts", {1: "yes", 2: "one two tree", 3: "go on"})
     capitals = Alphabet(labels=tuple(label.upper() for label in ENGLISH.labels), blank=ENGLISH.blank)
-    report = compare(said, [(said, "fp32")], RECORDINGS, 1, GreedyDecoder(capitals), "en")
+    report = compare(said, [(said, "fp32")], RECORDINGS, GreedyDecoder(capitals), "en")
     assert (report.reference_wer, report.differences[0].wer) == (1 / 6, 1 / 6)
-    assert compare(said, [], RECORDINGS, 1, GreedyDecoder(capitals), "zh").reference_wer == 5 / 6  # no spaces
+    assert compare(said, [], RECORDINGS, GreedyDecoder(capitals), "zh").reference_wer == 5 / 6  # no spaces
 
 
 def test_other_numbers_of_frames_are_called_that() -> None:
     short = Says("short", {1: "ye", 2: "one two tree", 3: "go on"})
-    report = compare(REFERENCE, [(short, "fp32"), (REFERENCE, "fp32")], RECORDINGS, 1)
+    report = compare(REFERENCE, [(short, "fp32"), (REFERENCE, "fp32")], RECORDINGS)
     assert (report.passed, report.failures()) == (False, "short fp32 gives other numbers of frames")

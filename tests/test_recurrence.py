@@ -74,7 +74,7 @@ def exported(folder: Path, model: ModelConfig, feature: FeatureConfig, recurrenc
     else:
         write_stream_onnx(network, folder / "stream.onnx", "fp32", metadata.stream_chunk_samples(), recurrence)
         candidates.append((Streamed(OrtStreamBackend(written, device="cpu"), metadata), "fp32"))
-    report = compare(TorchBackend.of(network), candidates, probe_recordings(metadata), metadata.min_samples)
+    report = compare(TorchBackend.of(network), candidates, probe_recordings(metadata))
     assert report.passed, report.failures()
     if importlib.util.find_spec("tensorrt_rtx"):
         from export.profiles import parse_seconds

@@ -113,7 +113,7 @@ def test_differences_do_not_see_the_padding():
 def test_each_bin_of_an_utterance_has_mean_zero_and_deviation_one(spectrum, deltas):
     config = FeatureConfig(spectrum=spectrum, mel_bands=20, fft_size=512, deltas=deltas, normalization="utterance_bins")
     recordings = [voice(16000), 0.3 * voice(16000, 0.6, seed=1), np.zeros(4000, np.float32)]
-    features, frames = Frontend(config)(*map(torch.from_numpy, pad_batch(recordings, 1)))
+    features, frames = Frontend(config)(*map(torch.from_numpy, pad_batch(recordings)))
     for row, samples in enumerate(recordings[:2]):
         raw = features_of(samples, config).astype(np.float64)
         mean = raw.mean(axis=1, keepdims=True)
@@ -137,7 +137,7 @@ def test_silence_is_zero_and_level_is_forgotten_by_utterance_normalisation(spect
 def test_power_normalisation_brings_recordings_to_one_level():
     frontend = Frontend(FeatureConfig(power_normalize=True))
     recordings = [voice(16000), 0.01 * voice(16000, 0.5), np.zeros(3000, np.float32), np.full(2000, 1e-6, np.float32)]
-    audio, lengths = map(torch.from_numpy, pad_batch(recordings, 1))
+    audio, lengths = map(torch.from_numpy, pad_batch(recordings))
     audio[1, len(recordings[1]) :] = 1.0  # what lies beyond the end does not count
     levelled = frontend.level(audio, lengths).numpy()
     for row in (0, 1):

@@ -63,7 +63,7 @@ def stream_graph(
 def check_against_pytorch(graph: tuple[DeepSpeech2, OrtStreamBackend], recordings: list[np.ndarray]) -> None:
     """Side by side in chunks, each must give what it gives alone and whole."""
     model, backend = graph
-    batch = pad_batch(recordings, model.metadata.min_samples)
+    batch = pad_batch(recordings)
     got = frames_of(Streamed(backend, model.metadata).run(*batch))
     reference = TorchBackend.of(model)
     for recording, frames in zip(recordings, got, strict=True):
@@ -87,7 +87,7 @@ def test_chunks_of_speech_equal_the_whole(stream_graph: tuple[DeepSpeech2, OrtSt
 def test_stream_and_offline_graph_agree(exported: tuple[DeepSpeech2, Path], precision: Precision, gap: float) -> None:
     model = open_model(exported[1])
     recordings = [noise(n, seed=n) for n in awkward_lengths(model.metadata, 800)]
-    batch = pad_batch(recordings, model.metadata.min_samples)
+    batch = pad_batch(recordings)
     whole = OrtBackend(model, device="cpu", precision=precision, threads=1).run(*batch)
     stream = OrtStreamBackend(model, device="cpu", precision=precision, threads=1)
     for frames, expected in zip(frames_of(Streamed(stream, model.metadata).run(*batch)), frames_of(whole), strict=True):

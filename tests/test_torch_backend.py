@@ -43,7 +43,7 @@ def pretended_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_half_precision_is_close_and_its_log_probabilities_are_not_half(name: str) -> None:
     model = tiny_model(tiny_metadata(MODELS[name]))
-    batch = pad_batch(RECORDINGS, model.metadata.min_samples)
+    batch = pad_batch(RECORDINGS)
     whole, half = TorchBackend.of(copy.deepcopy(model)).run(*batch), TorchBackend.of(halved(model)).run(*batch)
     np.testing.assert_array_equal(half.lengths, whole.lengths)
     assert half.log_probs.dtype == np.float32
@@ -60,7 +60,7 @@ def test_whole_recordings_and_streams_in_half_precision(folder: ModelFolder) -> 
     for module in (whole.module, stream._module):  # type: ignore[attr-defined]
         assert {parameter.dtype for parameter in module.encoder.parameters()} == {torch.float16}
         assert module.frontend.basis.dtype == torch.float32
-    batch = pad_batch(RECORDINGS, folder.metadata.min_samples)
+    batch = pad_batch(RECORDINGS)
     expected, got = open_backend("torch", folder).run(*batch), Streamed(stream, folder.metadata).run(*batch)
     np.testing.assert_array_equal(got.lengths, expected.lengths)
     for row, other, length in zip(got.log_probs, expected.log_probs, expected.lengths, strict=True):

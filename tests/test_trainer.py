@@ -614,7 +614,7 @@ def test_ctc_loss_against_all_paths():
         paths = itertools.product(range(3), repeat=length)
         good = [p for p in paths if [k for k, _ in itertools.groupby(p) if k != 1] == target]
         expected.append(-np.log(sum(np.exp(sum(row[t, label] for t, label in enumerate(p))) for p in good)))
-    audio, samples = pad_batch([np.zeros(1, np.float32)] * 2, 1)
+    audio, samples = pad_batch([np.zeros(1, np.float32)] * 2)
     masks = torch.zeros(2, 0, 2, dtype=torch.int64)
     flat = torch.tensor([0, 0, 2])
     batch = Batch(

@@ -29,7 +29,7 @@ from export.profiles import parse_batch, parse_seconds
 from export.to_tensorrt import build_engine
 from tests import fake_cuda, fake_tensorrt
 from tests.fake_cuda import FakeDevice
-from tests.tiny_graph import METADATA, onnx, write_model
+from tests.tiny_graph import onnx, write_model
 
 H200 = Gpu("NVIDIA H200", (9, 0))
 
@@ -64,7 +64,7 @@ def recordings(*seconds: float, seed: int = 0) -> list[npt.NDArray[np.float32]]:
 
 
 def assert_same(backend: TensorRTBackend, model: ModelFolder, audio: list[npt.NDArray[np.float32]]) -> None:
-    batch = pad_batch(audio, METADATA.min_samples)
+    batch = pad_batch(audio)
     got, expected = backend.run(*batch), OrtBackend(model, device="cpu").run(*batch)
     np.testing.assert_array_equal(got.lengths, expected.lengths)
     for row, other, length in zip(got.log_probs, expected.log_probs, expected.lengths, strict=True):
@@ -91,7 +91,7 @@ def test_memory_is_used_again_and_given_back(model: ModelFolder, device: FakeDev
     backend.close()
     assert not device.memory
     with pytest.raises(InferenceError, match="was closed"):
-        backend.run(*pad_batch(recordings(0.5), 320))
+        backend.run(*pad_batch(recordings(0.5)))
 
 
 def test_what_is_forgotten_is_given_back_in_whichever_thread(model: ModelFolder, device: FakeDevice) -> None:
@@ -104,7 +104,7 @@ def test_what_is_forgotten_is_given_back_in_whichever_thread(model: ModelFolder,
 
 
 def test_stages_are_those_of_the_same_run(model: ModelFolder) -> None:
-    backend, batch = TensorRTBackend(model), pad_batch(recordings(*(0.4,) * 9), 320)  # two runs of the profile
+    backend, batch = TensorRTBackend(model), pad_batch(recordings(*(0.4,) * 9))  # two runs of the profile
     emissions, stages = backend.run_in_stages(*batch)
     np.testing.assert_array_equal(emissions.log_probs, backend.run(*batch).log_probs)
     assert set(stages) == {"h2d", "compute", "d2h", "enqueue"}
@@ -120,7 +120,7 @@ def test_bench_measures_it(model: ModelFolder) -> None:
     assert loaded.file_mb == engine.stat().st_size / 1e6
     assert loaded.build_s is not None
     assert loaded.build_s > 0
-    inputs = Inputs(*pad_batch(recordings(1.0, 0.3), 320))
+    inputs = Inputs(*pad_batch(recordings(1.0, 0.3)))
     assert len(worker.prepare(inputs)) == OrtBackend(model, device="cpu").run(*inputs).lengths.sum()
     timed = worker.runs(0.05)
     assert timed.wrong == 0
@@ -158,15 +158,15 @@ def test_nothing_in_nothing_out(model: ModelFolder) -> None:
 
 def test_results_are_the_callers_own(model: ModelFolder) -> None:
     backend = TensorRTBackend(model)
-    first = backend.run(*pad_batch(recordings(0.5), 320)).log_probs
+    first = backend.run(*pad_batch(recordings(0.5))).log_probs
     before = first.copy()
-    backend.run(*pad_batch(recordings(0.5, seed=1), 320))
+    backend.run(*pad_batch(recordings(0.5, seed=1)))
     np.testing.assert_array_equal(first, before)
 
 
 def test_longer_than_every_profile(model: ModelFolder) -> None:
     with pytest.raises(InferenceError, match=r"of 3\.5 s is longer than every profile .* takes 3\.0 s: build one with"):
-        TensorRTBackend(model).run(*pad_batch(recordings(3.5), 320))
+        TensorRTBackend(model).run(*pad_batch(recordings(3.5)))
 
 
 def test_blank_rows_where_a_profile_asks_for_more(model: ModelFolder) -> None:
@@ -180,13 +180,13 @@ def test_a_full_gpu_takes_smaller_batches_and_then_says_so(model: ModelFolder, d
     assert_same(backend, model, recordings(1.0, 1.0, 1.0, 0.5))
     device.capacity = 10_000
     with pytest.raises(DeviceMemoryError, match="memory is full"):
-        TensorRTBackend(model).run(*pad_batch(recordings(1.0), 320))
+        TensorRTBackend(model).run(*pad_batch(recordings(1.0)))
     assert issubclass(DeviceMemoryError, InferenceError)  # which the recogniser knows
 
 
 def test_threads_take_turns_on_two_lanes(model: ModelFolder, device: FakeDevice) -> None:
     backend = TensorRTBackend(model)
-    batches = [pad_batch(recordings(0.3 + 0.2 * n, seed=n), 320) for n in range(12)]
+    batches = [pad_batch(recordings(0.3 + 0.2 * n, seed=n)) for n in range(12)]
     expected = [OrtBackend(model, device="cpu").run(*batch).log_probs for batch in batches]
     start = threading.Barrier(6)
 
@@ -217,7 +217,7 @@ def test_closing_waits_for_who_is_at_work(
 
     monkeypatch.setattr(Lane, "run", slow)
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(backend.run, *pad_batch(recordings(0.5), 320))
+        running = pool.submit(backend.run, *pad_batch(recordings(0.5)))
         assert inside.wait(10)
         backend.close()
         assert ended.is_set()

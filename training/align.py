@@ -78,7 +78,7 @@ def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -
             yield block
 
     for start, piece in segments(counted(), rate, longest_piece_s(backend, rate, PIECE_S)):
-        heard = run_alone(backend, piece, metadata.min_samples)
+        heard = run_alone(backend, piece)
         frames += [heard, between]
         ends = np.arange(len(heard) + 1) * metadata.frame_s
         times.append(start / rate + np.minimum(ends, len(piece) / rate))  # a tail is heard after its end

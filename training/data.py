@@ -13,7 +13,7 @@ from ds2_deploy.audio.load import load_audio
 from ds2_deploy.errors import DS2Error
 from ds2_deploy.manifest import Utterance
 from ds2_deploy.metadata import ModelMetadata
-from ds2_deploy.runtime.protocol import pad_batch
+from ds2_deploy.runtime.protocol import at_least, pad_batch
 from training.augment import Augmenter, followers, one_after_the_other
 from training.corpus import Corpus, ctc_frames
 from training.distributed import Processes
@@ -80,9 +80,9 @@ class Speech(Dataset["Batch | DS2Error"]):
             audio = one_after_the_other(recordings, after.pauses_s, feature.sample_rate, key)
             varied.append(augmenter.vary(audio, key, feature.bins, feature.frames))
             targets.append(self.metadata.alphabet.encode(self._text(utterances)))
-        samples, lengths = pad_batch([v.audio for v in varied], self.metadata.min_samples)
+        samples, lengths = pad_batch([v.audio for v in varied])
         return Batch(
-            torch.from_numpy(samples),
+            torch.from_numpy(at_least(samples, self.metadata.min_samples)),
             torch.from_numpy(lengths),
             torch.tensor([label for target in targets for label in target], dtype=torch.int64),
             torch.tensor([len(target) for target in targets]),

@@ -111,7 +111,7 @@ def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utteran
         except AudioError as error:
             failures.append(error)
             continue
-        heard.frames.append(run_alone(backend, audio, metadata.min_samples).copy())
+        heard.frames.append(run_alone(backend, audio).copy())
         heard.texts.append(text)
     return heard, failures
 

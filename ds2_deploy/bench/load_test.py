@@ -64,10 +64,10 @@ def poisson(rate: float, seconds: float, recordings: int, most: int, seed: int) 
     return LoadTest(arrivals.tolist(), rng.integers(0, recordings, len(arrivals)).tolist(), most)
 
 
-def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list[Samples], test: LoadTest) -> Served:
+def serve(backend: Backend, decoder: Decoder, recordings: list[Samples], test: LoadTest) -> Served:
     """Run the test in this thread, after two batches that warm up; another one counts."""
     for most in (1, test.most):
-        backend.run(*pad_batch([recordings[n] for n in test.numbers[:most]], min_samples))
+        backend.run(*pad_batch([recordings[n] for n in test.numbers[:most]]))
     arrivals, count = np.array(test.arrivals_s), len(test.arrivals_s)
     done = np.full(count, np.nan)
     latencies, waits, models, texts = (np.full(count, np.nan) for _ in range(4))
@@ -90,7 +90,7 @@ def serve(backend: Backend, decoder: Decoder, min_samples: int, recordings: list
             continue
         rows = slice(served, served + min(waiting, test.most))
         began = time.perf_counter() - start
-        audio, lengths = pad_batch([recordings[n] for n in test.numbers[rows]], min_samples)
+        audio, lengths = pad_batch([recordings[n] for n in test.numbers[rows]])
         log_probs, frames = backend.run(audio, lengths)
         heard = time.perf_counter() - start
         for row, length in zip(log_probs, frames, strict=True):

@@ -284,7 +284,7 @@ class _Worker:
                 start = time.perf_counter()
                 audio = load_audio(path, rate)
                 read = time.perf_counter()
-                log_probs = run_alone(self.backend, audio, self.folder.metadata.min_samples)
+                log_probs = run_alone(self.backend, audio)
                 heard = time.perf_counter()
                 text = text_or_nothing(self.decoder, log_probs)
                 end = time.perf_counter()
@@ -295,10 +295,9 @@ class _Worker:
 
     def load_test(self, recordings: list[Samples], test: LoadTest) -> tuple[Served, int, float, float | None]:
         """Requests that come whether or not the ones before are done; how many texts are not what is heard alone."""
-        least = self.folder.metadata.min_samples
-        alone = [text_or_nothing(self.decoder, run_alone(self.backend, samples, least)) for samples in recordings]
+        alone = [text_or_nothing(self.decoder, run_alone(self.backend, samples)) for samples in recordings]
         with peaks(self.backend.device) as peak:
-            served = serve(self.backend, self.decoder, least, recordings, test)
+            served = serve(self.backend, self.decoder, recordings, test)
         wrong = sum(text != alone[number] for text, number in zip(served.texts, test.numbers, strict=False))
         return served, wrong, *peak()
 

@@ -48,7 +48,7 @@ def parity(
     recordings = that_all_take(recordings, candidates, folder.metadata.feature.sample_rate)
     decoder = make_decoder("greedy", folder.metadata.alphabet) if manifest else None
     reference, metadata = TorchBackend(folder, device=device), folder.metadata
-    report = compare(reference, candidates, recordings, metadata.min_samples, decoder, metadata.language)
+    report = compare(reference, candidates, recordings, decoder, metadata.language)
     if as_json:
         typer.echo(report.to_json())
     else:

@@ -59,7 +59,10 @@ class Backend(Protocol):
         ...
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0.
+
+        S may be less than the graph takes: the backend pads.
+        """
         ...
 
 
@@ -105,18 +108,16 @@ def at_least(audio: npt.NDArray[np.float32], min_samples: int) -> npt.NDArray[np
     return np.pad(audio, ((0, 0), (0, missing))) if missing > 0 else audio
 
 
-def run_alone(backend: Backend, recording: npt.NDArray[np.float32], min_samples: int) -> npt.NDArray[np.float32]:
+def run_alone(backend: Backend, recording: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Log-probabilities (T, V) of one recording (S,)."""
-    log_probs, lengths = backend.run(*pad_batch([recording], min_samples))
+    log_probs, lengths = backend.run(*pad_batch([recording]))
     return log_probs[0, : int(lengths[0])]
 
 
-def pad_batch(
-    recordings: list[npt.NDArray[np.float32]], min_samples: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Recordings (S_i,) -> audio (B, S) padded with zeros to the longest (at least `min_samples`), lengths (B,)."""
+def pad_batch(recordings: list[npt.NDArray[np.float32]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Recordings (S_i,) -> audio (B, S) padded with zeros to the longest, lengths (B,)."""
     lengths = np.array([len(r) for r in recordings], dtype=np.int64)
-    audio = np.zeros((len(recordings), max(int(lengths.max(initial=0)), min_samples)), dtype=np.float32)
+    audio = np.zeros((len(recordings), int(lengths.max(initial=0))), dtype=np.float32)
     for row, recording in zip(audio, recordings, strict=True):
         row[: len(recording)] = recording
     return audio, lengths

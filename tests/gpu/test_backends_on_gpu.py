@@ -63,7 +63,7 @@ def opened(name: str, model: ModelFolder, *, stream: bool = False, precision: Pr
 
 
 def assert_same(backend: Backend, model: ModelFolder, atol: float = MAX_ABS["fp32"]) -> None:
-    batch = pad_batch(recordings(), model.metadata.min_samples)
+    batch = pad_batch(recordings())
     got, expected = backend.run(*batch), open_backend("onnxruntime", model, device="cpu").run(*batch)
     np.testing.assert_array_equal(got.lengths, expected.lengths)
     for row, other, length in zip(got.log_probs, expected.log_probs, expected.lengths, strict=True):
@@ -103,4 +103,4 @@ def test_all_backends_in_one_process_and_several_threads(models: dict[str, Model
 def test_what_is_longer_than_the_engine(models: dict[str, ModelFolder]) -> None:
     backend = opened("tensorrt", models["default"])
     with pytest.raises(InferenceError, match="longer than every profile"):
-        backend.run(*pad_batch([np.zeros(160_000, np.float32)], 400))
+        backend.run(*pad_batch([np.zeros(160_000, np.float32)]))

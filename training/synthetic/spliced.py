@@ -71,7 +71,7 @@ def cut_into_words(
         if len(words) < 2:
             yield utterance, Words(words, [audio] * len(words))
             continue
-        heard = run_alone(backend, audio, metadata.min_samples)
+        heard = run_alone(backend, audio)
         try:
             spans = best_path(heard, metadata.alphabet.encode(" ".join(words)))
         except AlignmentError:
