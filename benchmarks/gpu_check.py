@@ -1,6 +1,6 @@
 """Everything that only a GPU can show, in one unattended run: speed, parity, error rates, tests, training, engines.
 
-    python benchmarks/gpu_check.py pack --data $DS2_DATA --out subset       # on any machine: 12 MB of audio
+    python benchmarks/gpu_check.py pack --data $DS2_DATA --out subset       # on any machine: 14 MB of audio
     python benchmarks/gpu_check.py untrained ds2-thesis --out nets/lstm     # a network of any size, with first weights
     python benchmarks/gpu_check.py run MODEL... --data subset --out report [--batch B]... [--streams N]...
         [--train RECIPE]... [--only STEP]... [--dry-run]

@@ -27,7 +27,8 @@ EXTRAS = {
 
 TRAIN = ("torch", "safetensors")
 """What reads and writes checkpoints and weights needs, all of one extra's modules or a part of them."""
-EXPORT = (*TRAIN, "onnx", "onnxscript", "onnxruntime")
+EXPORT = ("onnx", "onnxscript", *TRAIN, "onnxruntime")
+"""First what names the extra that brings the others, too."""
 
 CORE = ("numpy", "soundfile", "soxr", "webrtcvad", "msgspec", "rapidfuzz", "typer", "rich")
 """What is always there."""

@@ -60,10 +60,11 @@ def bench(
     rounds: Annotated[int, typer.Option(min=1, help="Turns in which the backends follow each other.")] = 5,
     threads: Annotated[int | None, typer.Option(min=1, max=256, help="CPU threads; without it, one per core.")] = None,
 ) -> None:
-    """Measure latency, throughput, memory and parity of every backend, side by side.
+    """Measure every backend, side by side.
 
-    Each backend runs in a process of its own, all take turns, and the report checks itself: exit code 1 where its
-    figures contradict each other. Prints Markdown; --out writes it with JSON, CSV and a page with pictures.
+    Latency, throughput, memory and parity. Each backend runs in a process of its own, all take turns, and the report
+    checks itself: exit code 1 where its figures contradict each other. Prints Markdown; --out writes it with JSON, CSV
+    and a page with pictures.
     """
     from ds2_deploy.bench.plan import BATCHES, LOAD_S, SECONDS, STREAMS, Plan
     from ds2_deploy.bench.run import Asked, run
@@ -157,7 +158,10 @@ def bench_compare(
         typer.Option(min=0, metavar="PERCENT", help="Exit code 1 where a median grew by more, beyond chance."),
     ] = None,
 ) -> None:
-    """Ratios of two bench reports' medians, B by A, with their 95% intervals, and what changed around them."""
+    """Compare two bench reports.
+
+    Ratios of the medians, B by A, with their 95% intervals, and what changed around them.
+    """
     from ds2_deploy.bench.compare import compare
     from ds2_deploy.bench.report import Report
     from ds2_deploy.bench.tables import number

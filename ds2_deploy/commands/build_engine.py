@@ -48,7 +48,10 @@ def build_engine(
     layers: Annotated[bool, typer.Option("--layers", help="Write the layers as JSON beside the engine, too.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Replace an engine that is there already.")] = False,
 ) -> None:
-    """Build a TensorRT engine; prints its path, with a JSON of the same name beside it."""
+    """Build a TensorRT engine.
+
+    Prints its path; a JSON of the same name lies beside it.
+    """
     from ds2_deploy.runtime.trt import BuildOptions
     from export import to_tensorrt
     from export.profiles import parse_batch, parse_seconds

@@ -66,7 +66,10 @@ def evaluate(
     html: Annotated[Path | None, path_option(help="Write a page with everything, every wrong word in colour.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
-    """Error rates of words and characters, or of phonemes, and speed; a checkpoint runs in PyTorch."""
+    """Error rates of a model on a manifest, and its speed.
+
+    Of words and characters, or of phonemes. A checkpoint runs in PyTorch.
+    """
     from ds2_deploy.evaluation import compared
     from ds2_deploy.evaluation import evaluate as run
     from ds2_deploy.files import atomic_path, check_output_file

@@ -45,7 +45,10 @@ def export(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing model folder.")] = False,
 ) -> None:
-    """Write ONNX graphs, weights and metadata, and check them against PyTorch; exit code 3 if they disagree."""
+    """Write ONNX graphs, checked against PyTorch.
+
+    With weights and metadata. Exit code 3 if a graph disagrees, and no folder then.
+    """
     from ds2_deploy.extras import EXPORT, require_all
 
     require_all(EXPORT)

@@ -15,7 +15,10 @@ def import_(
     out: Annotated[Path, path_option(metavar="RUN", help="Folder for best.pt, which ds2 export reads.")],
     language: Annotated[str, typer.Option(help="How texts are spelled when errors are counted.")] = "en",
 ) -> None:
-    """Read a checkpoint of another DeepSpeech2 code, without running anything in it, and write the same network."""
+    """Read a checkpoint of another DeepSpeech2 code.
+
+    Nothing in it is run. What is written is the same network.
+    """
     from ds2_deploy.commands.common import usage_errors
     from ds2_deploy.extras import TRAIN, require_all
     from ds2_deploy.text.languages import language_named

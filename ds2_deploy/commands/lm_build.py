@@ -34,10 +34,11 @@ def lm_build(
         bool, typer.Option("--overwrite", help="Replace the language model that is there, tuned weights and all.")
     ] = False,
 ) -> None:
-    """Make an n-gram language model (modified Kneser-Ney) for the beam search.
+    """Make an n-gram language model for the beam search.
 
-    Punctuation is dropped, as by ds2 align; a sentence that the model's letters cannot spell, for a digit say, is left
-    out. The model takes the folder MODEL/lm by itself when it is asked for --decoder beam.
+    By modified Kneser-Ney smoothing. Punctuation is dropped, as by ds2 align; a sentence that the model's letters
+    cannot spell, for a digit say, is left out. The model takes the folder MODEL/lm by itself when it is asked for
+    --decoder beam.
     """
     from ds2_deploy.commands.common import print_failure, usage_errors
     from ds2_deploy.decoding.language_model import FILES, PICTURE, SETTINGS_FILE, WORDS_FILE

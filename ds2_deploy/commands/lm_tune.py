@@ -33,10 +33,10 @@ def lm_tune(
     backend: BackendName = "auto",
     device: Device = "auto",
 ) -> None:
-    """Find alpha, beta and beam width with the fewest errors, and write them into the language model's folder.
+    """Find the best weights of a language model.
 
-    The beam search takes them from there (decoder.json). lm-tune.png shows the error rate over alpha and beta, where
-    matplotlib is installed.
+    Alpha, beta and beam width are written into its folder (decoder.json), where the beam search looks for them.
+    lm-tune.png shows the error rate over alpha and beta, where matplotlib is installed.
     """
     from ds2_deploy.commands.common import print_failure
     from ds2_deploy.decoding.language_model import PICTURE, SETTINGS_FILE

@@ -28,7 +28,10 @@ def parity(
     device: Device = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Compare every backend and precision with PyTorch in float32; exit code 3 if one is too far from it."""
+    """Compare every backend and precision with PyTorch.
+
+    The reference is in float32. Exit code 3 if one is too far from it.
+    """
     from ds2_deploy.decoding import make_decoder
     from ds2_deploy.errors import ModelError, ParityError
     from ds2_deploy.extras import TRAIN, require_all

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 def stream(
     source: Annotated[
-        str, typer.Argument(metavar="-|FILE", help="-: raw 16-bit little-endian mono on stdin; a file is played.")
+        str, typer.Argument(metavar="-|FILE", help="-: 16-bit mono on stdin, WAV or raw little-endian.")
     ] = "-",
     rate: Annotated[
-        int | None, typer.Option(min=1000, max=1_000_000, help="Sample rate of stdin in hertz; without it, 16000.")
+        int | None, typer.Option(min=1000, max=1_000_000, help="Sample rate of raw stdin in hertz; without it, 16000.")
     ] = None,
     model: Annotated[str, typer.Option(help="A bundled streaming model or a model folder.")] = "streaming",
     backend: BackendName = "auto",
@@ -75,9 +75,10 @@ def stream(
     ] = None,
     no_endpoint: Annotated[bool, typer.Option("--no-endpoint", help="One utterance until the input ends.")] = False,
 ) -> None:
-    """Show what is being said: arecord -f S16_LE -r 16000 -c 1 | ds2 stream -
+    """Caption live audio, or a recording at its own speed.
 
-    FILE is played at its own speed. On a terminal the line in progress grows, its unfinished word dimmed.
+    From a microphone: arecord -f S16_LE -r 16000 -c 1 | ds2 stream -. On a terminal the line in progress grows, its
+    unfinished word dimmed.
     """
     from ds2_deploy.audio.find import standard_input
     from ds2_deploy.audio.live import played, raw_pcm
