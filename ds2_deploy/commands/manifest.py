@@ -8,6 +8,9 @@ import typer
 
 from ds2_deploy.commands.common import path_argument, path_option
 
+LISTED = 3
+"""Names of files that a message shows."""
+
 
 def manifest(
     source: Annotated[
@@ -82,11 +85,11 @@ def manifest(
         )
     if report:
         write_report(report, found)
-    for line in found.summary():
+    for line in (*found.notes, *found.summary()):
         print_failure(line)
     if not found.kept:
         raise ManifestError(
-            f"{source}, read as {found.format_name}, holds nothing usable: {out} is not written.{_manifests_in(source)}"
+            f"{source}, read as {found.format_name}, holds nothing usable: {out} is not written.{_lists_in(source)}"
         )
     manifests = {out: found.kept}
     if valid_share and valid_out:
@@ -99,10 +102,11 @@ def manifest(
         raise typer.Exit(1)
 
 
-def _manifests_in(source: Path) -> str:
+def _lists_in(source: Path) -> str:
     """A sentence about files in a folder that may say what its recordings do not: a folder is not read by these."""
-    names = sorted(path.name for path in source.glob("*.jsonl"))
-    return f" It holds {' and '.join(names)}: if that is a manifest of them, name it instead." if names else ""
+    names = sorted(path.name for path in source.glob("*") if path.suffix.lower() in (".csv", ".jsonl", ".tsv"))
+    shown = " and ".join(names if len(names) <= LISTED else [*names[:LISTED], f"{len(names) - LISTED} more"])
+    return f" It holds {shown}: where that lists the recordings, give it as SOURCE." if names else ""
 
 
 def _refuse_existing(outputs: list[Path], overwrite: bool) -> None:

@@ -15,7 +15,7 @@ from rich.progress import track
 from ds2_deploy.errors import AudioNotFoundError, ConfigError, ManifestError
 from ds2_deploy.files import atomic_path
 from training.corpora.check import Limits, Utterance, checked, distinct
-from training.corpora.entry import Dropped, Entry
+from training.corpora.entry import Dropped, Entry, Note
 from training.corpora.formats import read, recognised
 
 
@@ -25,6 +25,8 @@ class Survey(NamedTuple):
     format_name: str
     kept: list[Utterance]
     dropped: list[Dropped]
+    notes: list[str]
+    """How it was understood, in sentences."""
 
     @property
     def failed(self) -> bool:
@@ -56,8 +58,15 @@ def survey(
     format_name = format_name or recognised(source)
     entries: list[Entry] = []
     dropped: list[Dropped] = []
+    notes: list[str] = []
     for item in distinct(read(source, format_name, split)):
-        entries.append(item) if isinstance(item, Entry) else dropped.append(item)
+        match item:
+            case Entry():
+                entries.append(item)
+            case Dropped():
+                dropped.append(item)
+            case Note():
+                notes.append(item.text)
     if audio_dir is None and any(entry.part and entry.part.start_s for entry in entries):  # others may be whole
         raise ConfigError(f"{source} cuts recordings into parts: --audio-dir says where to write these as files.")
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
@@ -66,7 +75,7 @@ def survey(
     silent = not console.is_terminal
     for result in track(results, "checking", len(entries), console=console, transient=True, disable=silent):
         kept.append(result) if isinstance(result, Utterance) else dropped.append(result)
-    return Survey(format_name, kept, dropped)
+    return Survey(format_name, kept, dropped, notes)
 
 
 def split_off(utterances: list[Utterance], share: float, seed: int) -> tuple[list[Utterance], list[Utterance]]:
@@ -128,6 +137,7 @@ def write_report(path: Path, found: Survey) -> None:
     counts = Counter(item.reason for item in found.dropped)
     facts = {
         "format": found.format_name,
+        "notes": found.notes,
         "kept": len(found.kept),
         "kept_s": round(sum(utterance.duration_s for utterance in found.kept), 3),
         "counts": dict(counts.most_common()),

@@ -4,7 +4,7 @@ Two threads decoded LibriSpeech's Opus twice as fast as one, as two processes di
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -68,11 +68,11 @@ WHOLE_S = 0.05
 that, as durations that were rounded do, ends with it."""
 
 
-def distinct(items: Iterable[Entry | Dropped]) -> Items:
+def distinct(items: Items) -> Items:
     """The same without what occurs before; paths made absolute and texts' white space made single spaces."""
     seen: set[tuple[str, Part | None]] = set()
     for item in items:
-        if isinstance(item, Dropped):
+        if not isinstance(item, Entry):
             yield item
             continue
         audio = os.path.abspath(item.audio)  # noqa: PTH100  # pathlib keeps `..`, and a million of its objects cost

@@ -1,14 +1,16 @@
 """What a corpus says, before anything is checked: entries, and what had to be dropped and why."""
 
+import codecs
 import csv
 import gzip
+import io
 import json
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from ds2_deploy.audio.find import recording_files
 from ds2_deploy.errors import AudioNotFoundError, ManifestError
@@ -49,6 +51,13 @@ class Dropped(NamedTuple):
     detail: str = ""
 
 
+class Note(NamedTuple):
+    """How a corpus was understood, where that is no matter of course."""
+
+    text: str
+    """A sentence."""
+
+
 FAULTS = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
 """What reading a line of JSON raises where it is not what it should be."""
 
@@ -68,7 +77,7 @@ def fault(error: Exception) -> str:
             return "something in it is of a wrong type"
 
 
-Items = Iterator[Entry | Dropped]
+Items = Iterator[Entry | Dropped | Note]
 
 
 class Reason(StrEnum):
@@ -100,16 +109,26 @@ def readable(path: Path) -> Iterator[None]:
     try:
         yield
     except UnicodeDecodeError as error:
-        raise ManifestError(f"Cannot read {path}: it is not UTF-8 text; convert it first.") from error
+        raise ManifestError(
+            f"Cannot read {path}: it is not UTF-8 text. Convert it (iconv -f cp1252 -t utf-8), or save it in Excel as "
+            "CSV UTF-8."
+        ) from error
     except (OSError, EOFError, zlib.error, csv.Error) as error:
         raise ManifestError(f"Cannot read {path}: {getattr(error, 'strerror', None) or error}.") from error
 
 
+@contextmanager
+def text_file(path: Path, *, errors: str = "strict", newline: str | None = None) -> Iterator[TextIO]:
+    """A text file to read, gzipped or not: UTF-8, or what a byte order mark says; the rest as in `open`."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        marked = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        yield io.TextIOWrapper(file, "utf-16" if marked else "utf-8-sig", errors, newline)
+
+
 def lines_of(path: Path, errors: str = "strict") -> Iterator[tuple[int, str]]:
-    """Numbers and content of the lines of a UTF-8 text file, gzipped or not, that are not blank; what is no UTF-8 is an
-    error, or what `errors` says, as in `open`."""
-    opened = gzip.open if path.suffix == ".gz" else open
-    with readable(path), opened(path, "rt", encoding="utf-8-sig", errors=errors) as file:
+    """Numbers and content of the lines of a text file that are not blank; what cannot be decoded is an error, or what
+    `errors` says, as in `open`."""
+    with readable(path), text_file(path, errors=errors) as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 yield number, line.rstrip("\r\n")
