@@ -29,6 +29,8 @@ class Entry(msgspec.Struct, kw_only=True):
     text: str | None = None
     offset: float | None = 0.0
     """NeMo's: where the utterance begins in its recording. A manifest of ours knows whole recordings alone."""
+    channel: Any = None
+    """Where it is a number, the utterance is one channel of its recording, 0 being the first."""
 
     def path(self, manifest: Path) -> Path:
         self.check_whole(manifest)
@@ -36,11 +38,12 @@ class Entry(msgspec.Struct, kw_only=True):
 
     def check_whole(self, manifest: Path) -> None:
         """ManifestError where it is a part of a recording; one from the beginning is not known for one."""
-        if self.offset:
-            raise ManifestError(
-                f"{manifest} names a part of {self.audio_filepath}, from {self.offset:g} s on: cut the parts with "
-                "ds2 manifest and --audio-dir."
-            )
+        channel = channel_number(self.channel)
+        if self.offset or channel is not None:
+            what = f"channel {channel} of {self.audio_filepath}"
+            if channel is None:
+                what = f"a part of {self.audio_filepath}, from {self.offset:g} s on"
+            raise ManifestError(f"{manifest} names {what}: cut the parts with ds2 manifest and --audio-dir.")
 
 
 class Line(Entry, kw_only=True):
@@ -65,6 +68,12 @@ L = TypeVar("L", bound=Entry)
 def speaker_name(speaker: Any) -> str:
     """Of a string or a number; null is nobody, as where the field is missing."""
     return "" if speaker is None else str(speaker)
+
+
+def channel_number(channel: Any) -> int | None:
+    """None where it is no number from 0 on: fields of that name may say something else, such as by which way a call
+    came."""
+    return channel if isinstance(channel, int) and not isinstance(channel, bool) and channel >= 0 else None
 
 
 def read_manifest(path: Path) -> list[Utterance]:

@@ -39,7 +39,8 @@ def manifest(
         bool, typer.Option("--headers-only", help="Do not decode: many times faster, blind to FLAC that is cut off.")
     ] = False,
     audio_dir: Annotated[
-        Path | None, path_option(help="Write parts of longer recordings here, as cut sets and NeMo offsets name them.")
+        Path | None,
+        path_option(help="Write parts of recordings here: cuts, NeMo's offsets, subtitles, rows with times."),
     ] = None,
     report: Annotated[
         Path | None, path_option(metavar="R.json", help="Write down everything that was dropped, and why.")
@@ -49,8 +50,8 @@ def manifest(
 ) -> None:
     """Turn a corpus into a manifest; every recording is opened and decoded, and what is dropped is reported.
 
-    LibriSpeech, AN4, Common Voice, AISHELL, cut sets of lhotse, folders with a text or .lab file beside each recording
-    or one table for all, and manifests, which are checked again.
+    LibriSpeech, AN4, Common Voice, AISHELL, cut sets of lhotse, folders with a text, a .lab file or subtitles beside
+    each recording or one table for all, and manifests, which are checked again.
     """
     from ds2_deploy.commands.common import print_failure, usage_errors
     from ds2_deploy.errors import ManifestError

@@ -3,6 +3,7 @@
 Two threads decoded LibriSpeech's Opus twice as fast as one, as two processes did, and need no pickling.
 """
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from ds2_deploy.audio.load import audio_duration_s
+from ds2_deploy.audio.load import audio_duration_s, channels_of
 from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, SilentAudioError
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason
 from training.corpora.parts import write_part
@@ -110,9 +111,12 @@ def _second(audio: str, text: str) -> Dropped:
 def _within(part: Part, audio: str) -> Part | None:
     """The part as it lies in its recording; None where it is all of it."""
     left_s = audio_duration_s(audio) - part.start_s
+    if part.channel == 0 and len(channels_of(audio)) == 1:
+        part = part._replace(channel=None)
     if not part.start_s and part.channel is None and part.duration_s > left_s - WHOLE_S:
         return None
-    return part._replace(duration_s=left_s) if left_s < part.duration_s <= left_s + WHOLE_S else part
+    to_its_end = left_s < part.duration_s <= left_s + WHOLE_S or math.isinf(part.duration_s)
+    return part._replace(duration_s=left_s) if to_its_end else part
 
 
 def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None) -> Result:

@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+import math
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,8 +22,16 @@ class Part(NamedTuple):
 
     start_s: float
     duration_s: float
+    """Infinite where it goes to the recording's end."""
     channel: int | None = None
     """Take this channel alone, 0 being the first; None keeps all."""
+
+    @classmethod
+    def between(cls, start_s: float, end_s: float, channel: int | None = None) -> "Part":
+        """ValueError where it ends before it begins."""
+        if end_s <= start_s:
+            raise ValueError(f"it begins at {start_s:g} s and ends at {end_s:g} s")
+        return cls(start_s, round(end_s - start_s, 6), channel)
 
     @property
     def end_s(self) -> float:
@@ -101,6 +110,21 @@ class Reason(StrEnum):
     def is_failure(self) -> bool:
         """Whether the corpus promises what it does not hold; the rest is the limits' or the corpus's choice."""
         return self in (Reason.UNREADABLE, Reason.NO_AUDIO, Reason.SILENT, Reason.MALFORMED)
+
+
+def seconds(time: str) -> float:
+    """Of a number of them, or hours, minutes and seconds; ValueError where it is neither."""
+    try:
+        *longer, last = time.replace(",", ".").split(":")
+        minutes = 0
+        for number in longer:
+            minutes = 60 * minutes + int(number)
+        found = 60 * minutes + float(last)
+    except ValueError:
+        found = math.nan
+    if not 0 <= found < math.inf:
+        raise ValueError(f"{time!r} is no time in a recording: write seconds, or h:mm:ss")
+    return found
 
 
 @contextmanager

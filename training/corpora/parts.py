@@ -35,6 +35,8 @@ def write_part(source: str, part: Part, folder: Path | None) -> tuple[Path, floa
     except soundfile.SoundFileError as error:
         raise AudioError(f"Cannot decode {source} up to {part.end_s:.3f} s: it is damaged or cut off.") from error
     if part.channel is not None:
+        if not part.channel < samples.shape[1]:
+            raise AudioError(f"{source} has no channel {part.channel}: it has {samples.shape[1]}, counted from 0.")
         samples = samples[:, part.channel]
     if not len(samples):
         raise AudioError(f"Cannot decode {source} from {part.start_s:.3f} s on: nothing is left of it there.")

@@ -1,15 +1,19 @@
 """Folders of recordings with transcripts beside them, and manifests that are to be checked again."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 from ds2_deploy.audio.find import OTHER_SOUND, files_below
-from ds2_deploy.manifest import speaker_name
+from ds2_deploy.manifest import channel_number, speaker_name
 from training.corpora.entry import FAULTS, Dropped, Entry, Items, Part, Reason, audio_files, fault, lines_of, text_file
+from training.corpora.subtitles import read_subtitles
 from training.corpora.tables import read_table
 
-TRANSCRIPT_SUFFIXES = (".txt", ".lab")
+SUBTITLE_SUFFIXES = (".srt", ".vtt")
+TRANSCRIPT_SUFFIXES = (".txt", ".lab", *SUBTITLE_SUFFIXES)
+"""Of the transcript beside a recording; the first that is there counts."""
 TABLES = ("transcripts.txt", "transcripts.tsv", "transcripts.csv", "metadata.csv", "metadata.tsv")
 
 
@@ -26,7 +30,7 @@ def read_folder(source: Path) -> Items:
 
 
 def _from_pairs(folder: Path) -> Items:
-    """NAME.wav, of any format, and NAME.txt or NAME.lab, in the folder and below it."""
+    """NAME.wav, of any format, and NAME.txt, .lab, .srt or .vtt, in the folder and below it."""
     seen: set[Path] = set()
     for path in audio_files(folder):
         transcript = next(filter(Path.is_file, map(path.with_suffix, TRANSCRIPT_SUFFIXES)), None)
@@ -35,8 +39,8 @@ def _from_pairs(folder: Path) -> Items:
         elif transcript in seen:
             yield Dropped(str(path), Reason.DUPLICATE, f"{transcript.name} went with another format of it")
         else:
-            seen.add(transcript)
-            yield _with_text_of(path, transcript)
+            seen.update(map(path.with_suffix, TRANSCRIPT_SUFFIXES))
+            yield from _with_text_of(path, transcript)
     texts = (path for path in files_below(folder) if path.suffix in TRANSCRIPT_SUFFIXES and path.name[0] != ".")
     for transcript in sorted(set(texts) - seen):
         others = (transcript.with_suffix(kind) for kind in sorted(OTHER_SOUND))
@@ -45,12 +49,15 @@ def _from_pairs(folder: Path) -> Items:
         yield Dropped(str(transcript), Reason.UNUSED_TRANSCRIPT, detail)
 
 
-def _with_text_of(path: Path, transcript: Path) -> Entry | Dropped:
+def _with_text_of(path: Path, transcript: Path) -> Items:
     try:
+        if transcript.suffix in SUBTITLE_SUFFIXES:
+            yield from read_subtitles(path, transcript)
+            return
         with text_file(transcript) as file:
-            return Entry(str(path), file.read())
+            yield Entry(str(path), file.read())
     except (OSError, UnicodeDecodeError) as error:
-        return Dropped(str(path), Reason.MALFORMED, f"{transcript.name} is not UTF-8 text: {error}")
+        yield Dropped(str(path), Reason.MALFORMED, f"{transcript.name} is not UTF-8 text: {error}")
 
 
 def is_manifest(source: Path) -> bool:
@@ -58,7 +65,8 @@ def is_manifest(source: Path) -> bool:
 
 
 def read_manifest_again(source: Path) -> Items:
-    """JSON lines of audio_filepath and text; NeMo's `offset` makes an utterance a part of its recording.
+    """JSON lines of audio_filepath and text; NeMo's `offset`, or a number as `channel`, makes an utterance a part of
+    its recording.
 
     The recording and the score of what was cut before are kept: a split heeds the one, whoever filters the other.
     """
@@ -71,9 +79,11 @@ def read_manifest_again(source: Path) -> Items:
 
 def _entry_of(fields: dict[str, Any], folder: Path) -> Entry:
     path, text, speaker = folder / fields["audio_filepath"], fields["text"], speaker_name(fields.get("speaker"))
-    part = None
+    part, channel = None, channel_number(fields.get("channel"))
     if fields.get("offset") is not None:
-        part = Part(float(fields["offset"]), float(fields["duration"]))
+        part = Part(float(fields["offset"]), float(fields["duration"]), channel)
+    elif channel is not None:
+        part = Part(0.0, math.inf, channel)
     score = None if fields.get("score") is None else float(fields["score"])
     recording = str(folder / fields["recording"]) if fields.get("recording") else ""
     return Entry(str(path), text.strip(), speaker, part, score, recording)

@@ -1,6 +1,7 @@
 """Tables of recordings and texts, as spreadsheets, databases and corpora export them."""
 
 import csv
+import math
 import os
 import re
 from collections import Counter, defaultdict
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from ds2_deploy.audio.load import EXTENSIONS
 from ds2_deploy.errors import ManifestError
-from training.corpora.entry import Dropped, Entry, Items, Note, Reason, audio_files, readable, text_file
+from training.corpora.entry import Dropped, Entry, Items, Note, Part, Reason, audio_files, readable, seconds, text_file
 
 MARKS = "\t|,;"
 """What may stand between columns, the likeliest first."""
@@ -30,6 +31,10 @@ WORDS = {
     "speaker": (
         "speaker", "speaker_id", "client_id", "spk", "spk_id", "sprecher", "sprecherin", "locuteur", "hablante",
     ),
+    "start": ("start", "start_s", "start_time", "start_seconds", "begin", "offset", "beginn", "anfang", "début"),
+    "end": ("end", "end_s", "end_time", "end_seconds", "stop", "ende", "fin"),
+    "duration": ("duration", "duration_s", "duration_seconds", "dauer", "durée"),
+    "channel": ("channel", "kanal", "canal"),
 }  # fmt: skip
 """Role of a column -> what headers call it, the best first; small letters, with _ for spaces."""
 NUMBER = re.compile(r"[-+]?\d[\d.,:/%]*")
@@ -130,10 +135,30 @@ def _entries(table: Path, rows: list[tuple[int, list[str]]], columns: Columns, r
         else:
             if PureWindowsPath(name).anchor and found[0] != recordings.folder / name:
                 moved.append((name, found[0]))
-            yield Entry(str(found[0]), columns.cell(fields, "text"), columns.cell(fields, "speaker"))
+            yield _entry(str(found[0]), columns, fields, where)
     if moved:
         first = f"{moved[0][0]} is taken for {moved[0][1]}"
         yield Note(f"{table} has paths of another place, {len(moved)} of which were found by their ends: {first}.")
+
+
+def _entry(audio: str, columns: Columns, fields: list[str], where: str) -> Entry | Dropped:
+    try:
+        part = _part(columns, fields)
+    except ValueError as error:
+        return Dropped(where, Reason.MALFORMED, str(error))
+    return Entry(audio, columns.cell(fields, "text"), columns.cell(fields, "speaker"), part)
+
+
+def _part(columns: Columns, fields: list[str]) -> Part | None:
+    """Of a row with a start or a channel; ValueError where these are none."""
+    start, end, duration, channel = (columns.cell(fields, role) for role in ("start", "end", "duration", "channel"))
+    if channel and not channel.isdecimal():
+        raise ValueError(f"{channel!r} is no channel: write 0, 1 and so on, or call the column otherwise")
+    number = int(channel) if channel else None
+    if start:
+        start_s = seconds(start)
+        return Part.between(start_s, seconds(end) if end else start_s + seconds(duration), number)
+    return None if number is None else Part(0.0, math.inf, number)
 
 
 def _columns(table: Path, rows: list[tuple[int, list[str]]], recordings: Recordings) -> Columns:
@@ -153,10 +178,21 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], recordings: Recordi
             names = ", ".join(filter(str.strip, header))
             raise ManifestError(f"{table} has a header without a column of texts: {names}. Call it text.")
         places["text"] = rest[-1] if rest else places["audio"]
+    _check_times(table, places)
     columns = Columns(places, header, max(len(first), 2), guessed)
     if guessed:
         _check_guess(table, columns, rows)
     return columns
+
+
+def _check_times(table: Path, places: dict[str, int]) -> None:
+    """Without a start, an end and a duration are of no use, nor is a duration beside an end."""
+    if "start" not in places:
+        places.pop("end", None)
+    elif not places.keys() & {"end", "duration"}:
+        raise ManifestError(f"{table} has a column of starts and none of ends: add one called end, or duration.")
+    if "start" not in places or "end" in places:
+        places.pop("duration", None)
 
 
 def _named(fields: list[str]) -> dict[str, int]:
