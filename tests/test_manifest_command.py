@@ -871,22 +871,33 @@ def test_whole_speakers_are_split_off() -> None:
     total_s = sum(u.duration_s for u in told)
     splits = set()
     for seed in range(5):
-        train, valid = split_off(told, 0.1, seed)
+        train, valid, by = split_off(told, 0.1, seed)
+        assert by == "30 speakers"
         assert sorted(train + valid) == sorted(told)
         assert train == [u for u in told if u in set(train)]  # in order
         assert not {u.speaker for u in train} & {u.speaker for u in valid}
         assert 0.05 * total_s < sum(u.duration_s for u in valid) <= 0.1 * total_s
-        assert split_off(told, 0.1, seed) == (train, valid)
+        assert split_off(told, 0.1, seed) == (train, valid, by)
         splits.add(tuple(valid))
     assert len(splits) == 5
     unknown = [Utterance(f"/{i}.wav", 1.0, "x", "") for i in range(10)]
-    assert [len(part) for part in split_off(unknown, 0.2, 0)] == [8, 2]
+    assert [len(part) for part in split_off(unknown, 0.2, 0)[:2]] == [8, 2]
     pieces = [Utterance(f"/{i}.flac", 1.0, "x", "", recording=f"/long-{i // 5}.wav") for i in range(10)]
-    train, valid = split_off(pieces, 0.5, 0)
+    train, valid, by = split_off(pieces, 0.5, 0)
+    assert by == "recordings: no speakers are named"
     assert [len(train), len(valid)] == [5, 5]
     assert not {u.recording for u in train} & {u.recording for u in valid}
     large, small = [Utterance("/a", 9.0, "x", "a")], [Utterance("/b", 8.0, "x", "b")]
-    assert split_off(large + small, 0.01, 0) == (large, small)
+    assert split_off(large + small, 0.01, 0) == (large, small, "2 speakers")
+    some = split_off(large + small + unknown, 0.5, 0)
+    assert some.by == "2 speakers, and by recordings where none is named"
+
+
+def test_what_one_speaker_says_is_split_by_recordings() -> None:
+    told = [Utterance(f"/{i}.flac", 1.0, "x", "ann", recording=f"/long-{i // 5}.wav") for i in range(20)]
+    train, valid, by = split_off(told, 0.25, 0)
+    assert (len(train), len(valid), by) == (15, 5, "recordings: the only speaker is in both")
+    assert not {u.recording for u in train} & {u.recording for u in valid}
 
 
 def test_a_second_manifest_for_validation(ds2: Ds2, tmp_path: Path) -> None:
@@ -898,8 +909,9 @@ def test_a_second_manifest_for_validation(ds2: Ds2, tmp_path: Path) -> None:
     assert [entry["speaker"] for entry in lines_of(tmp_path / "t.jsonl")] == ["1088", "1088"]
     assert [entry["speaker"] for entry in lines_of(tmp_path / "v.jsonl")] == ["84"]
     assert ds2("manifest", source, *outs).code == 2
+    assert outcome.err == f"ds2: {tmp_path / 't.jsonl'} and {tmp_path / 'v.jsonl'} are split by 2 speakers.\n"
     alone = ds2("manifest", source / "dev-clean", *outs, "--valid-share", 0.3, "--overwrite")
-    assert (alone.code, "cannot split what one speaker says" in alone.err) == (1, True)
+    assert (alone.code, "cannot split what one recording holds" in alone.err) == (1, True)
 
 
 def test_the_format_can_be_forced_and_every_format_is_offered(make: Make, ds2: Ds2, tmp_path: Path) -> None:

@@ -28,7 +28,10 @@ def manifest(
         float | None, typer.Option(min=0.001, max=0.9, help="Keep this share of the seconds for --valid-out.")
     ] = None,
     valid_out: Annotated[
-        Path | None, path_option(metavar="V.jsonl", help="A second manifest, of speakers who are not in the first.")
+        Path | None,
+        path_option(
+            metavar="V.jsonl", help="A second manifest, of speakers, or recordings, that are not in the first."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Draws the speakers of --valid-out.")] = 0,
     min_seconds: Annotated[float, typer.Option(help="Drop what is shorter.")] = 0.1,
@@ -94,7 +97,8 @@ def manifest(
         )
     manifests = {out: found.kept}
     if valid_share and valid_out:
-        manifests[out], manifests[valid_out] = split_off(found.kept, valid_share, seed)
+        manifests[out], manifests[valid_out], by = split_off(found.kept, valid_share, seed)
+        print_failure(f"{out} and {valid_out} are split by {by}.")
     for path, utterances in manifests.items():
         write_manifest(path, utterances)
         hours = sum(utterance.duration_s for utterance in utterances) / 3600

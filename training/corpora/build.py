@@ -78,19 +78,24 @@ def survey(
     return Survey(format_name, kept, dropped, notes)
 
 
-def split_off(utterances: list[Utterance], share: float, seed: int) -> tuple[list[Utterance], list[Utterance]]:
-    """Two lists, the second of at most `share` of the seconds, by whole speakers where they are known, or recordings.
+class Split(NamedTuple):
+    """Utterances in two lists, each in its order."""
 
-    Speakers are drawn in random order and taken where they still fit; if none does, the one who says least is.
+    train: list[Utterance]
+    valid: list[Utterance]
+    by: str
+    """What is in one list alone, as a message says it."""
+
+
+def split_off(utterances: list[Utterance], share: float, seed: int) -> Split:
+    """Two lists, the second of at most `share` of the seconds, by whole speakers where several are known, or
+    recordings.
+
+    They are drawn in random order and taken where they still fit; if none does, the shortest.
     """
-    groups: dict[str, list[Utterance]] = defaultdict(list)
-    for utterance in utterances:
-        whole = f"speaker {utterance.speaker}" if utterance.speaker else utterance.recording or utterance.audio
-        groups[whole].append(utterance)
+    groups, by = _groups(utterances)
     if len(groups) < 2:
-        raise ManifestError(
-            "--valid-share cannot split what one speaker says or one recording holds: give a corpus of several."
-        )
+        raise ManifestError("--valid-share cannot split what one recording holds: give a corpus of several.")
     seconds = {name: sum(utterance.duration_s for utterance in group) for name, group in groups.items()}
     left_s, taken = share * sum(seconds.values()), set()
     for name in random.Random(seed).sample(sorted(groups), len(groups)):
@@ -99,7 +104,24 @@ def split_off(utterances: list[Utterance], share: float, seed: int) -> tuple[lis
             left_s -= seconds[name]
     taken = taken or {min(groups, key=lambda name: (seconds[name], name))}
     valid = {utterance for name in taken for utterance in groups[name]}
-    return [u for u in utterances if u not in valid], [u for u in utterances if u in valid]
+    return Split([u for u in utterances if u not in valid], [u for u in utterances if u in valid], by)
+
+
+def _groups(utterances: list[Utterance]) -> tuple[dict[str, list[Utterance]], str]:
+    """What is not to be parted, and what that is; by recordings where there is one speaker, who cannot be parted."""
+    speakers = {utterance.speaker for utterance in utterances}
+    groups: dict[str, list[Utterance]] = defaultdict(list)
+    for utterance in utterances:
+        known = utterance.speaker and len(speakers) > 1
+        groups[f"speaker {utterance.speaker}" if known else utterance.recording or utterance.audio].append(utterance)
+    if speakers == {""}:
+        by = "recordings: no speakers are named"
+    elif len(speakers) == 1:
+        by = "recordings: the only speaker is in both"
+    else:
+        count = len(speakers - {""})
+        by = f"{count} speaker{'s' * (count > 1)}" + ", and by recordings where none is named" * ("" in speakers)
+    return groups, by
 
 
 def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
