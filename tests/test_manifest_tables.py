@@ -129,3 +129,12 @@ def test_tables_that_nobody_named(ds2: Ds2, folder: Path) -> None:
         write_text(folder / name, "")
     said = ds2("manifest", folder, "--out", folder / "m.jsonl").err
     assert "It holds four.jsonl and one.csv and three.tsv and 1 more: where that lists the recordings, give" in said
+
+
+def test_clean_texts(ds2: Ds2, folder: Path) -> None:
+    write_text(folder / "t.csv", 'file,text\na,"“Don’t call 555, Ann!”"\nb,…\n')
+    assert told(made(ds2, folder / "t.csv")[1]) == [("a", "“Don’t call 555, Ann!”"), ("b", "…")]
+    said, lines = made(ds2, folder / "t.csv", "--strip-punctuation")
+    assert told(lines) == [("a", "Don't call 555 Ann")]
+    assert 'ds2: 1 text has digits, such as "Don\'t call 555 Ann": write them out as they are spoken.\n' in said
+    assert "1 dropped: text is empty" in said

@@ -38,6 +38,9 @@ def manifest(
     max_seconds: Annotated[float, typer.Option(help="Drop what is longer.")] = 60.0,
     min_chars_per_second: Annotated[float, typer.Option(help="Drop recordings with less text.")] = 0.2,
     max_chars_per_second: Annotated[float, typer.Option(help="Drop recordings with more text.")] = 40.0,
+    strip_punctuation: Annotated[
+        bool, typer.Option("--strip-punctuation", help="Keep of texts the words alone, with their apostrophes.")
+    ] = False,
     headers_only: Annotated[
         bool, typer.Option("--headers-only", help="Do not decode: many times faster, blind to FLAC that is cut off.")
     ] = False,
@@ -86,6 +89,7 @@ def manifest(
             decode=not headers_only,
             audio_dir=audio_dir,
             workers=workers or cpu_cores(),
+            punctuation=not strip_punctuation,
         )
     if report:
         write_report(report, found)

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from collections.abc import Container
 
 from ds2_deploy.text.alphabet import Alphabet
 
@@ -16,13 +17,18 @@ def sentences(text: str) -> list[str]:
     return SENTENCE_END.sub(r"\g<0>\n", text).splitlines()
 
 
-def without_punctuation(text: str, alphabet: Alphabet) -> str:
-    """A space in place of each mark that the alphabet cannot write; apostrophes within words stay where it has them."""
+def strip_punctuation(text: str, *, kept: Container[str] = "", apostrophes: bool = True) -> str:
+    """Spaces in place of punctuation and symbols, but for the characters in `kept` and for apostrophes within words."""
     composed = unicodedata.normalize("NFC", text)  # so that accents are letters to APOSTROPHE
-    writable = set(alphabet.labels) - {alphabet.labels[alphabet.blank], "'"}
-    has_apostrophe = "'" in alphabet.labels or bool(alphabet.separator)  # CMUdict's words have it
-    apostrophes = {match.start() for match in APOSTROPHE.finditer(composed)} if has_apostrophe else set()
+    within = {match.start() for match in APOSTROPHE.finditer(composed)} if apostrophes else set()
     return "".join(
-        "'" if i in apostrophes else c if c in writable or unicodedata.category(c)[0] not in "PS" else " "
+        "'" if i in within else c if c in kept or unicodedata.category(c)[0] not in "PS" else " "
         for i, c in enumerate(composed)
     )
+
+
+def without_punctuation(text: str, alphabet: Alphabet) -> str:
+    """The same, but for what the alphabet can write."""
+    writable = set(alphabet.labels) - {alphabet.labels[alphabet.blank], "'"}
+    has_apostrophe = "'" in alphabet.labels or bool(alphabet.separator)  # CMUdict's words have it
+    return strip_punctuation(text, kept=writable, apostrophes=has_apostrophe)

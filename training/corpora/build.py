@@ -51,6 +51,7 @@ def survey(
     decode: bool,
     audio_dir: Path | None,
     workers: int,
+    punctuation: bool = True,
 ) -> Survey:
     """Read the corpus and check every recording, under a progress bar where stderr is a terminal."""
     if not source.exists():
@@ -59,7 +60,7 @@ def survey(
     entries: list[Entry] = []
     dropped: list[Dropped] = []
     notes: list[str] = []
-    for item in distinct(read(source, format_name, split)):
+    for item in distinct(read(source, format_name, split), punctuation=punctuation):
         match item:
             case Entry():
                 entries.append(item)
@@ -75,7 +76,16 @@ def survey(
     silent = not console.is_terminal
     for result in track(results, "checking", len(entries), console=console, transient=True, disable=silent):
         kept.append(result) if isinstance(result, Utterance) else dropped.append(result)
+    notes += _digits([utterance.text for utterance in kept])
     return Survey(format_name, kept, dropped, notes)
+
+
+def _digits(texts: list[str]) -> Iterator[str]:
+    """A sentence about texts that say numbers in digits: nobody knows how these were spoken."""
+    found = [text for text in texts if any(map(str.isdecimal, text))]
+    if found:
+        texts_have = "text has" if len(found) == 1 else "texts have"
+        yield f"{len(found)} {texts_have} digits, such as {found[0]!r}: write them out as they are spoken."
 
 
 class Split(NamedTuple):

@@ -15,6 +15,7 @@ import msgspec
 
 from ds2_deploy.audio.load import audio_duration_s, channels_of
 from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, SilentAudioError
+from ds2_deploy.text.punctuation import strip_punctuation
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason
 from training.corpora.parts import write_part
 
@@ -69,8 +70,9 @@ WHOLE_S = 0.05
 that, as durations that were rounded do, ends with it."""
 
 
-def distinct(items: Items) -> Items:
-    """The same without what occurs before; paths made absolute and texts' white space made single spaces."""
+def distinct(items: Items, *, punctuation: bool = True) -> Items:
+    """The same without what occurs before; paths made absolute and texts' white space made single spaces; perhaps
+    without `punctuation`."""
     seen: set[tuple[str, Part | None]] = set()
     for item in items:
         if not isinstance(item, Entry):
@@ -83,7 +85,8 @@ def distinct(items: Items) -> Items:
         else:
             seen.add(key)
             recording = os.path.abspath(item.recording) if item.recording else audio  # noqa: PTH100
-            yield item._replace(audio=audio, text=" ".join(item.text.split()), recording=recording)
+            text = item.text if punctuation else strip_punctuation(item.text)
+            yield item._replace(audio=audio, text=" ".join(text.split()), recording=recording)
 
 
 def checked(
