@@ -623,6 +623,22 @@ def test_a_manifest_again_mends_durations_and_paths(make: Make, ds2: Ds2, tmp_pa
     assert (outcome.code, "old.jsonl names a part of b.wav, from 1 s on" in outcome.err) == (1, True)
 
 
+def test_what_was_transcribed_comes_back(make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From where its paths were named: beside the lines or in the current folder."""
+    for name in ("in/a.wav", "here/in/b.wav"):
+        write_audio(tmp_path / name)
+    monkeypatch.chdir(tmp_path / "here")
+    words = [{"word": "one", "start_s": 0.1, "end_s": 0.3, "confidence": 0.9}]
+    heard = [
+        {"path": path, "text": "one", "duration_s": 9.0, "words": words} for path in ("a.wav", "in/b.wav", "c.wav")
+    ]
+    source = write_text(tmp_path / "in" / "t.jsonl", "".join(json.dumps(entry) + "\n" for entry in heard))
+    code, lines, report = make(source)
+    assert (code, report["format"]) == (1, "manifest")
+    assert lines == [line("in/a.wav", 1.0, "one"), line("here/in/b.wav", 1.0, "one")]
+    assert dropped(report) == [("c.wav", Reason.NO_AUDIO)]
+
+
 def test_parts_that_are_all_of_a_recording_come_once(make: Make, tmp_path: Path) -> None:
     """Whatever their durations say, which are not theirs."""
     write_audio(tmp_path / "a.wav", 48000)

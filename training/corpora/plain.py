@@ -61,7 +61,9 @@ def _with_text_of(path: Path, transcript: Path) -> Items:
 
 
 def is_manifest(source: Path) -> bool:
-    return "audio_filepath" in first_object(source)
+    """Ours or NeMo's, or what `ds2 transcribe --format jsonl` wrote."""
+    fields = first_object(source)
+    return "audio_filepath" in fields or {"path", "text"} <= fields.keys()
 
 
 def read_manifest_again(source: Path) -> Items:
@@ -78,7 +80,7 @@ def read_manifest_again(source: Path) -> Items:
 
 
 def _entry_of(fields: dict[str, Any], folder: Path) -> Entry:
-    path, text, speaker = folder / fields["audio_filepath"], fields["text"], speaker_name(fields.get("speaker"))
+    path, text, speaker = _audio_of(fields, folder), fields["text"], speaker_name(fields.get("speaker"))
     part, channel = None, channel_number(fields.get("channel"))
     if fields.get("offset") is not None:
         part = Part(float(fields["offset"]), float(fields["duration"]), channel)
@@ -87,6 +89,15 @@ def _entry_of(fields: dict[str, Any], folder: Path) -> Entry:
     score = None if fields.get("score") is None else float(fields["score"])
     recording = str(folder / fields["recording"]) if fields.get("recording") else ""
     return Entry(str(path), text.strip(), speaker, part, score, recording)
+
+
+def _audio_of(fields: dict[str, Any], folder: Path) -> Path:
+    """From the manifest's folder; what `ds2 transcribe` names as `path`, which it was given, may be from ours."""
+    if "audio_filepath" in fields or "path" not in fields:
+        name: str = fields["audio_filepath"]
+        return folder / name
+    path = Path(fields["path"])
+    return folder / path if (folder / path).exists() else path
 
 
 def first_object(source: Path) -> dict[str, Any]:
