@@ -67,7 +67,7 @@ class Note(NamedTuple):
     """A sentence."""
 
 
-FAULTS = (AttributeError, KeyError, RecursionError, TypeError, ValueError)
+FAULTS = (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError)
 """What reading a line of JSON raises where it is not what it should be."""
 
 
