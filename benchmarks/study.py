@@ -18,7 +18,7 @@ import time
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import msgspec
 import typer
@@ -26,7 +26,7 @@ from machine import RESULTS, part_of
 from study_report import DONE, plot, results, table
 
 from ds2_deploy.errors import ConfigError, DS2Error, TrainingError
-from training.recipe import Recipe, load_recipe
+from training.recipe import Recipe, load_recipe, to_toml
 from training.run_folder import LAST
 from training.trainer import DIVERGED
 
@@ -137,7 +137,7 @@ class Runner:
 
     def command(self, run: Run) -> list[str]:
         recipe = run.folder / "recipe.toml"
-        recipe.write_text(as_toml(msgspec.to_builtins(run.recipe)), encoding="utf-8")
+        recipe.write_text(to_toml(run.recipe), encoding="utf-8")
         launcher = [sys.executable, "-m"]
         if run.setting.processes > 1:
             torchrun = ["torch.distributed.run", "--standalone", f"--nproc-per-node={run.setting.processes}", "-m"]
@@ -166,20 +166,6 @@ def cpu_spent(folder: Path) -> list[float | None]:
     if (folder / CPU).exists():
         return list(json.loads((folder / CPU).read_text()))
     return [None] if (folder / LAST).exists() else []
-
-
-def as_toml(recipe: dict[str, Any]) -> str:
-    """A recipe's values, one a line; what is None stays at its default."""
-    plain = [f"{key} = {_value(value)}" for key, value in recipe.items() if value is not None]
-    return "\n".join(plain) + "\n"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{k} = {_value(v)}" for k, v in value.items() if v is not None) + " }"
-    if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are spelled as in TOML
 
 
 def main(

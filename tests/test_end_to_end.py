@@ -175,7 +175,6 @@ def test_training_keeps_few_kernels_unless_told_otherwise(ds2, tmp_path, monkeyp
     "arguments",
     [
         ["train", "an4"],
-        ["train", "an4", "--train", "m", "--valid", "m", "--out", "x", "--resume", "--init-from", "y"],
         ["train", "an4", "--train", "m", "--valid", "m", "--out", "x", "--device", "gpu"],
         ["train", "an4", "--train", "m", "--valid", "m", "--out", "x", "--set", "model.cell=tree"],
         ["export", "x.pt"],

@@ -2,30 +2,20 @@
 
 import json
 import sys
-import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import pytest
 import typer
 
 from tests.tones import RECIPE
-from training.recipe import RECIPES, Recipe, load_recipe
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
 import study
 import study_report
 
 STUDIES = Path(__file__).parent.parent / "benchmarks" / "studies"
-
-
-@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
-def test_a_recipe_survives_its_copy_for_a_run(name):
-    recipe = load_recipe(name, [])
-    copy = tomllib.loads(study.as_toml(msgspec.to_builtins(recipe)))
-    assert msgspec.convert(copy, Recipe) == recipe
 
 
 @pytest.mark.parametrize("path", sorted(STUDIES.glob("[!s]*.toml")), ids=lambda path: path.stem)

@@ -22,6 +22,7 @@ from tests.tones import losses, recipe
 from training.data import Batch
 from training.learner import Learner
 from training.precision import AUTOCAST, allow_tf32, is_scaled
+from training.recipe import load_recipe
 from training.run_folder import read_log
 from training.step import ctc_losses
 from training.trainer import train
@@ -213,7 +214,7 @@ def test_a_net_with_longer_frames_goes_on_with_shorter_ones(corpus, tmp_path):
 def test_another_architecture_is_refused(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     other = recipe(tmp_path, "model.rnn_size=16", epochs=2)
-    with pytest.raises(ModelError, match="another model than the recipe's: rnn_size 24 there, 16 here"):
+    with pytest.raises(ConfigError, match=r"was begun with another model.rnn_size \(24, now 16\)"):
         train(other, [corpus], [corpus], tmp_path / "run", resume=True)
 
 
@@ -224,6 +225,64 @@ def test_a_training_is_not_resumed_with_another_recipe(corpus, tmp_path, overrid
         train(recipe(tmp_path, override, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
     train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
     assert len(read_log(tmp_path / "run")) == 2
+
+
+def test_what_set_has_changed_need_not_be_given_again(ds2, corpus, tmp_path):
+    """Neither for one epoch to stay one, nor for the labels to stay those of the transcripts."""
+    recipe(tmp_path, epochs=75)
+    (tmp_path / "tones.toml").write_text((tmp_path / "tones.toml").read_text().replace(' abc"', '-"'))
+    call = ["train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path / "run"]
+    assert ds2(*call, "--set", "epochs=1", "--set", 'alphabet=""').code == 0
+    again = ds2(*call, "--resume")
+    assert "All 1 epochs are learnt" in again.err
+    assert "Changed" not in again.err
+    more = ds2(*call, "--resume", "--set", "epochs=2", "--set", "workers=1")
+    assert f"Changed since {tmp_path / 'run'} was begun: epochs 1 -> 2, workers 0 -> 1.\n" in more.err
+    used = load_recipe(str(tmp_path / "run/recipe.toml"), [])
+    assert used == load_recipe(str(tmp_path / "tones.toml"), ["epochs=2", "workers=1", "alphabet=''"])
+    assert "All 2 epochs are learnt" in ds2(*call, "--resume").err
+    (tmp_path / "tones.toml").write_text((tmp_path / "tones.toml").read_text().replace("1e-2", "1e-3"))
+    refused = ds2(*call, "--resume")
+    assert "begun with another optimizer.learning_rate (0.01, now 0.001): resume it with " in refused.err
+    call[1] = tmp_path / "run/recipe.toml"
+    assert "All 2 epochs are learnt" in ds2(*call, "--resume").err
+
+
+def test_a_training_from_before_settings_were_kept_has_its_recipe_all_the_same(ds2, corpus, tmp_path):
+    """They are to be given again, or are told before any manifest is read."""
+    train(recipe(tmp_path, "alphabet=''", epochs=1), [corpus], [corpus], tmp_path / "run")
+    checkpoint = load_checkpoint(tmp_path / "run/last.pt")
+    del checkpoint.training["set"]
+    checkpoint.save(tmp_path / "run/last.pt")
+    call = ["train", tmp_path / "tones.toml", "--valid", corpus, "--out", tmp_path / "run", "--resume"]
+    refused = ds2(*call, "--train", tmp_path / "none.jsonl")
+    assert "was begun with another alphabet ('', now ' abc'): resume it with " in refused.err
+    assert ds2(*call, "--train", corpus, "--set", "alphabet=''").code == 0
+
+
+def test_a_recipe_that_somebody_wrote_into_the_folder_stays(ds2, corpus, tmp_path):
+    recipe(tmp_path, epochs=3)
+    (tmp_path / "tones.toml").rename(tmp_path / "recipe.toml")
+    own = (tmp_path / "recipe.toml").read_bytes()
+    call = ["train", tmp_path / "recipe.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path]
+    assert ds2(*call, "--set", "epochs=1").code == 0
+    assert (tmp_path / "recipe.toml").read_bytes() == own
+
+
+def test_a_resumed_training_has_its_weights(ds2, corpus, tmp_path):
+    """So a script may say with what to begin each time."""
+    recipe(tmp_path, epochs=1)
+    call = ["train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path / "run"]
+    assert ds2(*call).code == 0
+    assert ds2(*call, "--resume", "--init-from", tmp_path / "none.pt", "--set", "epochs=2").code == 0
+    assert [entry["epoch"] for entry in read_log(tmp_path / "run")] == [1, 2]
+
+
+def test_there_is_nothing_to_go_on_from(ds2, corpus, tmp_path):
+    recipe(tmp_path)
+    call = ["train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path / "run"]
+    refused = ds2(*call, "--resume")
+    assert (refused.code, "run/last.pt to go on from: leave --resume out to begin." in refused.err) == (1, True)
 
 
 def test_a_training_goes_on_in_another_precision(corpus, tmp_path):
@@ -538,15 +597,13 @@ def test_a_training_stopped_before_its_first_checkpoint_begins_anew(corpus, tmp_
         patched.setattr(training.trainer.Training, "learn_epoch", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["log.jsonl", "recipe.toml"]
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     assert (tmp_path / "run/last.pt").exists()
 
 
 def test_contradictory_and_impossible_calls(corpus, tmp_path):
     plain = recipe(tmp_path)
-    with pytest.raises(ConfigError, match="contradict"):
-        train(plain, [corpus], [corpus], tmp_path / "run", resume=True, init_from=tmp_path / "x.pt")
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="file"):
         train(plain, [corpus], [corpus], tmp_path / "file/run")
@@ -599,7 +656,7 @@ def test_full_disk_keeps_the_last_checkpoint(corpus, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="no space left"):
         load_checkpoint(tmp_path / "run/last.pt").save(tmp_path / "run/last.pt")
     assert (tmp_path / "run/last.pt").read_bytes() == before
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt", "log.jsonl", "recipe.toml"]
 
 
 def test_ctc_loss_against_all_paths():
@@ -636,7 +693,7 @@ def test_checkpoints_hold_plain_values_alone(corpus, tmp_path):
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
     content = torch.load(tmp_path / "run/last.pt", weights_only=True)
     assert set(content) == {"ds2", "weights", "training"}
-    kept = {"learner", "position", "recipe", "corpus", "valid_corpus", "batches", "teacher"}
+    kept = {"learner", "position", "recipe", "set", "corpus", "valid_corpus", "batches", "teacher"}
     assert set(content["training"]) == kept
 
 
@@ -651,7 +708,7 @@ def test_other_labels_keep_the_network_and_what_both_alphabets_have(corpus, tmp_
         torch.testing.assert_close(now[[0, 5, 3, 4, 1]], was, rtol=0, atol=0)  # blank, space, a, b, c
     learnt = "encoder.rnn.0.forward_rnn.weight_hh_l0"
     torch.testing.assert_close(new.weights[learnt], old.weights[learnt], rtol=0, atol=0)
-    with pytest.raises(ModelError, match="trained with another alphabet"):
+    with pytest.raises(ConfigError, match="was begun with another alphabet"):
         train(recipe(tmp_path, "alphabet='abcx '"), [corpus], [corpus], tmp_path / "first", resume=True)
 
 

@@ -265,7 +265,12 @@ def test_a_full_disk_loses_nothing(corpus, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="No space left on device"):
         train(settings, [corpus], [corpus], tmp_path / "run")
     monkeypatch.undo()
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "best.pt",
+        "last.pt",
+        "log.jsonl",
+        "recipe.toml",
+    ]
     train(settings, [corpus], [corpus], tmp_path / "run", resume=True)
     assert [entry["epoch"] for entry in read_log(tmp_path / "run")] == [1, 2, 3]
     train(settings, [corpus], [corpus], tmp_path / "whole")

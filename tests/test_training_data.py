@@ -17,7 +17,7 @@ from training.augment import Augmenter, followers
 from training.corpus import Corpus, check_labels, ctc_fits, survey
 from training.data import Speech, train_loader
 from training.distributed import Processes
-from training.recipe import AugmentConfig, Recipe, load_recipe
+from training.recipe import RECIPES, AugmentConfig, Recipe, load_recipe, to_toml
 from training.sampler import BatchSampler
 from training.step import hide
 
@@ -273,6 +273,23 @@ def test_bad_overrides(override, said):
 def test_drawn_windows_hold_those_of_the_network():
     with pytest.raises(ConfigError, match=r"augment.windows lacks \[2, 6\]"):
         load_recipe("streaming", ["augment.windows=[[1, 7], [0, 0]]"])
+
+
+UNUSUAL = [
+    'alphabet="a\'\\"\\\\\\t好"',
+    "optimizer.learning_rate=1e-30",
+    "teacher.model=m",
+    "name='x y'",
+    "model.dropout=1e-20",
+]
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in RECIPES.glob("*.toml")))
+@pytest.mark.parametrize("overrides", [[], UNUSUAL])
+def test_a_recipe_survives_its_copy_for_a_run(tmp_path, name, overrides):
+    recipe = load_recipe(name, overrides)
+    (tmp_path / "copy.toml").write_text(to_toml(recipe))
+    assert load_recipe(str(tmp_path / "copy.toml"), []) == recipe
 
 
 def test_missing_and_broken_recipes(tmp_path):

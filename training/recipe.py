@@ -1,7 +1,9 @@
 """Recipe: everything that decides a training, in one TOML file."""
 
+import json
 import re
 import tomllib
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +28,7 @@ from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
 
 RECIPES = Path(__file__).parent / "recipes"
+WRITTEN = "# Written by ds2 train: the recipe as it was used, --set included."
 MAX_WORKERS = 64  # each is a process of a quarter of a gigabyte
 SEED = Range(lambda x: 0 <= x < 2**63, "between 0 and 2^63 - 1")
 MASK = Range(lambda x: 0 <= x < 10_000, "at least 0 and below 10000")
@@ -286,6 +289,38 @@ def load_recipe(source: str, overrides: list[str]) -> Recipe:
         raise ConfigError(f"The recipe {source} cannot be used: {_in_words(error)}.") from error
     language_named(recipe.language)
     return recipe
+
+
+def to_toml(recipe: Recipe) -> str:
+    """A file of all its settings; what is None stays at its default."""
+    settings = msgspec.to_builtins(recipe)
+    tables = {name: value for name, value in settings.items() if isinstance(value, dict)}
+    lines = [WRITTEN, *_lines({name: value for name, value in settings.items() if name not in tables})]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *_lines(table)]
+    return "\n".join(lines) + "\n"
+
+
+def _lines(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{name} = {_spelled(value)}" for name, value in settings.items() if value is not None]
+
+
+def _spelled(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(_lines(value)) + " }"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_spelled, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are spelled as in TOML
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], table: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Dotted name, old and new value of each setting of `new` that is another in `old`."""
+    for name, value in new.items():
+        before = old.get(name)
+        if isinstance(before, dict) and isinstance(value, dict):
+            yield from differences(before, value, f"{table}{name}.")
+        elif before != value:
+            yield f"{table}{name}", before, value
 
 
 def _in_words(error: msgspec.ValidationError) -> str:

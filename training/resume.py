@@ -1,5 +1,6 @@
-"""What must be as it was where a stopped training goes on. No torch of its own."""
+"""What must be as it was where a stopped training goes on."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,8 @@ import msgspec
 
 from ds2_deploy.errors import ConfigError
 from training.corpus import Corpus
-from training.recipe import Recipe
+from training.recipe import Recipe, differences
+from training.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from training.sampler import BatchSampler
@@ -19,45 +21,44 @@ MAY_CHANGE = ("epochs", "workers", "checkpoint_minutes", "name")
 scale of losses."""
 
 
-def check_beginning(resume: bool, init_from: Path | None) -> None:
-    """A training has its weights from one place."""
-    if resume and init_from:
-        raise ConfigError("--resume and --init-from contradict each other: a resumed training has its weights.")
+def all_overrides(out: Path, overrides: Sequence[str]) -> list[str]:
+    """What --set has changed in the training that goes on in `out`, `overrides` last; each once."""
+    every = [*RunFolder(out).saved().training.get("set", []), *overrides]
+    return list(dict.fromkeys(reversed(every)))[::-1]
+
+
+def check_recipe(recipe: Recipe, saved: dict[str, Any], folder: RunFolder) -> str:
+    """ConfigError where the training goes on otherwise than it began; else what MAY_CHANGE and did, in words.
+
+    A setting that recipes had not yet when it began counts as what it is by default.
+    """
+    with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
+        saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
+    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
+    changed = list(differences(saved, msgspec.to_builtins(recipe)))
+    for name, before, now in changed:
+        if name not in may_change:
+            own = f"{folder.recipe}, " if folder.recipe.exists() else ""
+            raise ConfigError(
+                f"{folder.path} was begun with another {name} ({before!r}, now {now!r}): resume it with {own}the "
+                "recipe it began with, or start anew with --init-from."
+            )
+    return ", ".join(f"{name} {before} -> {now}" for name, before, now in changed if name != "name")
 
 
 def check_same(
     saved: dict[str, Any],
     out: Path,
-    recipe: Recipe,
     train_set: Corpus,
     valid_set: Corpus,
     teacher: "Teacher | None",
     sampler: "BatchSampler",
 ) -> None:
     """ConfigError where the training `saved` in `out` would go on as another one; `sampler` is at its epoch."""
-    _check_recipe(recipe, saved["recipe"], out)
     _check_corpus(train_set, saved.get("corpus"), out)
     _check_corpus(valid_set, saved.get("valid_corpus"), out)
     _check_teacher(teacher, saved.get("teacher"), out)
     _check_batches(sampler, saved.get("batches"), out)
-
-
-def _check_recipe(recipe: Recipe, saved: dict[str, Any], out: Path) -> None:
-    """It goes on as it began, but for what MAY_CHANGE says.
-
-    A setting that recipes had not yet when it began counts as what it is by default.
-    """
-    now = msgspec.to_builtins(recipe)
-    with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
-        saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
-    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
-    changed = [key for key in now if now[key] != saved.get(key) and key not in may_change]
-    if changed:
-        key = changed[0]
-        raise ConfigError(
-            f"{out} was begun with another {key} ({saved.get(key)!r}, now {now[key]!r}): resume it with the recipe it "
-            "began with, or start anew with --init-from."
-        )
 
 
 def _check_corpus(corpus: Corpus, saved: str | None, out: Path) -> None:

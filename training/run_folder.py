@@ -1,6 +1,7 @@
 """RunFolder: the files of one training, each whole or absent.
 
 last.pt         where --resume goes on from: after each epoch, and inside one every few minutes
+recipe.toml     the recipe as it is used
 best.pt         the best epoch
 epoch-0012.pt   the other best ones, where `selection.keep` asks for several
 average.pt      the mean of their weights, once the training ends
@@ -21,8 +22,9 @@ from ds2_deploy.errors import DS2Error, OutputError, TrainingError
 from ds2_deploy.files import alone_with, atomic_path
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from training.distributed import Processes
+from training.recipe import WRITTEN, Recipe, to_toml
 
-BEST, LAST, AVERAGE, LOG = "best.pt", "last.pt", "average.pt", "log.jsonl"
+BEST, LAST, AVERAGE, LOG, RECIPE = "best.pt", "last.pt", "average.pt", "log.jsonl", "recipe.toml"
 
 
 class RunFolder:
@@ -31,6 +33,7 @@ class RunFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.best, self.last, self.average, self.log = (path / name for name in (BEST, LAST, AVERAGE, LOG))
+        self.recipe = path / RECIPE
 
     def check_free(self) -> None:
         """TrainingError where a training lies here already; one stopped before its first checkpoint left nothing."""
@@ -66,6 +69,18 @@ class RunFolder:
             raise OutputError(f"{self.path} is not a folder: choose another --out.") from error
         except OSError as error:
             raise OutputError(f"Cannot write the folder {self.path}: {error.strerror}.") from error
+
+    def saved(self) -> Checkpoint:
+        """Where a training goes on from."""
+        if not self.last.is_file():
+            raise TrainingError(f"There is no {self.last} to go on from: leave --resume out to begin.")
+        return load_checkpoint(self.last)
+
+    def write_recipe(self, recipe: Recipe) -> None:
+        """For people, and for `ds2 train`; a file of that name which somebody else wrote stays as it is."""
+        if not self.recipe.exists() or self.recipe.read_bytes().startswith(WRITTEN.encode()):
+            with atomic_path(self.recipe) as temporary:
+                temporary.write_text(to_toml(recipe), encoding="utf-8")
 
     def epoch_file(self, epoch: int) -> Path:
         return self.path / f"epoch-{epoch:04d}.pt"

@@ -20,7 +20,7 @@ from ds2_deploy.audio.features import FeatureStatistics
 from ds2_deploy.errors import TrainingError
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.metrics import Errors
-from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, open_checkpoint
+from ds2_deploy.model.checkpoint import Checkpoint, open_checkpoint
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.model.initialize import initialize
 from ds2_deploy.model.layers import set_dropout
@@ -36,7 +36,7 @@ from training.precision import allow_tf32
 from training.provenance import Heard
 from training.recipe import Recipe
 from training.report import Reporter
-from training.resume import check_beginning, check_same
+from training.resume import check_recipe, check_same
 from training.run_folder import RunFolder
 from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
@@ -100,17 +100,21 @@ def train(
     init_from: Path | None = None,
     device: str = "auto",
     tensorboard: bool = False,
+    overrides: Sequence[str] = (),
 ) -> None:
-    """Train `recipe` and leave best.pt, last.pt and log.jsonl in the folder `out` (training/run_folder.py)."""
+    """Train `recipe` and leave best.pt, last.pt and log.jsonl in the folder `out` (training/run_folder.py).
+
+    `overrides` are what --set has changed in it, for training/resume.py. A resumed training has its weights, so
+    `init_from` is not read.
+    """
     folder = RunFolder(out)
-    check_beginning(resume, init_from)
     if not resume:
         folder.check_free()
     allow_tf32(recipe.precision == "tf32")
     with joined_processes(device) as processes, Reporter(folder, processes.main, tensorboard) as reporter:
         try:
             training = Training(
-                recipe, train_manifests, valid_manifests, folder, resume, init_from, processes, reporter
+                recipe, train_manifests, valid_manifests, folder, resume, init_from, processes, reporter, overrides
             )
             with folder.taken(processes, resume):
                 training.run()
@@ -150,25 +154,31 @@ class Training:
         init_from: Path | None,
         processes: Processes,
         reporter: Reporter,
+        overrides: Sequence[str],
     ) -> None:
         self.recipe, self.folder, self.processes, self.reporter = recipe, folder, processes, reporter
+        self.overrides = list(overrides)
         self.position = Position()
         self.lying: list[int] = []
         """Utterances of the first epoch that are not as long as their manifest says."""
         self.short = 0
         """Utterances of the first epoch, of this process, that were too short for their text."""
 
-        # --- what to learn from ---------------------------------------------------------------------------------
-        self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter.say)
-        self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
+        # --- what to begin with: told before the corpora are read, where it does not fit --------------------------
         begins = folder.last if resume else init_from
-        checkpoint = load_checkpoint(folder.last) if resume else open_checkpoint(init_from) if init_from else None
-        self.teacher = Teacher.of(recipe, alphabet)
-        # before the statistics: weights that do not fit, and noise that is not there, are told at once
+        checkpoint = folder.saved() if resume else open_checkpoint(init_from) if init_from else None
+        if checkpoint and resume and (changed := check_recipe(recipe, checkpoint.training["recipe"], folder)):
+            reporter.say(f"Changed since {folder.path} was begun: {changed}.")
         if checkpoint:
             check_alike(checkpoint, recipe.model, recipe.feature, begins, resume)
         else:
             check_norm(recipe)
+
+        # --- what to learn from ---------------------------------------------------------------------------------
+        self.train_set, self.valid_set, alphabet = corpora(recipe, train_manifests, valid_manifests, reporter.say)
+        self.sampler = BatchSampler(self.train_set.durations_s, recipe, processes)
+        self.teacher = Teacher.of(recipe, alphabet)
+        # noise that is not there is told before the statistics
         augmenter = Augmenter(recipe.augment, recipe.feature.sample_rate)
         self.metadata = self.described(alphabet, train_manifests, checkpoint)
 
@@ -190,7 +200,7 @@ class Training:
             saved = checkpoint.training
             self.position = Position(**saved["position"])
             self.sampler.epoch = self.position.epoch + 1
-            check_same(saved, folder.path, recipe, self.train_set, self.valid_set, self.teacher, self.sampler)
+            check_same(saved, folder.path, self.train_set, self.valid_set, self.teacher, self.sampler)
             self.learner.load_state_dict(saved["learner"])
 
         # --- how it is read -------------------------------------------------------------------------------------
@@ -239,6 +249,7 @@ class Training:
         hours = self.train_set.hours
         self.reporter.start(recipe, self.model, len(self.train_set), hours, len(self.valid_set), self.processes)
         if self.processes.main:
+            self.folder.write_recipe(recipe)
             self.folder.cut_log(position.epoch)
             if position.best and not position.batch:
                 self.folder.find_best(position.epoch, position.best[0][1])
@@ -450,6 +461,7 @@ class Training:
                 "learner": self.learner.state_dict(),
                 "position": vars(self.position),
                 "recipe": msgspec.to_builtins(self.recipe),
+                "set": self.overrides,
                 "corpus": self.train_set.fingerprint,
                 "valid_corpus": self.valid_set.fingerprint,
                 "batches": self.sampler.fingerprint if self.position.batch else None,

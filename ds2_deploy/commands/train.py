@@ -23,11 +23,13 @@ def train(
         list[Path],
         path_option("--valid", metavar="M.jsonl", help="What to choose the best epoch by; may be several."),
     ],
-    out: Annotated[Path, path_option(metavar="RUN", help="Folder for best.pt, last.pt and log.jsonl.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt.")] = False,
+    out: Annotated[Path, path_option(metavar="RUN", help="Folder for best.pt, last.pt, recipe.toml and log.jsonl.")],
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from RUN/last.pt and its --set.")] = False,
     init_from: Annotated[
         Path | None,
-        path_option(metavar="MODEL|CHECKPOINT", help="Start from these weights instead of random ones."),
+        path_option(
+            metavar="MODEL|CHECKPOINT", help="Start from these weights instead of random ones; not read with --resume."
+        ),
     ] = None,
     override: Annotated[
         list[str] | None, typer.Option("--set", metavar="key=value", help="Change the recipe, e.g. model.rnn_size=512.")
@@ -41,17 +43,16 @@ def train(
     from ds2_deploy.commands.common import usage_errors
     from ds2_deploy.extras import TRAIN, require_all
     from training.recipe import load_recipe
-    from training.resume import check_beginning
 
-    with usage_errors():
-        check_beginning(resume, init_from)
     os.environ.setdefault(*KERNELS_KEPT)  # read when the first kernel is made
     require_all(TRAIN)
+    from training.resume import all_overrides
     from training.trainer import train as run
 
     load_recipe(config, [])  # what is wrong here is the file's fault, what is wrong below the command line's
+    overrides = all_overrides(out, override or []) if resume else override or []
     with usage_errors():
-        recipe = load_recipe(config, override or [])
+        recipe = load_recipe(config, overrides)
     run(
         recipe,
         train_manifest,
@@ -61,4 +62,5 @@ def train(
         init_from=init_from,
         device=device,
         tensorboard=tensorboard,
+        overrides=overrides,
     )
