@@ -1,6 +1,10 @@
 """From utterances to batches: read, varied and padded by workers."""
 
 import math
+import os
+import signal
+import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -114,6 +118,22 @@ def checked(batches: Iterable[Batch | DS2Error]) -> Iterator[Batch]:
         yield batch
 
 
+def leave_signals(_: int) -> None:
+    """Of a worker: Ctrl-C and SIGTERM, which may go to every process, are the training's, which ends its step first."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # elsewhere nothing says who sent one
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_obey_the_training, daemon=True).start()
+
+
+def _obey_the_training() -> None:
+    """End by its SIGTERM alone."""
+    if sys.platform == "linux":
+        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+            pass
+        os._exit(0)
+
+
 def train_loader(
     dataset: Speech, sampler: BatchSampler, workers: int, start_method: str | None = None
 ) -> DataLoader[Batch | DS2Error]:
@@ -130,6 +150,7 @@ def train_loader(
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         multiprocessing_context=start_method,
+        worker_init_fn=leave_signals,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else every start of workers moves the random state that dropout draws from
     )
@@ -148,4 +169,11 @@ def valid_loader(dataset: Speech, recipe: Recipe, processes: Processes) -> DataL
         batches.append([(0, i) for i in order[start:end]])
         start = end
     mine = batches[processes.rank :: processes.count]
-    return DataLoader(dataset, sampler=mine, batch_size=None, num_workers=recipe.workers, generator=torch.Generator())
+    return DataLoader(
+        dataset,
+        sampler=mine,
+        batch_size=None,
+        num_workers=recipe.workers,
+        worker_init_fn=leave_signals,
+        generator=torch.Generator(),
+    )

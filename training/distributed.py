@@ -36,6 +36,10 @@ class Processes:
             dist.all_reduce(values)
         return values
 
+    def any(self, own: bool) -> bool:
+        """Whether it is so in one process or more, on which all agree."""
+        return bool(self.sum(torch.tensor(float(own), device=self.device)))
+
     def gathered(self, own: Any) -> list[Any]:
         """What every process has, by rank."""
         if self.count == 1:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import numpy as np
@@ -40,6 +40,7 @@ from training.resume import check_recipe, check_same
 from training.run_folder import RunFolder
 from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
+from training.stop import Stop, StoppedError
 from training.teacher import Teacher
 from training.validation import Validation, validate
 from training.weights import check_alike, check_norm, load_into
@@ -50,7 +51,7 @@ COLLAPSED = 0.999
 SPOKEN = 0.9
 """A character error rate below this: a network's first random labels do not count as recognition."""
 CLOCK_STEPS = 10
-"""Optimizer steps between looks at the clock, which all processes must agree on."""
+"""Optimizer steps of several processes between looks at the clock and at signals, on which all must agree."""
 DIVERGED = "had no finite gradient"
 """By this the error of a training that can learn no more is told from others."""
 
@@ -159,6 +160,7 @@ class Training:
         self.recipe, self.folder, self.processes, self.reporter = recipe, folder, processes, reporter
         self.overrides = list(overrides)
         self.position = Position()
+        self.stop = Stop(processes)
         self.lying: list[int] = []
         """Utterances of the first epoch that are not as long as their manifest says."""
         self.short = 0
@@ -255,21 +257,49 @@ class Training:
                 self.folder.find_best(position.epoch, position.best[0][1])
         if position.epoch >= recipe.epochs:
             self.reporter.say(f"All {position.epoch} epochs are learnt: --set epochs=N with a higher N learns more.")
-        while position.epoch < recipe.epochs and not self.stale():
-            self.learn_epoch()
-            started = time.perf_counter()
-            result = validate(self.model, self.valid_batches, self.valid_set, self.processes, recipe.precision)
-            epoch_s = position.seconds + time.perf_counter() - started
-            self.epoch_done(result, epoch_s * (recipe.epochs - position.epoch - 1))
-        if self.stale():
-            self.reporter.say(f"Stopped: no better {recipe.selected_by}, nor a lower loss, in {position.stale} epochs.")
-        if len(position.best) > 1:
-            self.average()
+        with self.stop:
+            try:
+                self.learn_epochs()
+                if self.stale():
+                    since = f"no better {recipe.selected_by}, nor a lower loss, in {position.stale} epochs"
+                    self.reporter.say(f"Stopped: {since}.")
+                if len(position.best) > 1:
+                    self.average()
+            except StoppedError:
+                self.leave()
 
     def stale(self) -> bool:
         """Whether the recipe's patience is at an end."""
         patience = self.recipe.selection.patience
         return patience is not None and self.position.stale >= patience
+
+    def learn_epochs(self) -> None:
+        recipe, position = self.recipe, self.position
+        while position.epoch < recipe.epochs and not self.stale():
+            self.heed_signals()
+            self.learn_epoch()
+            started = time.perf_counter()
+            result = self.validated()
+            epoch_s = position.seconds + time.perf_counter() - started
+            self.epoch_done(result, epoch_s * (recipe.epochs - position.epoch - 1))
+
+    def validated(self) -> Validation:
+        batches = self.stop.watched(self.valid_batches)
+        return validate(self.model, batches, self.valid_set, self.processes, self.recipe.precision)
+
+    def heed_signals(self) -> None:
+        """StoppedError, in every process, where one was told to end."""
+        if self.processes.any(self.stop.signal is not None):
+            raise StoppedError
+
+    def leave(self) -> NoReturn:
+        """Save what was learnt since the last checkpoint, and end."""
+        position = self.position
+        if self.processes.main and (position.batch or not position.epoch):
+            self.checkpoint().save(self.folder.last)
+        where = f"in epoch {position.epoch + 1}, batch {position.batch}" if position.batch else "between two epochs"
+        self.reporter.say(f"Stopped {where}: add --resume to go on.")
+        self.stop.end()
 
     def learn_epoch(self) -> None:
         """The batches that are left of the epoch after `position.epoch`, saving now and then."""
@@ -279,7 +309,7 @@ class Training:
         sizes = [len(batch) for batch in self.sampler.batches()]
         losses = self.losses_so_far()
         started, saved = time.perf_counter() - position.seconds, time.perf_counter()
-        steps = 0
+        steps, looked = 0, CLOCK_STEPS if self.processes.count > 1 else 1
         batches = self.reporter.batches(self.train_batches, epoch, recipe.epochs, position.batch, position.waited_s)
         while group := list(itertools.islice(batches, recipe.accumulate)):
             # Everything random in a step follows from (seed, epoch, batch, process): a resumed training repeats it.
@@ -301,10 +331,12 @@ class Training:
             if epoch == 1:
                 self.short += int((~long).sum())
                 self.lying += [index for batch in group for index in self.lying_in(batch)]
-            if steps % CLOCK_STEPS == 0 and self.time_to_save(saved):
+            if steps % looked == 0:
                 self.note_losses(losses, time.perf_counter() - started)
-                self.save_inside_epoch()
-                saved = time.perf_counter()
+                self.heed_signals()
+                if self.time_to_save(saved):
+                    self.save_inside_epoch()
+                    saved = time.perf_counter()
         self.note_losses(losses, time.perf_counter() - started)
         self.warn_of_durations()
         self.say_what_was_short()
@@ -344,7 +376,7 @@ class Training:
     def time_to_save(self, saved: float) -> bool:
         """Whether the main process's clock says so: all must agree, since losses are summed over them."""
         due = time.perf_counter() - saved >= 60 * self.recipe.checkpoint_minutes
-        return bool(self.processes.sum(torch.tensor(float(due and self.processes.main), device=self.processes.device)))
+        return self.processes.any(due and self.processes.main)
 
     def warn_of_losses(self, group: Sequence[Batch], finite: Tensor) -> None:
         """Name the utterances whose loss is not finite; where losses are scaled a gradient may overflow without one."""
@@ -476,7 +508,7 @@ class Training:
             self.model.load_state_dict(self.folder.average_weights(epochs))
         for tensor in self.model.state_dict().values():
             self.processes.broadcast(tensor)
-        result = validate(self.model, self.valid_batches, self.valid_set, self.processes, self.recipe.precision)
+        result = self.validated()
         self.reporter.say(
             f"average of epochs {', '.join(map(str, sorted(epochs)))}: valid {result.loss:.2f}  "
             f"{self.reporter.rates(result.errors.wer, result.errors.cer)}"

@@ -1,19 +1,20 @@
 """One pass over the validation set: loss, greedy error rates, and what tells a collapse from a slow start."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.outcome import text_or_nothing
+from ds2_deploy.errors import DS2Error
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
 from ds2_deploy.text.languages import respelled
 from training.corpus import Corpus
-from training.data import checked
+from training.data import Batch, checked
 from training.distributed import Processes
 from training.precision import log_probs
 from training.step import ctc_losses
@@ -71,7 +72,7 @@ class Sums(NamedTuple):
 @torch.no_grad()
 def validate(
     model: DeepSpeech2,
-    batches: DataLoader[Any],
+    batches: Iterable[Batch | DS2Error],
     utterances: Corpus,
     processes: Processes,
     precision: str,
