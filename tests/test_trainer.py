@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -109,8 +110,47 @@ def test_two_processes_give_the_losses_of_one(corpus, tmp_path, capsys):
 def test_init_from_starts_with_the_weights_and_a_fresh_schedule(corpus, tmp_path):
     train(recipe(tmp_path, epochs=6), [corpus], [corpus], tmp_path / "first")
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
-    assert len(read_log(tmp_path / "second")) == 1
-    assert read_log(tmp_path / "second")[0]["loss"] < 0.7 * read_log(tmp_path / "first")[0]["loss"]
+    first, (begun, second) = read_log(tmp_path / "first"), read_log(tmp_path / "second")
+    assert second["loss"] < 0.7 * first[0]["loss"]
+    heard = ("valid_loss", "valid_wer", "valid_cer", "valid_distance", "blank_rate", "output_length", "samples")
+    assert begun == {"epoch": 0, "best": True} | {name: first[-1][name] for name in heard}
+
+
+def test_weights_that_no_epoch_beats_stay_the_best(ds2, corpus, tmp_path):
+    """Whoever trains them too hard gets them back; a training that goes on does not hear them again."""
+    train(recipe(tmp_path, epochs=4), [corpus], [corpus], tmp_path / "first")
+    recipe(tmp_path, epochs=1)
+    call = ["train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path / "second"]
+    call += ["--init-from", tmp_path / "first/last.pt"]
+    said = ds2(*call, "--set", "selection.by=loss", "--set", "optimizer.learning_rate=10").err
+    assert re.search(r"\nepoch   0/1 {15}valid +[\d.]+  WER .*  as it begins  best\nepoch   1/1  loss .* left\n", said)
+    assert "No epoch was better than the weights it began with, which best.pt has" in said
+    first, best = load_checkpoint(tmp_path / "first/last.pt"), load_checkpoint(tmp_path / "second/best.pt")
+    assert all(torch.equal(first.weights[name], tensor) for name, tensor in best.weights.items())
+    assert best.metadata.provenance == msgspec.structs.replace(first.metadata.provenance, epochs=0)
+    assert ds2(*call, "--resume", "--set", "epochs=2").code == 0
+    assert [entry["epoch"] for entry in read_log(tmp_path / "second")] == [0, 1, 2]
+
+
+def test_weights_to_begin_with_are_heard_once_where_their_training_is_stopped(corpus, tmp_path, monkeypatch):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "first")
+    begin = {"init_from": tmp_path / "first/last.pt"}
+    settings = recipe(tmp_path, "selection.keep=2", epochs=2)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    for part in ("validate", "Training.learn_epoch"):  # within epoch 0, and after it
+        with monkeypatch.context() as patched:
+            patched.setattr(f"training.trainer.{part}", killed)
+            with pytest.raises(KeyboardInterrupt):
+                train(settings, [corpus], [corpus], tmp_path / "second", **begin)
+    assert [entry["epoch"] for entry in read_log(tmp_path / "second")] == [0]
+    train(settings, [corpus], [corpus], tmp_path / "second", resume=True)
+    train(settings, [corpus], [corpus], tmp_path / "whole", **begin)
+    parts, whole = read_log(tmp_path / "second"), read_log(tmp_path / "whole")
+    assert [entry["valid_loss"] for entry in parts] == [entry["valid_loss"] for entry in whole]
+    assert len(parts) == 3
 
 
 def test_a_model_folder_can_be_trained_further_with_other_dropout(corpus, tmp_path):

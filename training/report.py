@@ -128,16 +128,22 @@ class Reporter:
         words, characters = f"{'PER' if self.metric == 'PER' else 'WER'} {wer:6.1%}", f"CER {cer:6.1%}"
         return "  ".join((characters, words) if self.metric == "CER" else (words, characters))
 
-    def epoch_done(self, facts: dict[str, Any], *, epochs: int, left_s: float) -> None:
+    def epoch_done(self, facts: dict[str, Any], *, epochs: int, left_s: float = 0.0) -> None:
+        """In epoch 0 nothing was learnt yet."""
         if not self.main:
             return
+        loss, learning = " " * 13, "as it begins"
+        if facts["epoch"]:
+            loss = f"  loss {facts['loss']:6.2f}"
+            learning = (
+                f"lr {facts['learning_rate']:.1e}  {facts['audio_hours_per_hour']:.0f} h/h  "
+                f"wait {facts['data_wait']:.0%}  {facts['seconds']:.0f} s  {_hours(left_s)} left"
+            )
         self.say(
-            f"epoch {facts['epoch']:>3}/{epochs}  loss {facts['loss']:6.2f}  valid {facts['valid_loss']:6.2f}  "
+            f"epoch {facts['epoch']:>3}/{epochs}{loss}  valid {facts['valid_loss']:6.2f}  "
             f"{self.rates(facts['valid_wer'], facts['valid_cer'])}  "
             f"blank {facts['blank_rate']:4.0%}  "
-            f"length {facts['output_length']:4.1f}  lr {facts['learning_rate']:.1e}  "
-            f"{facts['audio_hours_per_hour']:.0f} h/h  wait {facts['data_wait']:.0%}  {facts['seconds']:.0f} s"
-            f"  {_hours(left_s)} left{'  best' if facts['best'] else ''}"
+            f"length {facts['output_length']:4.1f}  {learning}{'  best' if facts['best'] else ''}"
         )
         self.folder.append_log(facts)
         if self.tensorboard is not None:
@@ -153,7 +159,7 @@ class _Tensorboard:
         self.writer = SummaryWriter(str(folder.path / "tensorboard"))
 
     def epoch_done(self, facts: dict[str, Any]) -> None:
-        for name in SCALARS:
+        for name in filter(facts.__contains__, SCALARS):
             self.writer.add_scalar(name, facts[name], facts["epoch"])
         table = "\n".join(f"| {reference} | {text} |" for reference, text in facts["samples"])
         self.writer.add_text("transcripts", f"| said | heard |\n|---|---|\n{table}", facts["epoch"])

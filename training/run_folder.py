@@ -5,7 +5,7 @@ recipe.toml     the recipe as it is used
 best.pt         the best epoch
 epoch-0012.pt   the other best ones, where `selection.keep` asks for several
 average.pt      the mean of their weights, once the training ends
-log.jsonl       an object a line for every epoch
+log.jsonl       an object a line for every epoch; 0 is the weights that --init-from began with
 """
 
 import json

@@ -159,6 +159,8 @@ class Training:
     ) -> None:
         self.recipe, self.folder, self.processes, self.reporter = recipe, folder, processes, reporter
         self.overrides = list(overrides)
+        self.begun_with: Provenance | None = None
+        """What was known of the weights before this training, where they were not random."""
         self.position = Position()
         self.stop = Stop(processes)
         self.lying: list[int] = []
@@ -171,6 +173,8 @@ class Training:
         checkpoint = folder.saved() if resume else open_checkpoint(init_from) if init_from else None
         if checkpoint and resume and (changed := check_recipe(recipe, checkpoint.training["recipe"], folder)):
             reporter.say(f"Changed since {folder.path} was begun: {changed}.")
+        if checkpoint and not resume:
+            self.begun_with = checkpoint.metadata.provenance
         if checkpoint:
             check_alike(checkpoint, recipe.model, recipe.feature, begins, resume)
         else:
@@ -252,7 +256,7 @@ class Training:
         self.reporter.start(recipe, self.model, len(self.train_set), hours, len(self.valid_set), self.processes)
         if self.processes.main:
             self.folder.write_recipe(recipe)
-            self.folder.cut_log(position.epoch)
+            self.folder.cut_log(position.epoch if position.best else -1)
             if position.best and not position.batch:
                 self.folder.find_best(position.epoch, position.best[0][1])
         if position.epoch >= recipe.epochs:
@@ -260,6 +264,11 @@ class Training:
         with self.stop:
             try:
                 self.learn_epochs()
+                if position.best[0][1] == 0:
+                    self.reporter.say(
+                        "No epoch was better than the weights it began with, which best.pt has: a lower "
+                        "optimizer.learning_rate may help."
+                    )
                 if self.stale():
                     since = f"no better {recipe.selected_by}, nor a lower loss, in {position.stale} epochs"
                     self.reporter.say(f"Stopped: {since}.")
@@ -275,6 +284,8 @@ class Training:
 
     def learn_epochs(self) -> None:
         recipe, position = self.recipe, self.position
+        if self.begun_with and not position.best and not position.batch:
+            self.hear_beginning(self.begun_with)
         while position.epoch < recipe.epochs and not self.stale():
             self.heed_signals()
             self.learn_epoch()
@@ -295,10 +306,14 @@ class Training:
     def leave(self) -> NoReturn:
         """Save what was learnt since the last checkpoint, and end."""
         position = self.position
-        if self.processes.main and (position.batch or not position.epoch):
+        if self.processes.main and position.batch:
             self.checkpoint().save(self.folder.last)
-        where = f"in epoch {position.epoch + 1}, batch {position.batch}" if position.batch else "between two epochs"
-        self.reporter.say(f"Stopped {where}: add --resume to go on.")
+        if position.batch:
+            self.reporter.say(f"Stopped in epoch {position.epoch + 1}, batch {position.batch}: add --resume to go on.")
+        elif position.best:
+            self.reporter.say(f"Stopped after epoch {position.epoch}: add --resume to go on.")
+        else:
+            self.reporter.say("Stopped before anything was learnt.")
         self.stop.end()
 
     def learn_epoch(self) -> None:
@@ -420,21 +435,23 @@ class Training:
 
     # --- after an epoch -----------------------------------------------------------------------------------------
 
+    def hear_beginning(self, begun_with: Provenance) -> None:
+        """Epoch 0: validate the weights it begins with, lest the best epoch be a worse one."""
+        result = self.validated()
+        facts = {"epoch": 0, **self.heard(result)}
+        self.rank(result, facts)
+        self.position.spoke = result.errors.cer < SPOKEN
+        self.reporter.epoch_done(facts, epochs=self.recipe.epochs)
+        self.save(self.checkpoint(result.errors, begun_with), best=True)
+
     def epoch_done(self, result: Validation, left_s: float) -> None:
         """Rank the epoch, log it, then save: a training killed in between repeats the epoch and its log line."""
         position, recipe = self.position, self.recipe
-        value = result.result(recipe.selected_by)
-        value = value if math.isfinite(value) else math.inf  # NaN would be the best for ever
-        rate = self.learner.schedule.rate
-        better = not position.best or value < position.best[0][0] or result.loss < position.lowest_loss
+        facts = self.facts(result, self.learner.schedule.rate)
+        better = self.rank(result, facts)
         if learnt := position.taken_steps > 0:  # else nothing can have become better or worse
             self.learner.schedule.epoch_done(better)
         position.stale = 0 if better else position.stale + learnt
-        position.lowest_loss = min(position.lowest_loss, result.loss)
-        facts = self.facts(result, rate)
-        ranked = sorted([*position.best, (value, facts["epoch"])], key=lambda one: (one[0], -one[1]))
-        position.best = ranked[: recipe.selection.keep]
-        facts["best"] = position.best[0][1] == facts["epoch"]
         if result.short and facts["epoch"] == 1:
             self.reporter.say(
                 f"{result.short} of {len(self.valid_set)} validation utterances are too short for their text: they "
@@ -450,9 +467,24 @@ class Training:
         position.epoch, position.batch = facts["epoch"], 0
         position.loss_sum, position.loss_count, position.taken_steps = 0.0, 0, 0
         position.seconds, position.waited_s = 0.0, 0.0
+        self.save(self.checkpoint(result.errors), best=facts["best"])
+
+    def rank(self, result: Validation, facts: dict[str, Any]) -> bool:
+        """Give an epoch its place among the best; whether it is better than all before it, or has a lower loss."""
+        position, value = self.position, result.result(self.recipe.selected_by)
+        value = value if math.isfinite(value) else math.inf  # NaN would be the best for ever
+        better = not position.best or value < position.best[0][0] or result.loss < position.lowest_loss
+        position.lowest_loss = min(position.lowest_loss, result.loss)
+        ranked = sorted([*position.best, (value, facts["epoch"])], key=lambda one: (one[0], -one[1]))
+        position.best = ranked[: self.recipe.selection.keep]
+        facts["best"] = position.best[0][1] == facts["epoch"]
+        return better
+
+    def save(self, checkpoint: Checkpoint, *, best: bool) -> None:
+        """After an epoch."""
         if self.processes.main:
-            kept = [epoch for _, epoch in position.best] if recipe.selection.keep > 1 else []
-            self.folder.save(self.checkpoint(result.errors), best=facts["best"], kept=kept)
+            kept = [epoch for _, epoch in self.position.best] if self.recipe.selection.keep > 1 else []
+            self.folder.save(checkpoint, best=best, kept=kept)
 
     def facts(self, result: Validation, rate: float) -> dict[str, Any]:
         """What the log says of an epoch; rates are fractions, losses nats per utterance, `skipped_steps` those of all
@@ -461,17 +493,23 @@ class Training:
         return {
             "epoch": position.epoch + 1,
             "loss": position.loss,
+            **self.heard(result),
+            "learning_rate": rate,
+            "audio_hours_per_hour": self.train_set.hours / (position.seconds / 3600),
+            "data_wait": position.waited_s / position.seconds,
+            "seconds": position.seconds,
+            "skipped_steps": position.skipped_steps,
+        }
+
+    def heard(self, result: Validation) -> dict[str, Any]:
+        """What the log says of a validation."""
+        return {
             "valid_loss": result.loss,
             "valid_wer": result.errors.wer,
             "valid_cer": result.errors.cer,
             "valid_distance": result.errors.mean_distance(len(self.valid_set), self.metadata.alphabet.separator),
             "blank_rate": result.blank_rate,
             "output_length": result.output_length,
-            "learning_rate": rate,
-            "audio_hours_per_hour": self.train_set.hours / (position.seconds / 3600),
-            "data_wait": position.waited_s / position.seconds,
-            "seconds": position.seconds,
-            "skipped_steps": position.skipped_steps,
             "samples": result.samples,
         }
 
@@ -481,11 +519,13 @@ class Training:
             self.checkpoint().save(self.folder.last)
         self.reporter.saved(position.epoch + 1, self.recipe.epochs, position.batch, len(self.sampler), position.loss)
 
-    def checkpoint(self, errors: Errors | None = None) -> Checkpoint:
-        """The whole state of the training, with the validation's errors where these weights have been through one; no
-        random states, because none carries over from step to step."""
+    def checkpoint(self, errors: Errors | None = None, made: Provenance | None = None) -> Checkpoint:
+        """The whole state of the training, with the validation's errors where these weights have been through one, and
+        where they come from, if not from this training; no random states, because none carries over from step to step.
+        """
         rates = {} if errors is None else {"valid_wer": round(errors.wer, 5), "valid_cer": round(errors.cer, 5)}
-        provenance = msgspec.structs.replace(self.metadata.provenance, epochs=self.position.epoch, **rates)
+        made = made or self.metadata.provenance
+        provenance = msgspec.structs.replace(made, epochs=self.position.epoch, **rates)
         return Checkpoint(
             metadata=msgspec.structs.replace(self.metadata, provenance=provenance),
             weights=self.model.state_dict(),

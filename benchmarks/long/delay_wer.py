@@ -59,8 +59,8 @@ def main(
         settings = load_recipe(recipe, [*(override or []), *ways_settings(way), f"epochs={epochs}", "workers=1"])
         done = load_checkpoint(out / LAST).metadata.provenance.epochs if (out / LAST).exists() else 0
         if done < epochs:
-            first = None if done else start
-            train(settings, train_manifest, [valid_manifest], out, resume=done > 0, init_from=first, device="cpu")
+            begun = (out / LAST).exists()
+            train(settings, train_manifest, [valid_manifest], out, resume=begun, init_from=start, device="cpu")
         rows.append({"ahead": way, **measured(out / LAST, valid_manifest, test_manifest)})
         print_row(rows[-1])
         if save:
