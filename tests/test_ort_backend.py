@@ -74,8 +74,6 @@ def test_stages_are_those_of_the_same_run(conv_model: ConvModel) -> None:
 
 def test_batches_at_the_edge(conv_model: ConvModel) -> None:
     backend = open_backend("onnxruntime", open_model(conv_model.path))
-    log_probs, lengths = backend.run(np.zeros((0, 500), dtype=np.float32), np.zeros(0, dtype=np.int64))
-    assert log_probs.shape[0] == len(lengths) == 0
     log_probs, lengths = backend.run(np.zeros((2, 0), dtype=np.float32), np.zeros(2, dtype=np.int64))
     assert log_probs.shape[0] == 2
     assert lengths.tolist() == [0, 0]

@@ -192,14 +192,6 @@ def check_side_by_side(
         np.testing.assert_allclose(row[:count], expected, atol=1e-4)  # the promise of docs/streaming.md
 
 
-def test_nothing_in_nothing_out() -> None:
-    model = network(*CASES[0])
-    chunk = model.metadata.stream_chunk_samples()
-    for backend in (TorchBackend.of(model), Streamed(TorchStreamBackend.of(model, chunk), model.metadata)):
-        log_probs, lengths = backend.run(np.zeros((0, 500), np.float32), np.zeros(0, np.int64))
-        assert (log_probs.shape, lengths.shape) == ((0, 0, len(model.metadata.alphabet)), (0,))
-
-
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_streams_come_and_go_within_a_batch(cell: str) -> None:
     """At every step a random choice of streams in random order, each at its own place, with rows of no stream."""

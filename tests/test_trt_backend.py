@@ -151,11 +151,6 @@ def test_where_nothing_runs_onnx_runtime_says_why(model: ModelFolder) -> None:
         _candidates(model, [], "cuda:0")
 
 
-def test_nothing_in_nothing_out(model: ModelFolder) -> None:
-    emissions = TensorRTBackend(model).run(np.zeros((0, 320), np.float32), np.zeros(0, np.int64))
-    assert (emissions.log_probs.shape, emissions.lengths.shape) == ((0, 0, 29), (0,))
-
-
 def test_results_are_the_callers_own(model: ModelFolder) -> None:
     backend = TensorRTBackend(model)
     first = backend.run(*pad_batch(recordings(0.5))).log_probs

@@ -57,9 +57,7 @@ class OrtBackend:
         self._session, self.device = _open_session(path, model.metadata, (INPUTS, OUTPUTS), device, threads)
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
-        if len(audio) == 0:
-            return Emissions.of_nothing(len(self.metadata.alphabet))
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
         audio = at_least(audio, self.metadata.min_samples)
         feeds: dict[str, npt.NDArray[Any]] = {
             "audio": np.ascontiguousarray(audio, dtype=np.float32),

@@ -3,7 +3,7 @@
 Shapes: B batch, S samples, T output frames, V vocabulary; in streams C samples and t frames of a chunk, N state.
 """
 
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,11 +27,6 @@ class Emissions(NamedTuple):
     """(B, T, V) natural logarithms of probabilities."""
     lengths: npt.NDArray[np.int64]
     """(B,) frames that belong to each recording; what lies beyond is padding."""
-
-    @classmethod
-    def of_nothing(cls, labels: int) -> Self:
-        """Of a batch without recordings, which no library takes."""
-        return cls(np.zeros((0, 0, labels), dtype=np.float32), np.zeros(0, dtype=np.int64))
 
 
 class Step(NamedTuple):
@@ -59,7 +54,7 @@ class Backend(Protocol):
         ...
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0.
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B is at least 1.
 
         S may be less than the graph takes: the backend pads.
         """
@@ -117,7 +112,7 @@ def run_alone(backend: Backend, recording: npt.NDArray[np.float32]) -> npt.NDArr
 def pad_batch(recordings: list[npt.NDArray[np.float32]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
     """Recordings (S_i,) -> audio (B, S) padded with zeros to the longest, lengths (B,)."""
     lengths = np.array([len(r) for r in recordings], dtype=np.int64)
-    audio = np.zeros((len(recordings), int(lengths.max(initial=0))), dtype=np.float32)
+    audio = np.zeros((len(recordings), int(lengths.max())), dtype=np.float32)
     for row, recording in zip(audio, recordings, strict=True):
         row[: len(recording)] = recording
     return audio, lengths

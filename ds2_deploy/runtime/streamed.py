@@ -18,9 +18,7 @@ class Streamed:
         self.device = backend.device
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
-        if len(audio) == 0:
-            return Emissions.of_nothing(len(self.metadata.alphabet))
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
         chunk = self.backend.chunk_samples
         state = self.backend.initial_state(len(audio))
         pieces: list[list[npt.NDArray[np.float32]]] = [[] for _ in lengths]

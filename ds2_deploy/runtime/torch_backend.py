@@ -48,9 +48,7 @@ class TorchBackend:
 
     @torch.inference_mode()
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0."""
-        if len(audio) == 0:
-            return Emissions.of_nothing(len(self.module.metadata.alphabet))
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each."""
         samples = torch.from_numpy(at_least(audio, self.module.metadata.min_samples))
         try:
             log_probs, frames = self.module(samples.to(self.device), torch.from_numpy(lengths).to(self.device))

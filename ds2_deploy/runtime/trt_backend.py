@@ -34,7 +34,7 @@ class TensorRTBackend:
         """Longest recording; a longer one is an InferenceError."""
 
     def run(self, audio: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> Emissions:
-        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each. B may be 0.
+        """Whole recordings: `audio` (B, S) in [-1, 1], zero-padded; `lengths` (B,) samples of each.
 
         Batches larger than the profile's go in several runs, and so do those that the GPU's memory is too small for.
         """
@@ -48,8 +48,6 @@ class TensorRTBackend:
         return self._run_all(audio, lengths, stages), stages
 
     def _run_all(self, audio: Array, lengths: Array, stages: dict[str, float] | None) -> Emissions:
-        if len(audio) == 0:
-            return Emissions.of_nothing(len(self.metadata.alphabet))
         number = self._profile(audio.shape[1])
         shapes = self._profiles[number].inputs["audio"]
         audio = at_least(audio, shapes.min[1])
