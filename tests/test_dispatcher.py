@@ -12,6 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ import pytest
 
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import ConfigError, DS2Error, InferenceError, OverloadError, StreamError
+from ds2_deploy.runtime.devices import GPU_WORKERS
+from ds2_deploy.streaming import dispatcher as module
 from ds2_deploy.streaming.dispatcher import MAX_WAITING_CHUNKS, Dispatcher
 from ds2_deploy.streaming.endpoint import EndpointConfig, EndpointRule
 from ds2_deploy.streaming.stream import Stream, StreamResult
@@ -199,11 +202,12 @@ def test_idle_workers_share_what_is_ready() -> None:
     backend.gate.clear()
     with dispatching(backend, workers=2) as dispatcher:
         assert until(lambda: dispatcher._idle == 2)
-        first, second = dispatcher.create_stream(), dispatcher.create_stream()
-        feed(first, tone(1, 1))
-        feed(second, tone(2, 1))
+        streams = [dispatcher.create_stream() for _ in range(4)]
+        with dispatcher._work:  # nobody takes any before all stand in line
+            for mark, stream in enumerate(streams, 1):
+                feed(stream, tone(mark, 1))
         assert until(lambda: len(backend.rows) == 2)  # both stand at the gate
-        assert sorted(marks(rows) for rows in backend.rows) == [[1], [2]]
+        assert sorted(marks(rows) for rows in backend.rows) == [[1, 2], [3, 4]]
 
 
 # --- back-pressure ------------------------------------------------------------------------------------------------
@@ -238,6 +242,33 @@ def test_waiting_ends_in_time() -> None:
         backend.gate.set()
         assert stream.wait(10) is True
         assert stream.finished
+
+
+def test_a_reset_ends_the_waiting() -> None:
+    """What was waited for is dropped."""
+    backend = FakeStreamBackend()
+    with dispatching(backend) as dispatcher:
+        held, stream = hold(backend, dispatcher), dispatcher.create_stream()
+        feed(stream, tone(2, 1))
+        waiting = threading.Thread(target=stream.wait, daemon=True)
+        waiting.start()
+        waiting.join(0.1)
+        assert waiting.is_alive()
+        stream.reset()
+        waiting.join(10)
+        assert not waiting.is_alive()
+        assert not held.wait(0)
+
+
+def test_until_the_last_step_the_result_is_what_was_said_so_far() -> None:
+    backend = FakeStreamBackend()
+    with dispatching(backend) as dispatcher:
+        stream = dispatcher.create_stream()
+        feed(stream, audio_of("ab" + "_" * 18))
+        assert stream.wait(10)
+        backend.gate.clear()
+        stream.input_finished()
+        assert (stream.result.text, stream.result.is_final) == ("ab", False)
 
 
 # --- how many streams ---------------------------------------------------------------------------------------------
@@ -281,9 +312,9 @@ def test_a_stream_is_reset_when_its_listener_has_heard_all() -> None:
 
     with dispatching() as dispatcher:
         stream = dispatcher.create_stream(on_result=listener)
-        feed(stream, audio_of("ab" + "_" * 20))
+        feed(stream, audio_of("ab" + "_" * 8))  # two chunks, of which the second is told: no step follows
         assert hearing.wait(10)
-        resetting = threading.Thread(target=stream.reset)
+        resetting = threading.Thread(target=stream.reset, daemon=True)
         resetting.start()
         resetting.join(0.2)
         assert resetting.is_alive()
@@ -481,6 +512,7 @@ def test_closing_tells_those_who_wait() -> None:
         feed(queued, tone(2, 1))
         feeder = Feeder(sending, babble(60 * CHUNK))
         assert until(lambda: sending._waiting >= MAX_WAITING_CHUNKS * CHUNK)
+        steps = len(backend.rows)
         closing = threading.Thread(target=dispatcher.close)
         closing.start()
         assert until(lambda: dispatcher._closed)
@@ -488,6 +520,7 @@ def test_closing_tells_those_who_wait() -> None:
         closing.join(10)
         feeder.join(10)
         assert not closing.is_alive()
+        assert len(backend.rows) == steps  # none after the one under way
         assert isinstance(feeder.error, StreamError)
         for stream in (held, idle, queued, sending):
             assert stream.wait(10)
@@ -507,6 +540,16 @@ def test_a_context_ends_its_workers() -> None:
     assert not any(worker.is_alive() for worker in dispatcher._workers)
     with pytest.raises(DS2Error):
         dispatcher.create_stream()
+
+
+def test_a_closed_dispatcher_is_not_kept_for_the_end_of_the_program() -> None:
+    """Nor its model."""
+    backend = FakeStreamBackend()
+    kept = weakref.ref(backend)
+    Dispatcher(backend, METADATA, GreedyDecoder(ENGLISH)).close()
+    del backend
+    gc.collect()
+    assert kept() is None
 
 
 def test_closing_a_stream_frees_who_feeds_it() -> None:
@@ -649,6 +692,26 @@ def test_the_program_ends_though_a_listener_does_not(monkeypatch: pytest.MonkeyP
     assert time.monotonic() - started < 2
     assert streams[-1].wait(1)  # nobody will step it
     release.set()
+
+
+@pytest.mark.parametrize(("device", "workers"), [("cpu", 3), ("cuda:0", GPU_WORKERS)])
+def test_a_dispatcher_is_opened_with_the_models_language_model_and_the_devices_workers(
+    device: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("pyctcdecode")
+    from tests.test_beam import language_model
+
+    backend = FakeStreamBackend()
+    backend.device = device
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(module, "open_stream_backend", lambda *_, **options: asked.update(options) or backend)
+    (tmp_path / "lm").mkdir()
+    language_model(["hello you"], tmp_path / "lm")
+    (tmp_path / "metadata.json").write_text(METADATA.to_json())
+    with Dispatcher.open(tmp_path, decoder="beam", threads=3) as dispatcher:
+        assert dispatcher._decoder.has_lm  # type: ignore[attr-defined]
+        assert len(dispatcher._workers) == workers
+    assert asked["threads"] == 1  # of each worker's steps
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ from tests.fake_stream import (
     emissions_of,
     feed,
     heard_by,
+    log_probs_of,
     own_stream,
     text_of,
 )
@@ -227,7 +228,26 @@ def test_a_pause_ends_an_utterance() -> None:
     ]
     times = [(result.start_s, result.end_s) for result in results]
     np.testing.assert_allclose(times, [(5 * 0.02, 8 * 0.02), (49 * 0.02, 52 * 0.02)], atol=1e-9)
-    assert (stream.result.text, stream.result.is_final) == ("", True) or stream.result == results[-1]
+    assert stream.result[:3] == ("", "", True)  # since frame 62 there was silence alone
+    assert [stream.result.start_s, stream.result.end_s] == pytest.approx([62 * 0.02, 62 * 0.02])
+
+
+def test_an_utterance_in_progress_is_timed_from_the_begin_of_the_stream() -> None:
+    stream = own_stream(endpoint=PAUSE)
+    feed(stream, audio_of("_" * 5 + "h_i_" + "_" * 40 + "y_o_" + "_" * 8))  # y at 49, o at 51
+    assert (stream.result.text, stream.result.is_final) == ("yo", False)
+    assert [stream.result.start_s, stream.result.end_s] == pytest.approx([49 * 0.02, 52 * 0.02])
+
+
+def test_what_is_heard_in_a_tail_is_timed_at_the_end_of_the_sound() -> None:
+    class Ahead(FakeStreamBackend):
+        def step(self, audio: Samples, lengths: npt.NDArray[np.int64], state: Samples) -> Step:
+            """Eight frames, the last three of them a letter, where the sound has five."""
+            return Step(log_probs_of(np.array([0] * 5 + [3] * 3), 0)[None], np.array([8]), state)
+
+    stream = own_stream(Ahead())
+    feed(stream, babble(CHUNK))
+    assert [stream.result.start_s, stream.result.end_s] == pytest.approx([0.1, 0.1])
 
 
 def test_the_score_of_an_utterance_is_that_of_its_frames() -> None:
@@ -586,6 +606,19 @@ def test_the_error_of_the_model_is_raised_everywhere() -> None:
             use()
     assert stream.wait(1)
     assert not stream.finished
+    stream.close()
+    with pytest.raises(InferenceError, match="does not like this"):  # why it ended, not that it did
+        _ = stream.result
+
+
+def test_utterances_that_ended_before_the_model_failed_can_be_taken() -> None:
+    stream = own_stream(endpoint=PAUSE)
+    feed(stream, audio_of("hi" + "_" * 40))
+    with pytest.raises(InferenceError):
+        feed(stream, np.full(3 * CHUNK, FakeStreamBackend.poison, dtype=np.float32))
+    assert [final.text for final in stream.take_finals()] == ["hi"]
+    with pytest.raises(InferenceError, match="does not like this"):
+        stream.take_finals()
 
 
 def test_an_error_in_the_last_chunk_is_heard_later() -> None:
