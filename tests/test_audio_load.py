@@ -16,7 +16,7 @@ from scipy.signal import resample_poly
 
 from ds2_deploy.audio import load
 from ds2_deploy.audio.load import Channel, audio_blocks, audio_duration_s, checked_samples, load_audio
-from ds2_deploy.errors import AudioError, AudioNotFoundError
+from ds2_deploy.errors import AudioError, AudioNotFoundError, SilentAudioError
 from tests.conftest import noise
 
 RATE = 16000
@@ -154,11 +154,10 @@ def test_sources_of_every_sort(tmp_path: Path) -> None:
 
 
 def test_what_stands_behind_an_mp3_is_no_recording() -> None:
-    data = encoded(noise(20_000), kind="MP3")
-    expected = load_audio(data, RATE)
-    cover = b"APETAGEX" + (2000).to_bytes(4, "little") + (9000).to_bytes(4, "little") + bytes(16) + bytes(9000)
-    for behind in (b"TAG" + bytes(125), cover, cover + b"TAG" + bytes(125), bytes(9000), data[:1441]):
-        np.testing.assert_array_equal(load_audio(data + behind, RATE)[: len(expected)], expected)
+    """Tags, and a frame that some encoders leave out of what they tell."""
+    expected = load_audio(MP3, RATE)
+    for behind in (ID3V1, APE, APE + ID3V1, bytes(9000), MP3[:417], MP3[:1441]):
+        np.testing.assert_array_equal(load_audio(MP3 + behind, RATE)[: len(expected)], expected)
 
 
 def test_a_file_object_that_breaks_off() -> None:
@@ -174,7 +173,7 @@ def test_a_file_object_that_breaks_off() -> None:
 
 @pytest.mark.parametrize("kind", [np.float16, np.float32, np.float64])
 def test_samples_that_are_infinite(kind: type[np.floating[Any]]) -> None:
-    np.testing.assert_array_equal(checked_samples(np.array([0.5, -0.25], kind)), np.float32([0.5, -0.25]))
+    np.testing.assert_array_equal(checked_samples(np.array([0.5, -1.25], kind)), np.float32([0.5, -1.25]))
     for value in (np.inf, np.nan, np.finfo(kind).max):
         if value <= 2**31 and kind is np.float16:
             continue  # its largest number is no more than absurd
@@ -191,14 +190,23 @@ def test_a_pipe(tmp_path: Path) -> None:
     writer.join()
 
 
+def id3(size: int) -> bytes:
+    """A tag of so many bytes and its header."""
+    return b"ID3\4\0\0" + bytes(size >> shift & 127 for shift in (21, 14, 7, 0)) + bytes(size)
+
+
 WAV = encoded(noise(4000))
+MP3 = encoded(noise(20_000), kind="MP3")
+APE = b"APETAGEX" + (2000).to_bytes(4, "little") + (900).to_bytes(4, "little") + bytes(16) + bytes(900)
+ID3V1 = b"TAG" + bytes(125)
 FLAC = encoded(noise(40000), kind="FLAC")
 BAD = {
-    "MP3 after MP3": (2 * encoded(noise(20_000), kind="MP3"), "several recordings one after the other"),
-    "MP3 after a tagged MP3": (
-        encoded(noise(20_000), kind="MP3") + b"TAG" + bytes(125) + encoded(noise(20_000), kind="MP3"),
-        "several recordings one after the other",
-    ),
+    "MP3 after MP3": (MP3 + MP3, "several recordings one after the other"),
+    "MP3 after a tagged MP3": (MP3 + ID3V1 + MP3, "several recordings one after the other"),
+    "MP3 after one with a tag of APE": (MP3 + APE + MP3, "several recordings one after the other"),
+    "MP3 after one with both": (MP3 + APE + ID3V1 + MP3, "several recordings one after the other"),
+    "MP3 that begins with a tag after MP3": (MP3 + id3(300) + MP3, "several recordings one after the other"),
+    "two MP3s that begin with tags": (2 * (id3(300) + MP3), "several recordings one after the other"),
     "Ogg after Ogg": (2 * encoded(noise(4000), kind="OGG"), "several recordings one after the other"),
     "empty": (b"", "is empty"),
     "text": (b"this is no audio\n" * 50, "Cannot decode"),
@@ -256,6 +264,15 @@ def test_a_wav_file_whose_writer_did_not_know_its_length_is_whole(promised: int)
     """As ffmpeg, arecord and sox write them to a pipe."""
     content = WAV[:40] + promised.to_bytes(4, "little") + WAV[44:]
     assert audio_duration_s(content, decode=True) == 0.25
+
+
+def test_digital_silence_is_of_the_whole_recording(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load, "BLOCK_VALUES", 1000)
+    silence = np.zeros(3000, dtype=np.float32)
+    for parts in ((noise(3000), silence), (silence, noise(3000))):
+        assert audio_duration_s(encoded(np.concatenate(parts)), decode=True) == 6000 / RATE
+    with pytest.raises(SilentAudioError, match="digital silence alone"):
+        audio_duration_s(encoded(silence), decode=True)
 
 
 def open_files() -> set[str]:

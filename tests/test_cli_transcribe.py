@@ -61,7 +61,7 @@ def test_folders_and_globs(transcribe: Ds2, texts: dict[str, str], tmp_path: Pat
     folder = Path(a).parent
     (folder / "notes.txt").write_text("not audio")
     (folder / "._a.wav").write_bytes(b"what macOS leaves")
-    assert transcribe(folder).out == lines({a: texts[a], b: texts[b]})
+    assert transcribe(folder) == (0, lines({a: texts[a], b: texts[b]}), "")
     assert transcribe(folder, "--recursive").out == lines({a: texts[a], b: texts[b], c: texts[c]})
     assert transcribe(folder / "sub").out == lines({c: texts[c]})  # a folder's recordings always have names
     assert transcribe(folder / "*.wav").out == lines({a: texts[a], b: texts[b]})

@@ -22,14 +22,16 @@ import torch
 from ds2_deploy import recognizer as module
 from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
 from ds2_deploy.audio.load import Channel
-from ds2_deploy.batching import length_batches, plan_batches
-from ds2_deploy.decoding import make_decoder
+from ds2_deploy.batching import WINDOW_ITEMS, length_batches, plan_batches
+from ds2_deploy.decoding import make_decoder, pool
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, InferenceError
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.metadata import ModelMetadata
+from ds2_deploy.pieces import END, Piece, PieceResult, assembled
 from ds2_deploy.recognizer import Recognizer
+from ds2_deploy.result import Passage
 from ds2_deploy.runtime.protocol import Backend, Emissions
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from tests.conftest import ConvModel, noise
@@ -310,6 +312,21 @@ def test_recordings_far_apart_are_not_batched_together() -> None:
     assert list(plan_batches(enumerate([0.0, 0.0]), batch_s=30.0, workers=2)) == [[0, 1]]
 
 
+def test_a_window_holds_no_more_recordings_however_short() -> None:
+    taken = 0
+
+    def commands() -> Iterator[tuple[int, float]]:
+        nonlocal taken
+        for _ in range(3 * WINDOW_ITEMS):
+            taken += 1
+            yield taken, 0.001
+
+    batches = plan_batches(commands(), batch_s=30.0, workers=2)
+    next(batches)
+    assert taken == WINDOW_ITEMS
+    assert sum(map(len, batches)) < 3 * WINDOW_ITEMS == taken
+
+
 def test_sources_are_taken_a_window_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "HEADERS_AHEAD", 8)
     recognizer, _ = fake(batch_seconds=0.1)  # a batch each
@@ -420,6 +437,28 @@ def test_a_recording_as_long_as_a_piece_may_be_is_whole(conv_model: ConvModel) -
     assert not result.passages
 
 
+def test_long_recordings_share_nothing() -> None:
+    """Neither a failure nor a score is the next one's."""
+    samples, failure = noise(9), InferenceError("no memory")
+
+    def long(name: str, *outcomes: Hypothesis | InferenceError) -> Iterator[PieceResult]:
+        for number, outcome in enumerate(outcomes):
+            yield PieceResult(Piece(name, samples, 2.0, 10.0 * number), outcome, 2.0)
+        yield PieceResult(Piece(name, END, 0.0, 50.0), Hypothesis("", 0.0), 0.0)
+
+    first, second, third = assembled(
+        [
+            *long("a", Hypothesis("x", -1.0), failure),
+            *long("b", Hypothesis("y", -2.0), Hypothesis("", -3.0), Hypothesis("z", -4.0)),
+            *long("c", Hypothesis("w", -8.0)),
+        ]
+    )
+    assert (first.hypothesis, first.error) == (None, failure)
+    assert (second.hypothesis, second.error, second.duration_s) == (Hypothesis("y z", -6.0), None, 50.0)
+    assert second.passages == (Passage(0.0, 2.0, "y"), Passage(20.0, 22.0, "z"))
+    assert (third.hypothesis, third.error) == (Hypothesis("w", -8.0), None)
+
+
 def test_a_decoder_that_is_not_there(conv_model: ConvModel) -> None:
     with pytest.raises(ConfigError, match="greedy"):
         Recognizer.open(conv_model.path, decoder="fancy")
@@ -515,6 +554,19 @@ def test_long_pipes_share_the_bound_on_model_runs() -> None:
     assert [result.error for result in results] == [None] * 10
     assert len(backend.lengths) >= 30
     assert backend.most == 2
+
+
+def test_what_processes_decode_comes_in_the_order_of_the_recordings(
+    conv_model: ConvModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for package in ("pyctcdecode", "loky"):
+        pytest.importorskip(package)
+    monkeypatch.setattr(pool, "WORTH_IT_S", 1e9)  # none begins
+    alone = Recognizer.open(conv_model.path, backend="onnxruntime", device="cpu", decoder="beam", threads=1)
+    recordings = [noise(1600 + 160 * seed, seed=seed) for seed in range(4)]
+    texts = [hypothesis.text for hypothesis in alone.recognize(recordings)]
+    assert [h.text for h in replace(alone, decoding_processes=2).recognize(recordings)] == texts
+    assert len(set(texts)) == 4
 
 
 def test_what_the_machine_cannot_hold_goes_in_halves() -> None:

@@ -60,9 +60,14 @@ class TestWhereItCuts:
         assert [round(end - start, 2) for start, end in pieces[:2]] == [9.99, 9.99]  # whole frames of 30 ms
 
     def test_at_the_cap_the_longest_pause_of_the_later_half_decides(self) -> None:
-        sound = recording(4.8, 0.18, 1.2, 0.3, 1.2, 0.18, 30.0)
-        (_, end), *_ = bounds_s(list(segments([sound], RATE, 9.0)))
-        assert 4.8 + 0.18 + 1.2 < end < 4.8 + 0.18 + 1.2 + 0.3
+        """Though the one before is longer."""
+        (_, end), *_ = bounds_s(list(segments([recording(2.0, 0.9, 3.1, 0.3, 30.0)], RATE, 9.0)))
+        assert 6.0 < end < 6.3
+
+    def test_speech_after_a_cut_at_the_cap_is_kept_though_it_ends_there(self) -> None:
+        (_, end), (start, last) = bounds_s(list(segments([recording(6.0, 0.3, 2.7, 10.0)], RATE, 9.0)))
+        assert 6.0 < end == start < 6.3
+        assert last > 9.0
 
     def test_silence_alone_is_nothing(self) -> None:
         assert list(segments([recording(0.0, 100.0)], RATE)) == []
@@ -143,6 +148,16 @@ def test_who_speaks_softly_after_others_is_heard(ds2_data: Path) -> None:
     for piece in segments([sound], RATE):
         heard[piece.start : piece.start + len(piece.samples)] = True
     assert heard[len(loud) :].mean() > 0.97
+
+
+@pytest.mark.usefixtures("loud_is_speech")
+def test_after_a_blow_on_the_microphone_soft_speech_is_heard_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loudest section is forgotten, a decibel by each that follows."""
+    monkeypatch.setattr(module, "SECTION_FRAMES", 20)
+    blow = np.full(20 * FRAME, 0.99, dtype=np.float32)
+    soft = np.tile(np.repeat(np.float32([0.02, 0.0]), FRAME), 240)  # speech and silence by turns, 24 sections of it
+    heard = [speech for _, speech in module.judged([blow, soft], RATE)]
+    assert heard[-40:] == [True, False] * 20
 
 
 def test_a_rooms_noise_in_long_pauses_is_no_speech(ds2_data: Path) -> None:
