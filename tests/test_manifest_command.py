@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -33,9 +34,11 @@ RATE = 16000
 
 
 def write_audio(
-    path: Path, samples: int = 16000, *, rate: int = RATE, seed: int = 0, channels: int | None = None
+    path: Path, samples: int = 16000, *, rate: int = RATE, seed: int | None = None, channels: int | None = None
 ) -> Path:
+    """Another noise for each path, unless a seed is given."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    seed = zlib.crc32(os.fsencode(path)) if seed is None else seed
     soundfile.write(path, noise(samples, seed=seed, channels=channels), rate)
     return path
 

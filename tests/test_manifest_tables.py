@@ -138,3 +138,20 @@ def test_clean_texts(ds2: Ds2, folder: Path) -> None:
     assert told(lines) == [("a", "Don't call 555 Ann")]
     assert 'ds2: 1 text has digits, such as "Don\'t call 555 Ann": write them out as they are spoken.\n' in said
     assert "1 dropped: text is empty" in said
+
+
+def test_copies_under_other_names(ds2: Ds2, tmp_path: Path) -> None:
+    """Which would be learnt from and validated on; an utterance of the same length is none."""
+    for name, seed in (("a", 1), ("copy of a", 1), ("c", 1), ("d", 2)):
+        audio = write_audio(tmp_path / "in" / f"{name}.wav", seed=seed)
+        write_text(audio.with_suffix(".txt"), "other words" if name == "c" else "words")
+    outs = ("--out", tmp_path / "m.jsonl", "--overwrite")
+    outcome = ds2("manifest", tmp_path / "in", *outs)
+    assert outcome.err.splitlines() == [
+        f"ds2: 1 dropped: a copy of another recording, with another text, first {tmp_path / 'in/c.wav'} "
+        f"(of {tmp_path / 'in/a.wav'}, its text there: 'other words')",
+        f"ds2: 1 dropped: a copy of another recording, first {tmp_path / 'in/copy of a.wav'} "
+        f"(of {tmp_path / 'in/a.wav'})",
+    ]
+    assert (outcome.code, outcome.out) == (0, f"Wrote {tmp_path / 'm.jsonl'}: 2 utterances, 0.00 h.\n")
+    assert ": 4 utterances" in ds2("manifest", tmp_path / "in", "--headers-only", *outs).out

@@ -3,6 +3,7 @@
 Two threads decoded LibriSpeech's Opus twice as fast as one, as two processes did, and need no pickling.
 """
 
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ import msgspec
 
 from ds2_deploy.audio.load import audio_duration_s, channels_of
 from ds2_deploy.errors import AudioError, AudioNotFoundError, ConfigError, SilentAudioError
+from ds2_deploy.files import is_pipe
 from ds2_deploy.text.punctuation import strip_punctuation
 from training.corpora.entry import Dropped, Entry, Items, Part, Reason
 from training.corpora.parts import write_part
@@ -92,19 +94,30 @@ def distinct(items: Items, *, punctuation: bool = True) -> Items:
 def checked(
     entries: list[Entry], limits: Limits, *, decode: bool, audio_dir: Path | None, workers: int
 ) -> Iterator[Result]:
-    """A result per entry, in order whatever the number of threads, and each file once: only here is it known which
-    parts are all of their recordings."""
-    check: Callable[[Entry], Result] = partial(_check, limits=limits, decode=decode, audio_dir=audio_dir)
+    """A result per entry, in order whatever the number of threads, and each recording once: only here is it known which
+    parts are all of their recordings, and which files hold the same."""
+    check: Callable[[Entry], tuple[Result, bytes]] = partial(_check, limits=limits, decode=decode, audio_dir=audio_dir)
     seen: set[str] = set()
+    held: dict[bytes, Utterance] = {}
     with ThreadPool(workers) as pool:
-        for result in pool.imap(check, entries, chunksize=16):
+        for result, content in pool.imap(check, entries, chunksize=16):
             if isinstance(result, Dropped):
                 yield result
             elif result.audio in seen:
                 yield _second(result.audio, result.text)
+            elif content in held:
+                yield _copy(result, held[content])
             else:
                 seen.add(result.audio)
+                if content:
+                    held[content] = result
                 yield result
+
+
+def _copy(utterance: Utterance, first: Utterance) -> Dropped:
+    if utterance.text == first.text:
+        return Dropped(utterance.audio, Reason.COPY, f"of {first.audio}")
+    return Dropped(utterance.audio, Reason.OTHER_TEXT, f"of {first.audio}, its text there: {utterance.text!r}")
 
 
 def _second(audio: str, text: str) -> Dropped:
@@ -122,7 +135,16 @@ def _within(part: Part, audio: str) -> Part | None:
     return part._replace(duration_s=left_s) if to_its_end else part
 
 
-def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None) -> Result:
+def _check(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None) -> tuple[Result, bytes]:
+    """What becomes of an entry, and what tells its recording from others; nothing without decoding."""
+    result = _result(entry, limits=limits, decode=decode, audio_dir=audio_dir)
+    if isinstance(result, Dropped) or not decode or is_pipe(result.audio):
+        return result, b""
+    with open(result.audio, "rb") as file:  # noqa: PTH123  # a million Path objects cost
+        return result, hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).digest()
+
+
+def _result(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | None) -> Result:
     if not entry.text:
         return Dropped(entry.audio, Reason.EMPTY_TEXT)
     try:

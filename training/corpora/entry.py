@@ -105,6 +105,8 @@ class Reason(StrEnum):
     TOO_FAST = "too much text for its duration"
     TOO_SLOW = "too little text for its duration"
     DUPLICATE = "a second time"
+    COPY = "a copy of another recording"
+    OTHER_TEXT = "a copy of another recording, with another text"
 
     @property
     def is_failure(self) -> bool:
