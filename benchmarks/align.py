@@ -22,7 +22,7 @@ from ds2_deploy.audio.load import load_audio
 from ds2_deploy.manifest import read_manifest
 from ds2_deploy.model_folder import open_model
 from ds2_deploy.runtime import open_backend
-from training.align import Passage, align, hear
+from training.align import AlignedPassage, align, hear
 
 SEED, SILENCE_S, TOLERANCE_S = 2026, (0.3, 1.5), 0.1
 MAX_SECONDS = 20.0
@@ -86,7 +86,7 @@ class Piece(NamedTuple):
 
 
 def judged(
-    placed: Sequence[Passage],
+    placed: Sequence[AlignedPassage],
     told: Sequence[str],
     wrong: set[int],
     earliest_s: Sequence[float],

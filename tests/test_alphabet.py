@@ -160,4 +160,5 @@ def test_an_unknown_language_is_named_with_the_choices() -> None:
 
 
 def test_words_are_joined_as_the_alphabet_writes_them() -> None:
-    assert [Alphabet.of(labels).joint for labels in ("ab ", "你好", ["HH", "AH"], ["HH", "SIL"])] == [" ", "", " ", " "]
+    alphabets = map(Alphabet.of, ("ab ", "你好", ["HH", "AH"], ["HH", "SIL"]))
+    assert [alphabet.word_separator for alphabet in alphabets] == [" ", "", " ", " "]

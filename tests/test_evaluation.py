@@ -83,7 +83,7 @@ def test_the_worst_come_first_and_right_ones_not_at_all() -> None:
 def test_where_no_spaces_part_words_errors_are_characters() -> None:
     mandarin = LANGUAGES["zh"]
     every = [scored("1", "设定三十二度上下", "设定三十度上下了"), scored("2", "好的吗", "不是了")]
-    assert for_pipe(differences(every[0], mandarin), mandarin.joint) == "设定三十[-二-]度上下{+了+}"
+    assert for_pipe(differences(every[0], mandarin), mandarin.unit_separator) == "设定三十[-二-]度上下{+了+}"
     assert [s.reference.path.name for s in worst(every, 2, mandarin)] == ["2", "1"]
     assert group_columns(mandarin) == ("recordings", "CER", "characters wrong", "WER")
     assert group_row(Group.of("a", every), mandarin) == ("a", "2", "45.45%", "5 of 11", "100.00%")

@@ -25,7 +25,7 @@ from tests.conftest import Ds2, noise, read_only
 from tests.test_files import largest_file
 from tests.test_imports import loaded_by
 from training.corpora.build import split_off
-from training.corpora.check import Limits, Utterance
+from training.corpora.check import Limits, ManifestLine
 from training.corpora.entry import Reason, audio_files
 from training.corpora.formats import FORMATS
 from training.corpora.parts import write_flac
@@ -810,7 +810,7 @@ def test_what_cannot_be_written_is_told_before_anything_is_read(
 ) -> None:
     (tmp_path / "folder").mkdir()
     write_text(tmp_path / "file", "")
-    monkeypatch.setattr("training.corpora.build.survey", lambda *_, **__: pytest.fail("read all the same"))
+    monkeypatch.setattr("training.corpora.build.audit", lambda *_, **__: pytest.fail("read all the same"))
     if words == "Read-only file system":
         monkeypatch.setattr("tempfile.TemporaryFile", read_only)
     outs = {"--out": tmp_path / "m.jsonl", "--valid-out": tmp_path / "v.jsonl"} | {option: tmp_path / name}
@@ -886,7 +886,7 @@ def test_two_names_of_one_file(ds2: Ds2, tmp_path: Path) -> None:
 
 def test_whole_speakers_are_split_off() -> None:
     rng = np.random.default_rng(3)
-    told = [Utterance(f"/{i}.wav", float(rng.uniform(1, 5)), "x", f"s{rng.integers(30)}") for i in range(400)]
+    told = [ManifestLine(f"/{i}.wav", float(rng.uniform(1, 5)), "x", f"s{rng.integers(30)}") for i in range(400)]
     total_s = sum(u.duration_s for u in told)
     splits = set()
     for seed in range(5):
@@ -899,21 +899,21 @@ def test_whole_speakers_are_split_off() -> None:
         assert split_off(told, 0.1, seed) == (train, valid, by)
         splits.add(tuple(valid))
     assert len(splits) == 5
-    unknown = [Utterance(f"/{i}.wav", 1.0, "x", "") for i in range(10)]
+    unknown = [ManifestLine(f"/{i}.wav", 1.0, "x", "") for i in range(10)]
     assert [len(part) for part in split_off(unknown, 0.2, 0)[:2]] == [8, 2]
-    pieces = [Utterance(f"/{i}.flac", 1.0, "x", "", recording=f"/long-{i // 5}.wav") for i in range(10)]
+    pieces = [ManifestLine(f"/{i}.flac", 1.0, "x", "", recording=f"/long-{i // 5}.wav") for i in range(10)]
     train, valid, by = split_off(pieces, 0.5, 0)
     assert by == "recordings: no speakers are named"
     assert [len(train), len(valid)] == [5, 5]
     assert not {u.recording for u in train} & {u.recording for u in valid}
-    large, small = [Utterance("/a", 9.0, "x", "a")], [Utterance("/b", 8.0, "x", "b")]
+    large, small = [ManifestLine("/a", 9.0, "x", "a")], [ManifestLine("/b", 8.0, "x", "b")]
     assert split_off(large + small, 0.01, 0) == (large, small, "2 speakers")
     some = split_off(large + small + unknown, 0.5, 0)
     assert some.by == "2 speakers, and by recordings where none is named"
 
 
 def test_what_one_speaker_says_is_split_by_recordings() -> None:
-    told = [Utterance(f"/{i}.flac", 1.0, "x", "ann", recording=f"/long-{i // 5}.wav") for i in range(20)]
+    told = [ManifestLine(f"/{i}.flac", 1.0, "x", "ann", recording=f"/long-{i // 5}.wav") for i in range(20)]
     train, valid, by = split_off(told, 0.25, 0)
     assert (len(train), len(valid), by) == (15, 5, "recordings: the only speaker is in both")
     assert not {u.recording for u in train} & {u.recording for u in valid}

@@ -8,12 +8,12 @@ import pytest
 from ds2_deploy.metadata import Provenance
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from tests.test_training_wiring import recipe
-from training.provenance import Heard
+from training.provenance import Learnt
 from training.trainer import train
 
 
 def heard(names, hours):
-    return Heard(dict.fromkeys(names), hours)
+    return Learnt(dict.fromkeys(names), hours)
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_lines_are_nearly_equal_and_hold_everything() -> None:
 
 def test_chinese_has_no_spaces() -> None:
     words = [TimedWord(c, i / 2, i / 2 + 0.3, 1.0) for i, c in enumerate("卡拉ok厅12𠮷")]
-    assert [cue.text for cue in cues(words, Alphabet.of("卡拉ok厅12𠮷").joint)] == ["卡拉ok厅12𠮷"]
+    assert [cue.text for cue in cues(words, Alphabet.of("卡拉ok厅12𠮷").word_separator)] == ["卡拉ok厅12𠮷"]
 
 
 def test_tsv_has_whispers_columns() -> None:

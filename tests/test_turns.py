@@ -65,11 +65,11 @@ def test_ctm_of_a_call_has_one_channel_after_the_other() -> None:
     ]  # fmt: skip
 
 
-def subtitles(words: tuple[TimedWord, ...], channel: int, joint: str = " ") -> list[list[str]]:
+def subtitles(words: tuple[TimedWord, ...], channel: int, separator: str = " ") -> list[list[str]]:
     """The lines of each subtitle of one who speaks alone, as SubRip has them."""
     out = io.StringIO()
-    spoken = turns([()] * channel + [words], joint)
-    writer_class("srt")(out, single=True).write(Transcript("call.wav", "", 5.0, turns=spoken, joint=joint))
+    spoken = turns([()] * channel + [words], separator)
+    writer_class("srt")(out, single=True).write(Transcript("call.wav", "", 5.0, turns=spoken, word_separator=separator))
     return [cue.splitlines()[2:] for cue in out.getvalue().split("\n\n")[:-1]]
 
 
@@ -78,23 +78,23 @@ def test_a_long_turn_has_lines_of_the_same_length_after_its_mark() -> None:
     assert subtitles(words, 0) == [["[0] " + " ".join(["abcdef"] * 5), " ".join(["abcdef"] * 5)]]
 
 
-@pytest.mark.parametrize("joint", [" ", ""])
+@pytest.mark.parametrize("separator", [" ", ""])
 @pytest.mark.parametrize("channel", [0, 12])
-def test_lines_of_calls_are_no_longer_with_their_mark(channel: int, joint: str) -> None:
+def test_lines_of_calls_are_no_longer_with_their_mark(channel: int, separator: str) -> None:
     lengths = np.random.default_rng(channel).integers(1, 10, 300)
     words = tuple(TimedWord("abcdefghi"[:n], 0.1 * i, 0.1 * i + 0.1, 1.0) for i, n in enumerate(lengths))
-    found = subtitles(words, channel, joint)
+    found = subtitles(words, channel, separator)
     assert all(shown[0].startswith(f"[{channel}] ") and len(shown) <= 2 for shown in found)
     assert 38 < max(len(line) for shown in found for line in shown) <= 42
-    text = joint.join(joint.join(shown).removeprefix(f"[{channel}] ") for shown in found)
-    assert text == joint.join(word.word for word in words)
+    text = separator.join(separator.join(shown).removeprefix(f"[{channel}] ") for shown in found)
+    assert text == separator.join(word.word for word in words)
 
 
 def test_turns_of_a_language_without_spaces_are_joined_as_it_writes() -> None:
     words = tuple(TimedWord(c, 0.1 * i, 0.1 * i + 0.1, 1.0) for i, c in enumerate("你好"))
     out = io.StringIO()
     spoken = turns([words, tuple(word._replace(start_s=5.0, end_s=5.1) for word in words[:1])], "")
-    writer_class("jsonl")(out, single=True).write(Transcript("call.wav", "", 6.0, turns=spoken, joint=""))
+    writer_class("jsonl")(out, single=True).write(Transcript("call.wav", "", 6.0, turns=spoken, word_separator=""))
     found = json.loads(out.getvalue())
     assert (found["text"], found["turns"][0]["text"]) == ("你好你", "你好")
 

@@ -51,7 +51,7 @@ class Sound(NamedTuple):
     duration_s: float
 
 
-class Passage(NamedTuple):
+class AlignedPassage(NamedTuple):
     """A stretch of text and where it was said."""
 
     text: str
@@ -87,7 +87,9 @@ def hear(backend: Backend, metadata: ModelMetadata, blocks: Iterable[Samples]) -
     return Sound(np.concatenate(frames), np.concatenate(times), samples / rate)
 
 
-def align(sound: Sound, passages: Sequence[str], alphabet: Alphabet, max_seconds: float = math.inf) -> list[Passage]:
+def align(
+    sound: Sound, passages: Sequence[str], alphabet: Alphabet, max_seconds: float = math.inf
+) -> list[AlignedPassage]:
     """Where each passage was said, in order, longer ones in pieces; AlignmentError where the text cannot fit into the
     recording at all."""
     boundary = alphabet.boundary
@@ -150,12 +152,12 @@ def _frame_scores(
 
 def _placed(
     texts: Sequence[str], times_s: Sequence[tuple[float, float]], scores: Sequence[float], duration_s: float
-) -> list[Passage]:
+) -> list[AlignedPassage]:
     """With a margin around each, which neighbours share half and half."""
     middles = [(end_s + start_s) / 2 for (_, end_s), (start_s, _) in pairwise(times_s)]
     rooms = pairwise([0.0, *middles, duration_s])
     return [
-        Passage(text, float(max(start_s - MARGIN_S, low_s)), float(min(end_s + MARGIN_S, high_s)), score)
+        AlignedPassage(text, float(max(start_s - MARGIN_S, low_s)), float(min(end_s + MARGIN_S, high_s)), score)
         for text, (start_s, end_s), score, (low_s, high_s) in zip(texts, times_s, scores, rooms, strict=True)
     ]
 

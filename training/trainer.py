@@ -33,7 +33,7 @@ from training.distributed import Processes, joined_processes
 from training.draws import Draw, seed_of
 from training.learner import Learner
 from training.precision import allow_tf32
-from training.provenance import Heard
+from training.provenance import Learnt
 from training.recipe import Recipe
 from training.report import Reporter
 from training.resume import check_recipe, check_same
@@ -230,9 +230,9 @@ class Training:
         """What the model will say about itself; it has learnt from what checkpoint and teacher learnt from, too."""
         recipe = self.recipe
         earlier = [one.metadata.provenance for one in (checkpoint, self.teacher and self.teacher.model) if one]
-        heard = [Heard(dict.fromkeys(one.train), one.audio_hours) for one in earlier]
+        before = [Learnt(dict.fromkeys(one.train), one.audio_hours) for one in earlier]
         names = dict.fromkeys("/".join(manifest.absolute().parts[-2:]) for manifest in manifests)
-        learnt = reduce(Heard.plus, [*heard, Heard(names, self.train_set.distinct_hours)])
+        learnt = reduce(Learnt.plus, [*before, Learnt(names, self.train_set.distinct_hours)])
         return ModelMetadata(
             name=recipe.name,
             language=recipe.language,

@@ -14,7 +14,7 @@ from ds2_deploy.bench.load_test import Served, poisson
 from ds2_deploy.bench.plan import Plan, Sound
 from ds2_deploy.bench.report import Row
 from ds2_deploy.bench.stats import Latency
-from ds2_deploy.bench.worker import Inputs, Remote, Timed, Utterance
+from ds2_deploy.bench.worker import Inputs, Remote, Timed, TimedUtterance
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.text.languages import language_named, respelled
@@ -134,7 +134,7 @@ def _utterances(bench: Bench) -> list[Row]:
     if not paths:
         return []
     by_name = {remote.spec.name: remote for remote in bench.offline}
-    passes: dict[str, list[tuple[list[Utterance], float, float, float | None]]] = {name: [] for name in by_name}
+    passes: dict[str, list[tuple[list[TimedUtterance], float, float, float | None]]] = {name: [] for name in by_name}
     for remote in bench.offline:
         remote.ask("utterances", paths)
     for order in planning.in_turns(list(by_name), bench.plan.rounds):
@@ -145,7 +145,7 @@ def _utterances(bench: Bench) -> list[Row]:
 
 
 def _utterance_row(bench: Bench, remote: Remote, passes: list[Any], reference: list[str]) -> Row:
-    told: list[Utterance] = [utterance for found, *_ in passes for utterance in found]
+    told: list[TimedUtterance] = [utterance for found, *_ in passes for utterance in found]
     rounds_ms = [[utterance.whole_ms for utterance in found] for found, *_ in passes]
     wall_s = sum(wall for _, wall, *_ in passes)
     wer, own = _wer(bench, reference), _wer(bench, [utterance.text for utterance in passes[0][0]])

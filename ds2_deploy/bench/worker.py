@@ -73,7 +73,7 @@ class Inputs(NamedTuple):
     lengths: npt.NDArray[np.int64]
 
 
-class Utterance(NamedTuple):
+class TimedUtterance(NamedTuple):
     """A recording from file to text."""
 
     audio_ms: float
@@ -274,7 +274,7 @@ class _Worker:
 
     # --- from files to text ------------------------------------------------------------------------------------
 
-    def utterances(self, paths: list[Path]) -> tuple[list[Utterance], float, float, float | None]:
+    def utterances(self, paths: list[Path]) -> tuple[list[TimedUtterance], float, float, float | None]:
         """Each from file to text, alone; seconds of all together, peaks of memory."""
         rate = self.folder.metadata.feature.sample_rate
         found = []
@@ -289,7 +289,7 @@ class _Worker:
                 text = text_or_nothing(self.decoder, log_probs)
                 end = time.perf_counter()
                 times = (1000 * (read - start), 1000 * (heard - read), 1000 * (end - heard), 1000 * (end - start))
-                found.append(Utterance(*times, text, len(audio) / rate, bool(np.isfinite(log_probs).all())))
+                found.append(TimedUtterance(*times, text, len(audio) / rate, bool(np.isfinite(log_probs).all())))
             wall_s = time.perf_counter() - begin
         return found, wall_s, *peak()
 

@@ -10,7 +10,7 @@ from ds2_deploy.commands.common import BackendName, Device, path_argument, path_
 
 if TYPE_CHECKING:
     from ds2_deploy.audio.load import Samples
-    from training.align import Passage
+    from training.align import AlignedPassage
 
 SHOWN = 200
 """Characters of a sentence that is left out: without punctuation it may be the whole text."""
@@ -92,11 +92,11 @@ def align(
     typer.echo(f"{out}: {len(kept)} of {len(placed)} passages, {seconds:.1f} of {sound.duration_s:.1f} s", err=True)
 
 
-def _write(audio: Path, samples: "Samples", rate: int, passages: "list[Passage]", out: Path) -> None:
+def _write(audio: Path, samples: "Samples", rate: int, passages: "list[AlignedPassage]", out: Path) -> None:
     """The recordings first, then the manifest: who sees the manifest finds them all."""
     from ds2_deploy.files import remove
     from training.corpora.build import write_manifest
-    from training.corpora.check import Utterance
+    from training.corpora.check import ManifestLine
     from training.corpora.parts import write_flac
 
     folder = out.with_suffix("")
@@ -108,5 +108,5 @@ def _write(audio: Path, samples: "Samples", rate: int, passages: "list[Passage]"
         write_flac(path, cut, rate)
         duration_s, score = round(len(cut) / rate, 3), round(passage.score, 3)
         whole = str(audio.absolute())
-        utterances.append(Utterance(str(path.absolute()), duration_s, passage.text, "", score, whole))
+        utterances.append(ManifestLine(str(path.absolute()), duration_s, passage.text, "", score, whole))
     write_manifest(out, utterances)

@@ -145,7 +145,7 @@ def _print_details(evaluation: "Evaluation", scored: "list[Scored]", worst: int,
     shown = differences.for_terminal if sys.stdout.isatty() else differences.for_pipe
     for s in differences.worst(scored, worst, language):
         wrong, units = s.errors.counted(language.metric)
-        found = shown(differences.differences(s, language), language.joint)
+        found = shown(differences.differences(s, language), language.unit_separator)
         typer.echo(f"\n{s.reference.path}: {wrong} of {units} {language.unit}\n  {found}")
 
 

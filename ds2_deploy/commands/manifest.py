@@ -63,7 +63,7 @@ def manifest(
     from ds2_deploy.errors import ManifestError
     from ds2_deploy.files import check_output_file, check_output_folder
     from ds2_deploy.runtime.devices import cpu_cores
-    from training.corpora.build import split_off, survey, write_manifest, write_report
+    from training.corpora.build import audit, split_off, write_manifest, write_report
     from training.corpora.check import Limits
 
     if (valid_share is None) != (valid_out is None):
@@ -81,7 +81,7 @@ def manifest(
             min_chars_per_second=min_chars_per_second,
             max_chars_per_second=max_chars_per_second,
         )
-        found = survey(
+        found = audit(
             source,
             format_name=format_name,
             split=split,

@@ -176,7 +176,7 @@ class Opened(NamedTuple):
     """A model that is ready to transcribe."""
 
     transcribe: Callable[["Iterable[AudioSource]"], "Iterator[Result]"]
-    joint: str
+    word_separator: str
     """What its alphabet has between words."""
 
 
@@ -188,7 +188,7 @@ def _batched(recordings: "list[Recording]", **options: Any) -> Opened:
     workers = 1 if alone and not _is_long(recordings[0], options.get("max_segment_s", MAX_SEGMENT_S)) else None
     with usage_errors():  # a hot word that the model cannot spell
         recognizer = Recognizer.open(workers=workers, **options)
-    return Opened(recognizer.transcribe, recognizer.metadata.alphabet.joint)
+    return Opened(recognizer.transcribe, recognizer.metadata.alphabet.word_separator)
 
 
 def _is_long(recording: "Recording", limit_s: float) -> bool:
@@ -214,7 +214,7 @@ def _streamed(**options: Any) -> Opened:
         with dispatcher:
             yield from transcribe_streams(dispatcher, sources)
 
-    return Opened(transcribe_all, dispatcher.metadata.alphabet.joint)
+    return Opened(transcribe_all, dispatcher.metadata.alphabet.word_separator)
 
 
 def _sources(recording: "Recording", channel: "int | Literal['each'] | None") -> "list[AudioSource]":
@@ -267,13 +267,17 @@ def _write_all(
                     failures += 1
                     continue
                 if channel == "each":
-                    spoken = turns((result.words for result in heard), opened.joint)
-                    transcript = Transcript(recording.name, "", first.duration_s, turns=spoken, joint=opened.joint)
+                    spoken = turns((result.words for result in heard), opened.word_separator)
+                    transcript = Transcript(
+                        recording.name, "", first.duration_s, turns=spoken, word_separator=opened.word_separator
+                    )
                 else:
                     assert first.hypothesis is not None
                     text, readings = first.hypothesis.text, first.hypothesis.readings
                     told = (text, first.duration_s, first.passages, first.words, channel or 0)
-                    transcript = Transcript(recording.name, *told, readings=readings, joint=opened.joint)
+                    transcript = Transcript(
+                        recording.name, *told, readings=readings, word_separator=opened.word_separator
+                    )
                 try:
                     output.write(transcript)
                 except OutputError as error:

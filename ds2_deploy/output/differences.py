@@ -31,14 +31,14 @@ def differences(scored: Scored, language: Language) -> list[Difference]:
     found = []
     for _, run in groupby(pairs, key=lambda pair: pair[0] == pair[1]):
         said, told = zip(*run, strict=True)
-        found.append(Difference(*(language.joint.join(filter(None, side)) for side in (said, told))))
+        found.append(Difference(*(language.unit_separator.join(filter(None, side)) for side in (said, told))))
     return found
 
 
 Mark = Callable[[str], str]
 
 
-def marked(found: Iterable[Difference], joint: str, missed: Mark, made_up: Mark, plain: Mark = str) -> str:
+def marked(found: Iterable[Difference], separator: str, missed: Mark, made_up: Mark, plain: Mark = str) -> str:
     """In a line: what was said and not heard marked by `missed`, what was heard and not said by `made_up`."""
     words = []
     for said, heard in found:
@@ -47,17 +47,17 @@ def marked(found: Iterable[Difference], joint: str, missed: Mark, made_up: Mark,
             continue
         words += [missed(said)] if said else []
         words += [made_up(heard)] if heard else []
-    return joint.join(words)
+    return separator.join(words)
 
 
-def for_pipe(found: Iterable[Difference], joint: str) -> str:
+def for_pipe(found: Iterable[Difference], separator: str) -> str:
     """As wdiff marks it."""
-    return marked(found, joint, lambda said: f"[-{said}-]", lambda heard: f"{{+{heard}+}}")
+    return marked(found, separator, lambda said: f"[-{said}-]", lambda heard: f"{{+{heard}+}}")
 
 
-def for_terminal(found: Iterable[Difference], joint: str) -> str:
+def for_terminal(found: Iterable[Difference], separator: str) -> str:
     """Red and struck out what was missed, green what was made up."""
-    return marked(found, joint, lambda said: f"\x1b[31;9m{said}\x1b[0m", lambda heard: f"\x1b[32m{heard}\x1b[0m")
+    return marked(found, separator, lambda said: f"\x1b[31;9m{said}\x1b[0m", lambda heard: f"\x1b[32m{heard}\x1b[0m")
 
 
 def worst(scored: Sequence[Scored], most: int, language: Language) -> list[Scored]:
@@ -90,7 +90,7 @@ def write_html(path: Path, title: str, evaluation: Evaluation, scored: Sequence[
     wrong = [
         f"<tr><td>{html.escape(s.reference.path.name)}</td>"
         f"<td>{'/'.join(map(str, s.errors.counted(language.metric)))}</td>"
-        f'<td class="text" lang="{spoken}">{_html(differences(s, language), language.joint)}</td></tr>'
+        f'<td class="text" lang="{spoken}">{_html(differences(s, language), language.unit_separator)}</td></tr>'
         for s in worst(scored, len(scored), language)
     ]
     key = "<p><del>said and not heard</del> <ins>heard and not said</ins></p>"
@@ -123,9 +123,13 @@ def _other_rate(language: Language) -> str:
     return "WER" if language.metric == "CER" else "CER"
 
 
-def _html(found: Iterable[Difference], joint: str) -> str:
+def _html(found: Iterable[Difference], separator: str) -> str:
     return marked(
-        found, joint, lambda t: f"<del>{html.escape(t)}</del>", lambda t: f"<ins>{html.escape(t)}</ins>", html.escape
+        found,
+        separator,
+        lambda t: f"<del>{html.escape(t)}</del>",
+        lambda t: f"<ins>{html.escape(t)}</ins>",
+        html.escape,
     )
 
 

@@ -28,24 +28,24 @@ class Cue(NamedTuple):
     text: str
 
 
-def cues(words: Iterable[TimedWord], joint: str = " ", width: int = LINE_CHARACTERS) -> Iterator[Cue]:
-    """Subtitles in order, none overlapping the next; together they hold every word once, with `joint` between them.
+def cues(words: Iterable[TimedWord], separator: str = " ", width: int = LINE_CHARACTERS) -> Iterator[Cue]:
+    """Subtitles in order, none overlapping the next; together they hold every word once, with `separator` between them.
 
     Their lines have at most `width` characters, but for a single longer word.
     """
-    groups = list(_groups(words, joint, width))
+    groups = list(_groups(words, separator, width))
     for group, following in zip_longest(groups, groups[1:]):
         start_s = group[0].start_s
         end_s = min(max(group[-1].end_s + LINGER_S, start_s + SHORTEST_S), start_s + LONGEST_S)
         if following:
             end_s = min(end_s, max(following[0].start_s - GAP_S, group[-1].end_s))
-        yield Cue(start_s, end_s, joined(group, joint))
+        yield Cue(start_s, end_s, joined(group, separator))
 
 
-def _groups(words: Iterable[TimedWord], joint: str, width: int) -> Iterator[list[TimedWord]]:
+def _groups(words: Iterable[TimedWord], separator: str, width: int) -> Iterator[list[TimedWord]]:
     group: list[TimedWord] = []
     for word in words:
-        if group and not _fits(group, word, joint, width):
+        if group and not _fits(group, word, separator, width):
             yield group
             group = []
         group.append(word)
@@ -53,17 +53,17 @@ def _groups(words: Iterable[TimedWord], joint: str, width: int) -> Iterator[list
         yield group
 
 
-def _fits(group: list[TimedWord], word: TimedWord, joint: str, width: int) -> bool:
+def _fits(group: list[TimedWord], word: TimedWord, separator: str, width: int) -> bool:
     """Whether the subtitle can go on with this word."""
     pause_s = word.start_s - group[-1].end_s
-    shown = lines(joined([*group, word], joint), width)
+    shown = lines(joined([*group, word], separator), width)
     short = len(shown) <= LINES and all(len(line) <= width for line in shown)
     return pause_s < PAUSE_S and word.end_s - group[0].start_s <= LONGEST_S and short
 
 
-def joined(words: Sequence[TimedWord], joint: str) -> str:
-    """A text of them; `joint` is the alphabet's."""
-    return joint.join(word.word for word in words)
+def joined(words: Sequence[TimedWord], separator: str) -> str:
+    """A text of them; `separator` is the alphabet's for words."""
+    return separator.join(word.word for word in words)
 
 
 def lines(text: str, width: int = LINE_CHARACTERS) -> list[str]:

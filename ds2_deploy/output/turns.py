@@ -16,7 +16,7 @@ class Turn(NamedTuple):
 
     channel: int
     words: tuple[TimedWord, ...]
-    joint: str = " "
+    word_separator: str = " "
     """What stands between words, as the alphabet has it."""
 
     @property
@@ -29,12 +29,12 @@ class Turn(NamedTuple):
 
     @property
     def text(self) -> str:
-        return joined(self.words, self.joint)
+        return joined(self.words, self.word_separator)
 
 
-def turns(channels: Iterable[Sequence[TimedWord]], joint: str = " ") -> tuple[Turn, ...]:
+def turns(channels: Iterable[Sequence[TimedWord]], separator: str = " ") -> tuple[Turn, ...]:
     """Of all channels' words, in the order in which they begin; two may speak at once."""
-    found = [Turn(channel, part, joint) for channel, words in enumerate(channels) for part in _parted(words)]
+    found = [Turn(channel, part, separator) for channel, words in enumerate(channels) for part in _parted(words)]
     return tuple(sorted(found, key=lambda turn: (turn.start_s, turn.channel)))
 
 

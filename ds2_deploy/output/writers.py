@@ -26,7 +26,7 @@ class Transcript(NamedTuple):
     """Where each channel was heard apart: who spoke when. `text` and `words` are empty then."""
     readings: tuple[Reading, ...] = ()
     """Where several were asked for, of a recording that was heard in one piece."""
-    joint: str = " "
+    word_separator: str = " "
     """What stands between words, as the alphabet has it."""
 
     @property
@@ -42,7 +42,9 @@ class Transcript(NamedTuple):
     def cues(self) -> list[tuple[int | None, Cue]]:
         """Subtitles in order, each with its channel where there are several, and room for it in the lines."""
         found = [(None if self.turns is None else channel, words) for channel, words in self.channels.items()]
-        every = [(channel, cue) for channel, words in found for cue in cues(words, self.joint, _width(channel))]
+        every = [
+            (channel, cue) for channel, words in found for cue in cues(words, self.word_separator, _width(channel))
+        ]
         return sorted(every, key=lambda item: item[1].start_s)
 
 
@@ -107,7 +109,7 @@ class JsonWriter(TextWriter):
 def _json(transcript: Transcript) -> str:
     fields: dict[str, Any] = {
         "path": transcript.path,
-        "text": transcript.text or transcript.joint.join(turn.text for turn in transcript.turns or ()),
+        "text": transcript.text or transcript.word_separator.join(turn.text for turn in transcript.turns or ()),
         "duration_s": round(transcript.duration_s, 3),
     }
     if transcript.passages:

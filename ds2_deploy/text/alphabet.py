@@ -57,7 +57,7 @@ class Alphabet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return "" if self.boundary is None else self.separator + self.labels[self.boundary]
 
     @property
-    def joint(self) -> str:
+    def word_separator(self) -> str:
         """What a reader wants between words: a space, or nothing where the alphabet has none to write."""
         return "" if self.label_is_word and not self.separator else " "
 

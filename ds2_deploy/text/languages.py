@@ -63,7 +63,7 @@ class Language(NamedTuple):
     """The error rate to look at; of characters where no spaces part words."""
 
     @property
-    def joint(self) -> str:
+    def unit_separator(self) -> str:
         """What stands between the units that errors are counted in: nothing, or the space between words."""
         return "" if self.metric == "CER" else " "
 
@@ -74,7 +74,7 @@ class Language(NamedTuple):
 
     def units(self, text: str) -> list[str]:
         """Of a text in the language's spelling."""
-        return text.split() if self.joint else list(text)
+        return text.split() if self.unit_separator else list(text)
 
 
 LANGUAGES: dict[str, Language] = {

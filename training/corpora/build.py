@@ -14,16 +14,16 @@ from rich.progress import track
 
 from ds2_deploy.errors import AudioNotFoundError, ConfigError, ManifestError
 from ds2_deploy.files import atomic_path
-from training.corpora.check import Limits, Utterance, checked, distinct
+from training.corpora.check import Limits, ManifestLine, checked, distinct
 from training.corpora.entry import Dropped, Entry, Note
 from training.corpora.formats import read, recognised
 
 
-class Survey(NamedTuple):
-    """What a corpus holds, in its own order."""
+class Audit(NamedTuple):
+    """What of a corpus a manifest may hold, and what not, in the corpus' order."""
 
     format_name: str
-    kept: list[Utterance]
+    kept: list[ManifestLine]
     dropped: list[Dropped]
     notes: list[str]
     """How it was understood, in sentences."""
@@ -42,7 +42,7 @@ class Survey(NamedTuple):
             yield f"{count} dropped: {reason}, first {first.item}{detail}"
 
 
-def survey(
+def audit(
     source: Path,
     *,
     format_name: str | None,
@@ -52,7 +52,7 @@ def survey(
     audio_dir: Path | None,
     workers: int,
     punctuation: bool = True,
-) -> Survey:
+) -> Audit:
     """Read the corpus and check every recording, under a progress bar where stderr is a terminal."""
     if not source.exists():
         raise AudioNotFoundError(f"There is no file or folder {source}.")
@@ -72,12 +72,12 @@ def survey(
         raise ConfigError(f"{source} cuts recordings into parts: --audio-dir says where to write these as files.")
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())
     results = checked(entries, limits, decode=decode, audio_dir=audio_dir, workers=workers)
-    kept: list[Utterance] = []
+    kept: list[ManifestLine] = []
     silent = not console.is_terminal
     for result in track(results, "checking", len(entries), console=console, transient=True, disable=silent):
-        kept.append(result) if isinstance(result, Utterance) else dropped.append(result)
+        kept.append(result) if isinstance(result, ManifestLine) else dropped.append(result)
     notes += _digits([utterance.text for utterance in kept])
-    return Survey(format_name, kept, dropped, notes)
+    return Audit(format_name, kept, dropped, notes)
 
 
 def _digits(texts: list[str]) -> Iterator[str]:
@@ -91,13 +91,13 @@ def _digits(texts: list[str]) -> Iterator[str]:
 class Split(NamedTuple):
     """Utterances in two lists, each in its order."""
 
-    train: list[Utterance]
-    valid: list[Utterance]
+    train: list[ManifestLine]
+    valid: list[ManifestLine]
     by: str
     """What is in one list alone, as a message says it."""
 
 
-def split_off(utterances: list[Utterance], share: float, seed: int) -> Split:
+def split_off(utterances: list[ManifestLine], share: float, seed: int) -> Split:
     """Two lists, the second of at most `share` of the seconds, by whole speakers where several are known, or
     recordings.
 
@@ -117,10 +117,10 @@ def split_off(utterances: list[Utterance], share: float, seed: int) -> Split:
     return Split([u for u in utterances if u not in valid], [u for u in utterances if u in valid], by)
 
 
-def _groups(utterances: list[Utterance]) -> tuple[dict[str, list[Utterance]], str]:
+def _groups(utterances: list[ManifestLine]) -> tuple[dict[str, list[ManifestLine]], str]:
     """What is not to be parted, and what that is; by recordings where there is one speaker, who cannot be parted."""
     speakers = {utterance.speaker for utterance in utterances}
-    groups: dict[str, list[Utterance]] = defaultdict(list)
+    groups: dict[str, list[ManifestLine]] = defaultdict(list)
     for utterance in utterances:
         known = utterance.speaker and len(speakers) > 1
         groups[f"speaker {utterance.speaker}" if known else utterance.recording or utterance.audio].append(utterance)
@@ -134,7 +134,7 @@ def _groups(utterances: list[Utterance]) -> tuple[dict[str, list[Utterance]], st
     return groups, by
 
 
-def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
+def write_manifest(path: Path, utterances: Iterable[ManifestLine]) -> None:
     """JSON lines; paths relative to the manifest where the recording lies below its folder, so that both can move."""
     folder = Path(os.path.abspath(path)).parent  # noqa: PTH100  # without `..`, as recordings have it
     # A name that is no UTF-8 becomes the JSON escape of its surrogates, which reads back as the same bytes.
@@ -143,7 +143,7 @@ def write_manifest(path: Path, utterances: Iterable[Utterance]) -> None:
             file.write(_line(utterance, folder))
 
 
-def _line(utterance: Utterance, folder: Path) -> str:
+def _line(utterance: ManifestLine, folder: Path) -> str:
     fields: dict[str, Any] = {
         "audio_filepath": _named(utterance.audio, folder),
         "duration": utterance.duration_s,
@@ -164,7 +164,7 @@ def _named(audio: str, folder: Path) -> str:
     return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
-def write_report(path: Path, found: Survey) -> None:
+def write_report(path: Path, found: Audit) -> None:
     """Everything that was dropped and why, as JSON."""
     counts = Counter(item.reason for item in found.dropped)
     facts = {

@@ -53,7 +53,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return None
 
 
-class Utterance(NamedTuple):
+class ManifestLine(NamedTuple):
     """A checked line of a manifest; `audio` is absolute."""
 
     audio: str
@@ -66,7 +66,7 @@ class Utterance(NamedTuple):
     """What it was cut from, absolute, where it is a part; itself where it is whole."""
 
 
-Result = Utterance | Dropped
+Result = ManifestLine | Dropped
 WHOLE_S = 0.05
 """A part from the beginning that leaves out less of its recording is all of it; one that ends later by no more than
 that, as durations that were rounded do, ends with it."""
@@ -98,7 +98,7 @@ def checked(
     parts are all of their recordings, and which files hold the same."""
     check: Callable[[Entry], tuple[Result, bytes]] = partial(_check, limits=limits, decode=decode, audio_dir=audio_dir)
     seen: set[str] = set()
-    held: dict[bytes, Utterance] = {}
+    held: dict[bytes, ManifestLine] = {}
     with ThreadPool(workers) as pool:
         for result, content in pool.imap(check, entries, chunksize=16):
             if isinstance(result, Dropped):
@@ -114,7 +114,7 @@ def checked(
                 yield result
 
 
-def _copy(utterance: Utterance, first: Utterance) -> Dropped:
+def _copy(utterance: ManifestLine, first: ManifestLine) -> Dropped:
     if utterance.text == first.text:
         return Dropped(utterance.audio, Reason.COPY, f"of {first.audio}")
     return Dropped(utterance.audio, Reason.OTHER_TEXT, f"of {first.audio}, its text there: {utterance.text!r}")
@@ -162,4 +162,4 @@ def _result(entry: Entry, *, limits: Limits, decode: bool, audio_dir: Path | Non
         return Dropped(entry.audio, Reason.SILENT, str(error))
     except AudioError as error:
         return Dropped(entry.audio, Reason.UNREADABLE, str(error))
-    return Utterance(audio, round(duration_s, 4), entry.text, entry.speaker, entry.score, entry.recording)
+    return ManifestLine(audio, round(duration_s, 4), entry.text, entry.speaker, entry.score, entry.recording)

@@ -14,7 +14,7 @@ import soundfile
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.manifest import read_texts
 from training.corpora.build import write_manifest
-from training.corpora.check import Utterance
+from training.corpora.check import ManifestLine
 from training.synthetic.texts import Texts, spoken
 from training.synthetic.voices import SHARES, Task, check_installed, speak
 
@@ -45,7 +45,7 @@ def write_speech(folder: Path, texts: Sequence[str], seed: int, *, spelled: bool
         mine = [index for index, other in enumerate(engines) if other == engine]
         jobs += [(engine, mine[start : start + BATCH]) for start in range(0, len(mine), BATCH)]
 
-    def work(job: tuple[str, list[int]]) -> list[Utterance]:
+    def work(job: tuple[str, list[int]]) -> list[ManifestLine]:
         engine, indices = job
         with tempfile.TemporaryDirectory() as scratch:
             tasks = [
@@ -62,10 +62,10 @@ def write_speech(folder: Path, texts: Sequence[str], seed: int, *, spelled: bool
     write_manifest(folder / "manifest.jsonl", sorted(made, key=lambda utterance: utterance.audio))
 
 
-def _written(task: Task, text: str, path: Path, engine: str) -> Utterance:
+def _written(task: Task, text: str, path: Path, engine: str) -> ManifestLine:
     speech = prepared(load_audio(task.path, RATE), np.random.default_rng(task.seed))
     soundfile.write(path, speech, RATE, format="OGG", subtype="OPUS", compression_level=OPUS)
-    return Utterance(audio=str(path.absolute()), duration_s=round(len(speech) / RATE, 3), text=text, speaker=engine)
+    return ManifestLine(audio=str(path.absolute()), duration_s=round(len(speech) / RATE, 3), text=text, speaker=engine)
 
 
 def prepared(speech: npt.NDArray[np.float32], rng: np.random.Generator) -> npt.NDArray[np.float32]:

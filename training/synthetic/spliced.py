@@ -18,14 +18,13 @@ import soundfile
 from ds2_deploy.audio.load import Samples, load_audio
 from ds2_deploy.decoding.alignment import best_path
 from ds2_deploy.errors import AlignmentError
-from ds2_deploy.manifest import Utterance as Known
-from ds2_deploy.manifest import read_manifest
+from ds2_deploy.manifest import Utterance, read_manifest
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import load_model
 from ds2_deploy.runtime.protocol import Backend, run_alone
 from ds2_deploy.runtime.torch_backend import TorchBackend
 from training.corpora.build import write_manifest
-from training.corpora.check import Utterance
+from training.corpora.check import ManifestLine
 
 RUN = (0.5, 0.3, 0.2)
 """How often one, two and three words stay together as they were said."""
@@ -62,8 +61,8 @@ def cuts(audio: Samples, rate: int, spans: Sequence[tuple[float, float]]) -> lis
 
 
 def cut_into_words(
-    backend: Backend, metadata: ModelMetadata, utterances: Iterable[Known]
-) -> Iterator[tuple[Known, Words]]:
+    backend: Backend, metadata: ModelMetadata, utterances: Iterable[Utterance]
+) -> Iterator[tuple[Utterance, Words]]:
     """Each utterance with its recording in pieces; a single word needs no model. Unalignable ones are left out."""
     rate, frame_s = metadata.feature.sample_rate, metadata.frame_s
     for utterance in utterances:
@@ -133,5 +132,5 @@ def write_spliced(folder: Path, manifests: Sequence[Path], model: Path, times: i
             text, samples = recombined(speech, draw, rate)
             path, seconds = audio / f"{speaker}-{number:04}.flac", round(len(samples) / rate, 3)
             soundfile.write(path, samples, rate)
-            made.append(Utterance(audio=str(path.absolute()), duration_s=seconds, text=text, speaker=speaker))
+            made.append(ManifestLine(audio=str(path.absolute()), duration_s=seconds, text=text, speaker=speaker))
     write_manifest(folder / "manifest.jsonl", made)
