@@ -72,6 +72,9 @@ def test_what_a_table_has_where(ds2: Ds2, folder: Path, table: str, said: str, l
     [
         ("a.wav,one two,agent7\nb,three,agent7", "the last, column 3, says 'agent7' in every line: name the columns"),
         ("file,label,pay\na,one,1\nb,two,1.70", "the last, column 'pay', holds numbers alone, such as '1': name the"),
+        ("a.wav one two\nb.wav three", "has a first line of one column: a tab, |, comma or semicolon parts several."),
+        ("file\na.wav", "has a first line of one column"),
+        ("text,speaker\none,ann", "has a header without a column of recordings: text, speaker. Call it audio."),
     ],
 )
 def test_texts_that_are_none(ds2: Ds2, folder: Path, table: str, said: str) -> None:

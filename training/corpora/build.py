@@ -57,17 +57,10 @@ def audit(
     if not source.exists():
         raise AudioNotFoundError(f"There is no file or folder {source}.")
     format_name = format_name or recognised(source)
-    entries: list[Entry] = []
-    dropped: list[Dropped] = []
-    notes: list[str] = []
-    for item in distinct(read(source, format_name, split), punctuation=punctuation):
-        match item:
-            case Entry():
-                entries.append(item)
-            case Dropped():
-                dropped.append(item)
-            case Note():
-                notes.append(item.text)
+    items = list(distinct(read(source, format_name, split), punctuation=punctuation))
+    entries = [item for item in items if isinstance(item, Entry)]
+    dropped = [item for item in items if isinstance(item, Dropped)]
+    notes = [item.text for item in items if isinstance(item, Note)]
     if audio_dir is None and any(entry.part and entry.part.start_s for entry in entries):  # others may be whole
         raise ConfigError(f"{source} cuts recordings into parts: --audio-dir says where to write these as files.")
     console = Console(stderr=True, force_terminal=sys.stderr.isatty())

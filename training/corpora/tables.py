@@ -74,6 +74,7 @@ class Recordings:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = audio_files(folder)
+        self.used: set[Path] = set()
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in self.files:
             for name in {path.stem.casefold(), path.name.casefold()}:
@@ -104,17 +105,13 @@ def _shared(folders: Sequence[str], path: Path) -> int:
 def read_table(table: Path) -> Items:
     """A recording, a text and perhaps a speaker a row, in columns that a header names, or that are found by what they
     hold: LJSpeech's `LJ001-0001|raw text|normalised text` as well as what spreadsheets write."""
-    recordings, used = Recordings(table.parent), set()
-    rows = _rows(table)
+    recordings, rows = Recordings(table.parent), _rows(table)
     if rows:
         columns = _columns(table, rows, recordings)
         yield Note(f"{table}: {columns}.")
-        for item in _entries(table, rows[bool(columns.header) :], columns, recordings):
-            if isinstance(item, Entry):
-                used.add(Path(item.audio))
-            yield item
+        yield from _entries(table, rows[bool(columns.header) :], columns, recordings)
     for path in recordings.files:
-        if path not in used:
+        if path not in recordings.used:
             yield Dropped(str(path), Reason.NO_TRANSCRIPT, f"{table.name} does not name it")
 
 
@@ -135,6 +132,7 @@ def _entries(table: Path, rows: list[tuple[int, list[str]]], columns: Columns, r
         else:
             if PureWindowsPath(name).anchor and found[0] != recordings.folder / name:
                 moved.append((name, found[0]))
+            recordings.used.add(found[0])
             yield _entry(str(found[0]), columns, fields, where)
     if moved:
         first = f"{moved[0][0]} is taken for {moved[0][1]}"
@@ -164,22 +162,26 @@ def _part(columns: Columns, fields: list[str]) -> Part | None:
 def _columns(table: Path, rows: list[tuple[int, list[str]]], recordings: Recordings) -> Columns:
     """By the words of a header; without one the audio is the column that names recordings, the text the last one."""
     first = rows[0][1]
+    if len(first) < 2:
+        raise ManifestError(f"{table} has a first line of one column: a tab, |, comma or semicolon parts several.")
     places = _named(first)
     header = first if _is_header(first, places) else []
     places = places if header else {}
     guessed = "text" not in places
     sample = [fields for _, fields in rows[bool(header) :][:SAMPLE]]
+    names = ", ".join(filter(str.strip, header))
     others = set(places.values()) - {places.get("audio")}
     free = [i for i in range(len(first)) if i not in others and (not header or header[i].strip())]
+    if not free:
+        raise ManifestError(f"{table} has a header without a column of recordings: {names}. Call it audio.")
     places["audio"] = _audio_column(sample, free, places.get("audio"), recordings)
     if guessed:
         rest = [i for i in free if i != places["audio"]]
-        if header and not rest:
-            names = ", ".join(filter(str.strip, header))
+        if not rest:
             raise ManifestError(f"{table} has a header without a column of texts: {names}. Call it text.")
-        places["text"] = rest[-1] if rest else places["audio"]
+        places["text"] = rest[-1]
     _check_times(table, places)
-    columns = Columns(places, header, max(len(first), 2), guessed)
+    columns = Columns(places, header, len(first), guessed)
     if guessed:
         _check_guess(table, columns, rows)
     return columns
