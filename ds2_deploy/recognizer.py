@@ -10,7 +10,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, as_completed, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock, Semaphore
@@ -87,6 +87,9 @@ class Recognizer:
     cores the network keeps busy."""
     open_streams: Callable[[], StreamBackend] | None = None
     """Loads the same model for streams, when the first one is created."""
+    _pool: DecodingPool | None = field(init=False, repr=False, compare=False)
+    _model_free: Semaphore = field(init=False, repr=False, compare=False)
+    _loading: Lock = field(init=False, repr=False, compare=False, default_factory=Lock)
 
     @classmethod
     def open(
@@ -147,28 +150,18 @@ class Recognizer:
         for name in ("batch_seconds", "max_segment_s"):
             if not getattr(self, name) >= SHORTEST_S:  # so is NaN
                 raise ConfigError(f"{name} is {getattr(self, name)}: it must be at least {SHORTEST_S}.")
-        self._pool, self._model_free, self._loading  # noqa: B018  # made here, before several threads ask for them
+        pool = DecodingPool(self.decoder, self._decoding_ahead) if self._decoding_ahead else None
+        object.__setattr__(self, "_pool", pool)  # as dataclasses set fields that are frozen
+        object.__setattr__(self, "_model_free", Semaphore(self.workers))
 
     @property
     def _rate(self) -> int:
         return self.metadata.feature.sample_rate
 
-    @cached_property
-    def _pool(self) -> DecodingPool | None:
-        return DecodingPool(self.decoder, self._decoding_ahead) if self._decoding_ahead else None
-
     @property
     def _decoding_ahead(self) -> int:
         """Batches that wait for their text while the model hears the next ones."""
         return self.decoding_processes if isinstance(self.decoder, SearchDecoder) else 0
-
-    @cached_property
-    def _model_free(self) -> Semaphore:
-        return Semaphore(self.workers)
-
-    @cached_property
-    def _loading(self) -> Lock:
-        return Lock()
 
     @property
     def _own_thread(self) -> OwnThread:

@@ -459,6 +459,15 @@ def test_long_recordings_share_nothing() -> None:
     assert (third.hypothesis, third.error) == (Hypothesis("w", -8.0), None)
 
 
+def test_a_changed_recognizer_has_a_bound_of_its_own() -> None:
+    one, _ = fake(workers=2)
+    other = replace(one, workers=3)
+    assert one == replace(one) != other
+    assert len({id(r._model_free) for r in (one, replace(one), other)}) == 3
+    assert sum(other._model_free.acquire(blocking=False) for _ in range(5)) == 3
+    assert "_pool" not in repr(one)
+
+
 def test_a_decoder_that_is_not_there(conv_model: ConvModel) -> None:
     with pytest.raises(ConfigError, match="greedy"):
         Recognizer.open(conv_model.path, decoder="fancy")
