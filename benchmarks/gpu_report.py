@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from ds2_deploy.files import INFINITE
+from ds2_deploy.structs import INFINITE
 
 if TYPE_CHECKING:
     from export.parity import Difference

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import msgspec
 
 from ds2_deploy.errors import DS2Error, ManifestError, PronunciationError
-from ds2_deploy.files import struct_json
 from ds2_deploy.manifest import Utterance
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
 from ds2_deploy.recognizer import Recognizer
+from ds2_deploy.structs import struct_json
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import Language, language_named, respelled
 

@@ -1,29 +1,20 @@
-"""Files and folders. Written whole or not at all: under a temporary name, then renamed. Held by one process at a time.
-And what they are: file, folder or pipe, readable, text, JSON, their hash."""
+"""Files and folders. Written whole or not at all: under a temporary name, then renamed.
+And what they are: file, folder or pipe, readable, text, their hash."""
 
 import errno
 import hashlib
 import itertools
-import math
 import os
 import re
 import shutil
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
-import msgspec
+from ds2_deploy.errors import DS2Error, ModelError, OutputError
 
-from ds2_deploy.errors import DS2Error, ModelError, OutputError, reason_of
-
-Kind = TypeVar("Kind")
-
-INFINITE = sys.float_info.max
-"""What stands for infinity in reports, 1.8e308."""
 _COUNT = itertools.count()
 """Tells temporary files apart that one thread writes at a time."""
 
@@ -44,30 +35,6 @@ def read_bytes(path: Path, error: type[DS2Error]) -> bytes:
         return path.read_bytes()
     except OSError as cause:
         raise error(f"Cannot read {path}: {cause.strerror}.") from cause
-
-
-def read_struct(path: Path, kind: type[Kind], error: type[DS2Error], refusal: str, cure: str = "") -> Kind:
-    """The JSON of a file as `kind`; `error` where it cannot be read, or says "PATH `refusal`: reason`cure`."."""
-    return parse_struct(read_bytes(path, error), kind, error, f"{path} {refusal}", cure)
-
-
-def parse_struct(content: str | bytes, kind: type[Kind], error: type[DS2Error], refusal: str, cure: str = "") -> Kind:
-    """JSON as `kind`; `error` says "`refusal`: reason`cure`." where it is none: damaged, or of other fields."""
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ArithmeticError) as cause:
-        raise error(f"{refusal}: {reason_of(cause)}{cure}.") from cause
-
-
-def struct_json(value: msgspec.Struct, indent: int = 2) -> str:
-    """JSON for people to read, which `parse_struct` makes the same of where its numbers are finite; no
-    line feed at its end."""
-    return msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
-
-
-def as_finite(value: float) -> float:
-    """As JSON can say it, which would have null: INFINITE for what is infinite or no number."""
-    return value if math.isfinite(value) else INFINITE
 
 
 def is_file(path: str | os.PathLike[str]) -> bool:
@@ -209,48 +176,6 @@ def _reported(path: Path) -> Iterator[None]:
         raise OutputError(f"Cannot write {path}: {error.filename} is not a folder.") from error
     except OSError as error:
         raise OutputError(f"Cannot write {path}: {error.strerror or error}.") from error
-
-
-@contextmanager
-def alone_with(path: Path, doing: str) -> Iterator[None]:
-    """One process at a time: OutputError where another one holds `path`, a file or folder, and is `doing` something.
-
-    The operating system forgets the lock with its process. Where it has no such locks (Windows), there is none.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    file = os.open(path, os.O_RDONLY)
-    _HELD.add(file)
-    try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise OutputError(f"Another process is {doing} at the moment: wait until it is done.") from None
-        except OSError:
-            pass  # a file system without locks
-        yield
-    finally:
-        if file in _HELD:  # else this is a child, which has let go of it
-            with suppress(OSError):
-                fcntl.flock(file, fcntl.LOCK_UN)  # for a child that was forked just now, too
-            _HELD.discard(file)
-            os.close(file)
-
-
-_HELD: set[int] = set()
-"""Files of `alone_with`. What this process forks lets go of them: it may live on for a while after a kill."""
-
-
-def _let_go() -> None:
-    while _HELD:
-        os.close(_HELD.pop())
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_let_go)
 
 
 def check_readable(path: Path) -> None:

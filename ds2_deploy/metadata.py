@@ -12,8 +12,9 @@ import msgspec
 
 from ds2_deploy.audio.features import FeatureConfig, FeatureStatistics
 from ds2_deploy.errors import ModelError
-from ds2_deploy.files import parse_struct, read_bytes, struct_json
+from ds2_deploy.files import read_bytes
 from ds2_deploy.model.config import ModelConfig
+from ds2_deploy.structs import parse_struct, struct_json
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 
 FORMAT_VERSION = 1

@@ -15,11 +15,11 @@ from msgspec.structs import replace
 
 from ds2_deploy.decoding.outcome import text_or_nothing
 from ds2_deploy.decoding.protocol import Decoder
-from ds2_deploy.files import INFINITE, as_finite, struct_json
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model_folder import Precision
 from ds2_deploy.runtime.protocol import Backend, Emissions, pad_batch
+from ds2_deploy.structs import INFINITE, as_finite, struct_json
 from ds2_deploy.text.languages import Metric, language_named, respelled
 
 MAX_ABS: dict[Precision, float] = {"fp32": 5e-3, "fp16": 0.1}

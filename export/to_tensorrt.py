@@ -17,7 +17,8 @@ import numpy as np
 
 from ds2_deploy import __version__
 from ds2_deploy.errors import ConfigError, EngineError, OutputError
-from ds2_deploy.files import alone_with, atomic_path, check_output_file, sha256
+from ds2_deploy.files import atomic_path, check_output_file, sha256
+from ds2_deploy.locking import alone_with
 from ds2_deploy.metadata import ONNX_KEY, ModelMetadata
 from ds2_deploy.model_folder import ENGINES_FOLDER, Precision, open_model
 from ds2_deploy.runtime.engine_info import EngineInfo, OptimizationProfile, TensorInfo

@@ -35,9 +35,9 @@ from ds2_deploy.bench.tables import COLUMNS, comma_separated, markdown
 from ds2_deploy.bench.worker import Remote, Spec
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import BackendUnavailableError, BenchError, ManifestError
-from ds2_deploy.files import INFINITE
 from ds2_deploy.runtime.bench_choice import in_order
 from ds2_deploy.runtime.protocol import Emissions
+from ds2_deploy.structs import INFINITE
 from ds2_deploy.text.alphabet import ENGLISH
 from tests.conftest import ConvModel, Ds2, noise
 

@@ -15,7 +15,8 @@ from ds2_deploy.errors import (
     ModelError,
     OutputError,
 )
-from ds2_deploy.files import alone_with, sha256
+from ds2_deploy.files import sha256
+from ds2_deploy.locking import alone_with
 from ds2_deploy.runtime.engine_info import EngineInfo
 from ds2_deploy.runtime.gpu import Gpu, gpus
 from ds2_deploy.runtime.trt import BuildOptions, choose

@@ -4,19 +4,16 @@ import errno
 import hashlib
 import os
 import resource
-import signal
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 
-from ds2_deploy.errors import BenchError, ModelError, ModelNotFoundError, OutputError
-from ds2_deploy.files import alone_with, atomic_folder, atomic_path, copy, read_struct, sha256, struct_json
+from ds2_deploy.errors import ModelNotFoundError, OutputError
+from ds2_deploy.files import atomic_folder, atomic_path, copy, sha256
 
 Writer = Callable[[Path], AbstractContextManager[Path]]
 model_folder = partial(atomic_folder, marker="metadata.json")
@@ -74,43 +71,6 @@ def test_a_link_stays_and_its_file_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "shared" / "out.txt").read_text() == "new"
     assert [path.name for path in (tmp_path / "shared").iterdir()] == ["out.txt"]
-
-
-def test_what_is_forked_lets_go(tmp_path: Path) -> None:
-    """A loader lives on for seconds after its training was killed."""
-    lock = tmp_path / "folder"
-    lock.mkdir()
-    begun, begins = os.pipe()
-    with alone_with(lock, "training"):
-        child = os.fork()
-        if not child:
-            os.write(begins, b".")
-            time.sleep(60)
-            os._exit(0)
-    try:
-        os.read(begun, 1)
-        with alone_with(lock, "training"):
-            pass
-    finally:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
-
-def test_without_locks_a_file_is_held_by_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_locks(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
-
-    (tmp_path / "graph").touch()
-    with monkeypatch.context() as patched:
-        patched.setattr("fcntl.flock", no_locks)
-        with alone_with(tmp_path / "graph", "building"), alone_with(tmp_path / "graph", "building"):
-            pass
-    with (
-        alone_with(tmp_path / "graph", "building"),
-        pytest.raises(OutputError, match="is building"),
-        alone_with(tmp_path / "graph", "building"),
-    ):
-        pass
 
 
 def test_a_pipe_is_written_to(tmp_path: Path) -> None:
@@ -340,50 +300,6 @@ def test_what_cannot_be_copied_is_named_and_not_what_is_written(tmp_path: Path) 
     copy(tmp_path / "lm", tmp_path / "kept", links=True)
     assert (tmp_path / "kept" / "lm.arpa").readlink() == Path("gone.arpa")
     assert not (tmp_path / "out").exists()
-
-
-class Hop(msgspec.Struct):
-    """As FeatureConfig has one: what it counts of it goes beyond a float's or an int's range."""
-
-    hop_ms: float = 10.0
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        round(16 * self.hop_ms)
-        if self.hop_ms < 1:
-            raise ValueError("hop_ms is too small.\nIndeed.")
-
-
-@pytest.mark.parametrize(
-    ("content", "reason"),
-    [
-        (b"", "Input data was truncated"),
-        (b"[]", "Expected `object`, got `array`"),
-        (b'{"hop_ms": "1"}', "Expected `float`, got `str` - at `$.hop_ms`"),
-        (b'{"hop_ms": 0.5}', "hop_ms is too small"),
-        (b'{"hop_ms": 1e308}', "cannot convert float infinity to integer"),
-        (b'{"name": "\xff"}', "'utf-8' codec can't decode byte 0xff in position 0: invalid start byte"),
-        (b'{"x": ' + b"[" * 100_000, "maximum recursion depth exceeded while deserializing an object"),
-    ],
-)
-def test_a_struct_that_is_damaged_is_one_sentence_with_its_cure(tmp_path: Path, content: bytes, reason: str) -> None:
-    (tmp_path / "hop.json").write_bytes(content)
-    with pytest.raises(ModelError) as refused:
-        read_struct(tmp_path / "hop.json", Hop, ModelError, "is no hop", "; jump again")
-    assert str(refused.value) == f"{tmp_path / 'hop.json'} is no hop: {reason}; jump again."
-
-
-def test_a_struct_that_cannot_be_read(tmp_path: Path) -> None:
-    for path, reason in ((tmp_path, "Is a directory"), (tmp_path / "no.json", "No such file or directory")):
-        with pytest.raises(BenchError, match=rf"^Cannot read {path}: {reason}\.$"):
-            read_struct(path, Hop, BenchError, "is no hop")
-
-
-def test_a_struct_comes_back_from_its_json(tmp_path: Path) -> None:
-    (tmp_path / "hop.json").write_text(struct_json(Hop(12.5)))
-    assert read_struct(tmp_path / "hop.json", Hop, ModelError, "is no hop") == Hop(12.5)
-    assert struct_json(Hop(12.5)) == '{\n  "hop_ms": 12.5,\n  "name": ""\n}'
-    assert struct_json(Hop(12.5), indent=1) == '{\n "hop_ms": 12.5,\n "name": ""\n}'
 
 
 @pytest.mark.parametrize("size", [0, 1, 1_000_003])

@@ -8,8 +8,8 @@ import pytest
 from ds2_deploy.commands.parity import print_report, that_all_take
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import InferenceError
-from ds2_deploy.files import INFINITE
 from ds2_deploy.runtime.protocol import Emissions
+from ds2_deploy.structs import INFINITE
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
 from export.parity import ParityReport, Recording, compare
 

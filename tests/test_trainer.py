@@ -16,7 +16,7 @@ import training.learner
 import training.step
 import training.trainer
 from ds2_deploy.errors import AudioError, ConfigError, ManifestError, ModelError, OutputError, TrainingError
-from ds2_deploy.files import alone_with
+from ds2_deploy.locking import alone_with
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint, save_weights
 from ds2_deploy.runtime.protocol import pad_batch
 from tests.tones import losses, recipe

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor
 
 from ds2_deploy.errors import DS2Error, OutputError, TrainingError
-from ds2_deploy.files import alone_with, atomic_path
+from ds2_deploy.files import atomic_path
+from ds2_deploy.locking import alone_with
 from ds2_deploy.model.checkpoint import Checkpoint, load_checkpoint
 from training.distributed import Processes
 from training.recipe import WRITTEN, Recipe, to_toml

@@ -8,7 +8,8 @@ from msgspec.structs import replace
 
 from ds2_deploy.bench.stats import Latency
 from ds2_deploy.errors import BenchError
-from ds2_deploy.files import INFINITE, as_finite, parse_struct, read_bytes, struct_json
+from ds2_deploy.files import read_bytes
+from ds2_deploy.structs import INFINITE, as_finite, parse_struct, struct_json
 
 SCHEMA = 1
 """Raised with every change that a reader of older reports would misunderstand."""

@@ -89,7 +89,7 @@ def _shapes(weights: Path) -> dict[str, tuple[int, ...]]:
     import msgspec
 
     from ds2_deploy.errors import ModelError
-    from ds2_deploy.files import parse_struct
+    from ds2_deploy.structs import parse_struct
 
     damaged, cure = f"Cannot read the weights {weights}", "; export the model again"
     try:

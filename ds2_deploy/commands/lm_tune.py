@@ -103,7 +103,8 @@ def _check_name(manifest: Path) -> None:
 def _write(tuned: "Tuned", lm: Path) -> None:
     from ds2_deploy.decoding.language_model import PICTURE, SETTINGS_FILE
     from ds2_deploy.errors import MissingPackageError
-    from ds2_deploy.files import atomic_path, struct_json
+    from ds2_deploy.files import atomic_path
+    from ds2_deploy.structs import struct_json
     from training.lm_tune import plot
 
     with atomic_path(lm / SETTINGS_FILE) as temporary:

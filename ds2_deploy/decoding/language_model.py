@@ -19,7 +19,8 @@ import msgspec
 
 from ds2_deploy.errors import LanguageModelError
 from ds2_deploy.extras import require
-from ds2_deploy.files import read_struct, read_text
+from ds2_deploy.files import read_text
+from ds2_deploy.structs import read_struct
 from ds2_deploy.text.alphabet import Alphabet
 
 FILES = ("lm.bin", "lm.arpa")

@@ -13,9 +13,9 @@ from typing import Literal
 import msgspec
 
 from ds2_deploy.errors import ModelError
-from ds2_deploy.files import read_struct
 from ds2_deploy.model_folder import BENCH_FILE, ModelFolder
 from ds2_deploy.runtime.gpu import gpus
+from ds2_deploy.structs import read_struct
 
 log = logging.getLogger(__name__)
 Work = Literal["offline", "stream"]

@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import msgspec
 
 from ds2_deploy.errors import EngineError
-from ds2_deploy.files import read_struct, struct_json
 from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model_folder import Precision
+from ds2_deploy.structs import read_struct, struct_json
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 Shape = tuple[int, ...]
