@@ -66,7 +66,7 @@ def test_another_format_version_is_refused_before_anything_else(version: object)
         ({"model": {"cell": "tcn"}}, r"'tcn'.*\$\.model\.cell"),
         ({"model": 3}, r"\$\.model"),
         ({"statistics": None}, "statistics are missing"),
-        ({"feature": {"hop_ms": 1e308}}, "float infinity"),
+        ({"feature": {"hop_ms": 1e308}}, r"feature\.hop_ms is inf samples"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_place(values: dict[str, Any], named: str) -> None:
