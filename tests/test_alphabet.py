@@ -7,7 +7,7 @@ import pytest
 
 from ds2_deploy.errors import AlphabetError, ConfigError
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
-from ds2_deploy.text.languages import LANGUAGES, normalize
+from ds2_deploy.text.languages import LANGUAGES, normalize, respelled
 
 PHONEMES = Alphabet.of(LANGUAGES["en-phonemes"].labels)
 REPORT = Alphabet.of(" abcdefghijklmnopqrstuvwxyz0123456789")
@@ -135,6 +135,7 @@ def test_english_normalisation(raw: str, normal: str) -> None:
         (" 老 洋房，花园饭店。\n", "老洋房花园饭店"),
         ("Ｔ恤 K歌！（Ａ）", "t恤k歌a"),  # full-width letters and marks
         ("㊤海\u3000“3”", "上海3"),
+        ("Ê\u030c！", "ê\u030c"),  # as pinyin has it: an accent that no sign has with its letter
     ],
 )
 def test_mandarin_normalisation(raw: str, normal: str) -> None:
@@ -152,6 +153,11 @@ def test_what_is_normal_stays_as_it_is(language: str, before: str, after: str) -
         if unicodedata.category(sign) not in ("Cn", "Co", "Cs"):  # neither unassigned, nor private, nor half a sign
             normal = normalize(before + sign + after, language)
             assert normalize(normal, language) == normal
+
+
+def test_what_a_model_wrote_is_spelled_as_its_language_does_unless_in_its_own_labels() -> None:
+    """ "T V" might be English, too."""
+    assert (respelled("TV Café", "en"), respelled("T V", "en-phonemes")) == ("tv café", "T V")
 
 
 def test_an_unknown_language_is_named_with_the_choices() -> None:

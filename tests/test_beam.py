@@ -22,7 +22,7 @@ from ds2_deploy.decoding import make_decoder
 from ds2_deploy.decoding.beam import BeamDecoder
 from ds2_deploy.decoding.flashlight import FlashlightDecoder
 from ds2_deploy.decoding.greedy import GreedyDecoder
-from ds2_deploy.decoding.language_model import find_language_model, spelled, words_of_model
+from ds2_deploy.decoding.language_model import HotWordScorer, find_language_model, spelled, words_of_model
 from ds2_deploy.decoding.protocol import Hypothesis
 from ds2_deploy.decoding.search import BeamConfig
 from ds2_deploy.errors import ConfigError, InferenceError, LanguageModelError
@@ -229,7 +229,7 @@ def test_flashlight_drops_a_word_that_is_cut_off(frames: int, tmp_path: Path) ->
     found = decoder.decode(spoken("hello you", 0.9)[:frames])
     assert found.text == ("hello you" if frames == 17 else "hello" if frames >= 9 else "")
     assert [word.text for word in found.words] == found.text.split()
-    assert -60 < found.score <= 0
+    assert -12 < found.score <= 0  # without what ending within a word costs
 
 
 def test_flashlights_words_appear_when_the_next_one_begins(tmp_path: Path) -> None:
@@ -335,6 +335,13 @@ def test_a_hot_word_adds_its_weight_and_is_not_unknown(tmp_path: Path) -> None:
     assert best.language == pytest.approx(language, abs=1e-4)
 
 
+def test_the_beginning_of_a_hot_word_has_its_share_of_the_weight() -> None:
+    """The largest of all that begin like that."""
+    scorer = HotWordScorer({"annabel": 14.0, "anny": 4.0, "an other": 6.0}, None)
+    begun = {"": 0, "a": 14 / 7, "an": 14 * 2 / 7, "ann": 14 * 3 / 7, "anny": 4, "oth": 6 / 2 * 3 / 5, "b": 0}
+    assert [scorer.score_partial_token(part) for part in begun] == pytest.approx(list(begun.values()))
+
+
 def test_a_hot_phrase_adds_its_weight_where_all_of_it_was_said(tmp_path: Path) -> None:
     """And nothing where it breaks off, at the end or before; of two that end together the heavier counts."""
     model = language_model(["hello you", "you hello"], tmp_path)
@@ -399,14 +406,16 @@ def test_a_stream_ends_as_the_whole_does(seed: int) -> None:
     assert stream.finish() == whole
 
 
-def test_a_letter_that_goes_on_in_the_next_utterance_is_heard_once() -> None:
-    decoder = BeamDecoder(ENGLISH)
-    first = decoder.start()
+@pytest.mark.parametrize("pieces", [0, 1, 3])
+def test_a_letter_that_goes_on_in_the_next_utterance_is_heard_once(pieces: int) -> None:
+    """In however many pieces it goes on, and again where it comes anew."""
+    first, b = BeamDecoder(ENGLISH).start(), spoken("b")
     first.accept(spoken("ab")[:-1])  # ends within the b
     following = first.next()
-    following.accept(np.concatenate([spoken("b")[:1], spoken("c")]))
-    assert (first.hypothesis().text, following.hypothesis().text) == ("ab", "c")
-    assert following.frames == 3
+    for piece in (*[b[:1]] * pieces, np.concatenate([b[:1], spoken("c")]), b):
+        following.accept(piece)
+    assert (first.hypothesis().text, following.hypothesis().text) == ("ab", "cb")
+    assert following.frames == pieces + 5
 
 
 def test_a_stream_keeps_its_own_frames_and_not_the_batch() -> None:
@@ -453,6 +462,10 @@ def test_what_are_no_probabilities_is_refused(value: float, words: str) -> None:
     log_probs[2] = value
     with pytest.raises(InferenceError, match=f"frame 2 .*{words}"):
         BeamDecoder(ENGLISH).decode(log_probs)
+    stream = BeamDecoder(ENGLISH).start()
+    stream.accept(log_probs[:1])
+    with pytest.raises(InferenceError, match="frame 2 "):
+        stream.accept(log_probs[1:])
 
 
 @pytest.mark.parametrize("fields", [{"alpha": -1}, {"alpha": 1e3}, {"beta": math.nan}, {"beam_width": 0}])
@@ -568,6 +581,8 @@ def test_the_models_own_language_model_is_taken_with_its_settings(tmp_path: Path
     decoder = make_decoder("beam", ENGLISH, tmp_path)
     assert isinstance(decoder, BeamDecoder)
     assert (decoder.alpha, decoder.beta, decoder.beam_width) == (1.25, 2.5, 8)
+    named = make_decoder(BeamConfig(lm=tmp_path / "lm" / "lm.arpa"), ENGLISH, tmp_path)  # the file, not the folder
+    assert str(named) == "beam 64, language model (alpha 0.5, beta 1)"
     chosen = make_decoder(BeamConfig(alpha=0.5), ENGLISH, tmp_path)
     assert isinstance(chosen, BeamDecoder)
     assert (chosen.alpha, chosen.beta) == (0.5, 2.5)

@@ -82,12 +82,14 @@ def test_processes_begin_when_there_is_enough_to_do(decoder: BeamDecoder, monkey
 
 
 def test_processes_end_with_the_one_that_began_them() -> None:
-    """Which was killed, so that it cannot have told them."""
+    """Which was killed, so that it cannot have told them; and not because they have nothing to do."""
     script = (
         "import os, signal, time\n"
+        "from ds2_deploy.decoding import pool as module\n"
         "from ds2_deploy.decoding.beam import BeamDecoder\n"
         "from ds2_deploy.decoding.pool import DecodingPool\n"
         "from ds2_deploy.text.alphabet import ENGLISH\n"
+        "module.IDLE_S = 300\n"
         "pool = DecodingPool(BeamDecoder(ENGLISH), 2)\n"
         "pool.begin()\n"
         "while not pool.is_ready: time.sleep(0.05)\n"
