@@ -17,7 +17,8 @@ from export.to_tensorrt import build_engine
 from tests import fake_tensorrt
 from tests.tiny_graph import write_model
 
-H200, L4, T4 = Gpu("NVIDIA H200", (9, 0)), Gpu("NVIDIA L4", (8, 9)), Gpu("Tesla T4", (7, 5))
+H200, L4 = Gpu("NVIDIA H200", (9, 0)), Gpu("NVIDIA L4", (8, 9))
+A100, T4 = Gpu("NVIDIA A100", (8, 0)), Gpu("Tesla T4", (7, 5))
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_a_version_compatible_engine_serves_later_ones_of_its_generation(
         assert f"built by TensorRT {built}" in refusal(model)
 
 
-@pytest.mark.parametrize(("gpu", "served"), [(H200, True), (L4, True), (T4, False)])
+@pytest.mark.parametrize(("gpu", "served"), [(H200, True), (L4, True), (A100, True), (T4, False)])
 def test_a_hardware_compatible_engine_serves_later_gpus(model: ModelFolder, gpu: Gpu, served: bool) -> None:
     path = build_engine(model.path, options=BuildOptions(hardware_compatible=True))
     if served:
@@ -162,6 +163,7 @@ def test_the_best_engine_comes_first(model: ModelFolder, monkeypatch: pytest.Mon
     own = build_engine(model.path)
     assert open_engine(model, H200, "fp32").path == own
     assert open_engine(model, L4, "fp32").path == compatible  # the first that can be used
+    assert refusal(model, T4).startswith(f"{own} was built by")  # where none can, the best says why
 
 
 def test_a_runtime_that_is_not_installed(model: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:

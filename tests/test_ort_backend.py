@@ -19,9 +19,10 @@ from ds2_deploy.errors import (
     ModelNotFoundError,
 )
 from ds2_deploy.model_folder import ModelFolder, open_model
-from ds2_deploy.runtime import open_backend
-from ds2_deploy.runtime.ort_backend import CUDA, OrtBackend, _preload_once, heavy_on_cpu
-from ds2_deploy.runtime.protocol import pad_batch
+from ds2_deploy.runtime import open_backend, ort_backend
+from ds2_deploy.runtime.gpu import Gpu
+from ds2_deploy.runtime.ort_backend import CUDA, OrtBackend, _preload_once, choose_device, heavy_on_cpu
+from ds2_deploy.runtime.protocol import INPUTS, OUTPUTS, pad_batch
 from tests.conftest import ConvModel, noise
 
 
@@ -195,6 +196,83 @@ def test_a_session_records_where_its_operators_run() -> None:
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     session = ort.InferenceSession(open_model("default").path / "model.onnx", options, ["CPUExecutionProvider"])
     assert {"GRU", "Conv", "MatMul"} <= set(heavy_on_cpu(session))
+
+
+class Machine(ModuleType):
+    """GPUs, and an ONNX Runtime that starts where it is told to, or on the CPU, and notes how."""
+
+    def __init__(self) -> None:
+        super().__init__("onnxruntime")
+        self.gpus: list[Gpu] = []
+        self.providers = [CUDA, "CPUExecutionProvider"]
+        self.started = self.providers
+        self.asked: dict[str, Any] = {}
+
+    def get_available_providers(self) -> list[str]:
+        return self.providers
+
+    def SessionOptions(self) -> SimpleNamespace:  # noqa: N802
+        return SimpleNamespace(add_session_config_entry=lambda *_: None)
+
+    def InferenceSession(self, _: Path, options: SimpleNamespace, *, providers: list[Any], **__: object) -> Any:  # noqa: N802
+        self.asked = {"threads": options.intra_op_num_threads, "providers": providers}
+        inputs, outputs = ([SimpleNamespace(name=name) for name in names] for names in (INPUTS, OUTPUTS))
+        return SimpleNamespace(
+            get_inputs=lambda: inputs,
+            get_outputs=lambda: outputs,
+            get_providers=lambda: self.started,
+            get_modelmeta=lambda: SimpleNamespace(custom_metadata_map={}),
+        )
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Of two GPUs."""
+    made = Machine()
+    made.gpus = [Gpu("NVIDIA H200", (9, 0))] * 2
+    monkeypatch.setattr(ort_backend, "gpus", lambda: made.gpus)
+    monkeypatch.setattr(ort_backend, "_preload", lambda _: None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", made)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "cuda", "chosen"),
+    [
+        ("auto", 2, True, "cuda:0"),
+        ("auto", 0, True, "cpu"),  # the package for GPUs, on a machine without
+        ("auto", 2, False, "cpu"),
+        ("cpu", 2, True, "cpu"),
+        ("cuda", 2, True, "cuda:0"),
+        ("cuda:1", 2, True, "cuda:1"),
+        ("cuda:2", 2, True, "only 2 GPUs were found"),
+        ("cuda:0", 0, True, "no NVIDIA GPU or driver was found"),
+        ("cuda:0", 2, False, "knows no CUDA"),
+    ],
+)
+def test_the_device_is_the_one_asked_for(machine: Machine, device: str, gpus: int, cuda: bool, chosen: str) -> None:
+    machine.gpus = machine.gpus[:gpus]
+    machine.providers = machine.providers if cuda else machine.providers[1:]
+    if chosen.startswith(("cpu", "cuda")):
+        assert choose_device(machine, device) == chosen
+    else:
+        with pytest.raises(BackendUnavailableError, match=f"Cannot use {device}: .*{chosen}"):
+            choose_device(machine, device)
+
+
+def test_a_session_on_a_gpu_does_not_round_and_has_its_threads(conv_model: ConvModel, machine: Machine) -> None:
+    assert OrtBackend(open_model(conv_model.path), device="cuda:1", threads=3).device == "cuda:1"
+    (cuda, options), cpu = machine.asked["providers"]
+    assert (machine.asked["threads"], cuda, cpu) == (3, CUDA, "CPUExecutionProvider")
+    assert (options["device_id"], options["use_tf32"]) == (1, 0)
+    OrtBackend(open_model(conv_model.path), device="cpu")
+    assert machine.asked == {"threads": 0, "providers": ["CPUExecutionProvider"]}
+
+
+def test_a_session_that_falls_back_to_the_processor_is_none(conv_model: ConvModel, machine: Machine) -> None:
+    machine.started = machine.providers[1:]
+    with pytest.raises(BackendUnavailableError, match=r"could not start CUDA on cuda:0: its CUDA and cuDNN libraries"):
+        OrtBackend(open_model(conv_model.path))
 
 
 def test_a_provider_that_does_not_start_says_so_and_prints_nothing(

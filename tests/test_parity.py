@@ -8,10 +8,11 @@ import pytest
 from ds2_deploy.commands.parity import print_report, that_all_take
 from ds2_deploy.decoding.greedy import GreedyDecoder
 from ds2_deploy.errors import InferenceError
+from ds2_deploy.model_folder import Precision
 from ds2_deploy.runtime.protocol import Emissions
 from ds2_deploy.structs import INFINITE
 from ds2_deploy.text.alphabet import ENGLISH, Alphabet
-from export.parity import ParityReport, Recording, compare
+from export.parity import TIE, ParityReport, Recording, _Gap, batches_of, compare
 
 
 class Says:
@@ -109,6 +110,32 @@ def test_words_are_compared_as_the_language_spells_them() -> None:
     report = compare(said, [(said, "fp32")], RECORDINGS, GreedyDecoder(capitals), "en")
     assert (report.reference_wer, report.differences[0].wer) == (1 / 6, 1 / 6)
     assert compare(said, [], RECORDINGS, GreedyDecoder(capitals), "zh").reference_wer == 5 / 6  # no spaces
+
+
+def test_the_largest_gap_of_all_utterances_counts_and_of_undecided_labels_either() -> None:
+    gap = _Gap(REFERENCE, "fp32")
+    gap.add(np.float32([[0, -9]]), np.float32([[-1, -9]]))
+    for apart in (0.9 * TIE, 1.1 * TIE):  # the other label is the likelier one
+        gap.add(np.float32([[0, -apart]]), np.float32([[-apart, 0]]))
+    found = gap.difference(None)
+    assert (found.frames, found.max_abs, found.equal_argmax) == (3, 1.0, 2 / 3)
+    assert found.mean_abs == pytest.approx((1 + 2 * (0.9 + 1.1) * TIE) / 6)
+
+
+@pytest.mark.parametrize(("precision", "passed"), [("fp32", False), ("fp16", True)])
+def test_half_precision_may_differ_by_more(precision: Precision, passed: bool) -> None:
+    gap = _Gap(REFERENCE, precision)
+    gap.add(np.float32([[0, -9]]), np.float32([[-0.02, -9]]))
+    assert gap.difference(None).passed is passed
+
+
+def test_what_was_compared_on_nothing_has_not_passed() -> None:
+    found = _Gap(REFERENCE, "fp32").difference(None)
+    assert (found.passed, found.told()) == (False, "was compared on no frame")
+
+
+def test_batches_grow_until_all_were_in_one() -> None:
+    assert [len(batch) for batch in batches_of(RECORDINGS * 5)] == [1, 1, 3, 8, 2]
 
 
 def test_other_numbers_of_frames_are_called_that() -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from ds2_deploy.runtime import open_backend, open_stream_backend
 from ds2_deploy.runtime.gpu import Gpu
 from ds2_deploy.runtime.protocol import pad_batch
 from ds2_deploy.runtime.streamed import Streamed
-from ds2_deploy.runtime.torch_backend import TorchBackend, halved
+from ds2_deploy.runtime.torch_backend import TorchBackend, choose_device, halved
 from export.parity import MAX_ABS
 from tests.conftest import noise
 from tests.tiny import FEATURES, MODELS, tiny_metadata, tiny_model
@@ -77,6 +78,32 @@ def test_want_of_memory_in_a_stream_is_one_sentence(folder: ModelFolder, monkeyp
     audio = np.zeros((1, stream.chunk_samples), np.float32)
     with pytest.raises(InferenceError, match="CUDA out of memory"):
         stream.step(audio, np.array([stream.chunk_samples]), stream.initial_state(1))
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "chosen"),
+    [("auto", 0, "cpu"), ("auto", 2, "cuda:0"), ("cpu", 2, "cpu"), ("cuda", 2, "cuda:0"), ("cuda:1", 2, "cuda:1"),
+     ("cuda", 0, None), ("cuda:2", 2, None)],
+)  # fmt: skip
+def test_the_device_is_the_one_asked_for(
+    device: str, gpus: int, chosen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    if chosen is None:
+        with pytest.raises(BackendUnavailableError, match=f"Cannot use {device}: PyTorch sees {gpus} GPUs here"):
+            choose_device(device)
+    else:
+        assert choose_device(device) == chosen
+
+
+@pytest.mark.parametrize("open_", [open_backend, open_stream_backend])
+def test_threads_are_those_asked_for(open_: Any, folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    for threads in (3, None):
+        open_("torch", folder, device="cpu", threads=threads)
+    assert asked == [3]
 
 
 @pytest.mark.parametrize("open_", [open_backend, open_stream_backend])

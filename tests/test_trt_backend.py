@@ -164,8 +164,11 @@ def test_longer_than_every_profile(model: ModelFolder) -> None:
         TensorRTBackend(model).run(*pad_batch(recordings(3.5)))
 
 
-def test_blank_rows_where_a_profile_asks_for_more(model: ModelFolder) -> None:
-    build_engine(model.path, batch=parse_batch("3:3:4"), seconds=[parse_seconds("0:1:1")], rebuild=True)
+@pytest.mark.parametrize(("batch", "seconds"), [("3:3:4", "0:1:1"), ("1:2:4", "2:2:3")])
+def test_blanks_where_a_profile_asks_for_more(model: ModelFolder, batch: str, seconds: str) -> None:
+    """Rows, and samples."""
+    fake_tensorrt.reset()  # of the profiles of the engine before
+    build_engine(model.path, batch=parse_batch(batch), seconds=[parse_seconds(seconds)], rebuild=True)
     assert_same(TensorRTBackend(model), model, recordings(0.5, 0.7))
 
 
