@@ -169,7 +169,13 @@ def test_blanks_where_a_profile_asks_for_more(model: ModelFolder, batch: str, se
     """Rows, and samples."""
     fake_tensorrt.reset()  # of the profiles of the engine before
     build_engine(model.path, batch=parse_batch(batch), seconds=[parse_seconds(seconds)], rebuild=True)
-    assert_same(TensorRTBackend(model), model, recordings(0.5, 0.7))
+    audio, lengths = pad_batch(recordings(0.5, 0.7))
+    got = TensorRTBackend(model).run(audio, lengths)
+    silence = np.zeros((2, 32_000 - audio.shape[1]), np.float32)  # this graph's convolution sees what follows the end
+    longer = np.hstack([audio, silence]) if seconds == "2:2:3" else audio
+    expected = OrtBackend(model, device="cpu").run(longer, lengths)
+    for row, other, length in zip(got.log_probs, expected.log_probs, expected.lengths, strict=True):
+        np.testing.assert_allclose(row[:length], other[:length], atol=1e-3)
 
 
 def test_a_full_gpu_takes_smaller_batches_and_then_says_so(model: ModelFolder, device: FakeDevice) -> None:
