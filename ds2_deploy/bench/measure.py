@@ -63,7 +63,7 @@ def _batch(bench: Bench, batch: int, seconds: float) -> list[Row]:
     bench.tell(f"{batch} × {seconds:g} s")
     inputs = planning.cut(bench.sound.samples, batch, round(seconds * bench.rate))
     shape: dict[str, Any] = {"workload": "batch", "batch": batch, "audio_s": seconds}
-    return _timed(bench, bench.offline, "prepare", inputs, shape)
+    return _timed(bench, bench.offline, inputs, shape)
 
 
 def _streams(bench: Bench, streams: int) -> list[Row]:
@@ -73,14 +73,14 @@ def _streams(bench: Bench, streams: int) -> list[Row]:
         alike = [remote for remote in bench.streams if remote.loaded.chunk_samples == chunk]
         inputs = planning.chunks(bench.sound.samples, streams, chunk, bench.rate)
         shape: dict[str, Any] = {"workload": "stream", "batch": streams, "audio_s": chunk / bench.rate}
-        found += _timed(bench, alike, "prepare_streams", inputs, shape)
+        found += _timed(bench, alike, inputs, shape)
     return found
 
 
-def _timed(bench: Bench, remotes: list[Remote], prepare: str, inputs: Inputs, shape: dict[str, Any]) -> list[Row]:
+def _timed(bench: Bench, remotes: list[Remote], inputs: Inputs, shape: dict[str, Any]) -> list[Row]:
     """The same inputs again and again."""
     by_name = {remote.spec.name: remote for remote in remotes}
-    frames: dict[str, Frames] = {name: remote.ask(prepare, inputs) for name, remote in by_name.items()}
+    frames: dict[str, Frames] = {name: remote.ask("prepare", inputs) for name, remote in by_name.items()}
     warm: dict[str, tuple[int, bool]] = {name: remote.ask("warm_up") for name, remote in by_name.items()}
     timed: dict[str, list[Timed]] = {name: [] for name in by_name}
     for order in planning.in_turns(list(by_name), bench.plan.rounds):

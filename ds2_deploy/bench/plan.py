@@ -55,14 +55,10 @@ class Sound(NamedTuple):
 
     source: str
     paths: list[Path]
-    """None where they are generated."""
+    """Empty where they are generated."""
     texts: list[str | None]
     """What is said in them in the language's spelling, where somebody wrote it down."""
     samples: list[Samples]
-
-    @property
-    def is_real(self) -> bool:
-        return bool(self.paths)
 
 
 def real_sound(source: Path, sample_rate: int, most: int, language: str) -> Sound:

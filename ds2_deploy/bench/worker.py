@@ -29,7 +29,7 @@ from ds2_deploy.errors import BenchError, DS2Error
 from ds2_deploy.extras import distribution_version
 from ds2_deploy.model_folder import WEIGHTS_FILE, ModelFolder, Precision, graph_file, open_model
 from ds2_deploy.runtime import open_backend, open_stream_backend
-from ds2_deploy.runtime.protocol import Backend, StreamBackend, run_alone
+from ds2_deploy.runtime.protocol import run_alone
 
 STEADY = 0.05
 """Two medians of a warm-up's runs that differ by less: it is warm."""
@@ -175,8 +175,8 @@ class _Worker:
             self.backend = open_backend(spec.backend, self.folder, **options)
         load_s = time.perf_counter() - start
         self.decoder = make_decoder("greedy", self.folder.metadata.alphabet)
-        self.inputs: Inputs | None = None
-        self.labels: list[npt.NDArray[np.int64]] = []  # of the cell's first run, or of each step of its first pass
+        self.inputs: Inputs
+        self.labels: list[npt.NDArray[np.int64]]  # of the cell's first run, or of each step of its first pass
         self.loaded = Loaded(
             backend=spec.backend,
             precision=spec.precision,
@@ -194,44 +194,34 @@ class _Worker:
     # --- batches and streams: the same inputs again and again ----------------------------------------------------
 
     def prepare(self, inputs: Inputs) -> npt.NDArray[np.float32]:
-        """Take a cell's inputs; its log-probabilities, valid frames of all rows one after the other."""
-        self.inputs = inputs
-        log_probs, lengths = self._run()
-        self.labels = [_labels(log_probs, lengths)]
-        return np.concatenate(_valid(log_probs, lengths))
+        """Take a cell's inputs; its log-probabilities, valid frames of all rows, or streams, one after the other."""
+        self.inputs, self.at = inputs, 0
+        self.run, count = (self._step, len(inputs.audio)) if self.loaded.stream else (self._run, 1)
+        first = [self.run() for _ in range(count)]
+        self.labels = [_labels(*run) for run in first]
+        rows = range(len(inputs.lengths))
+        return np.concatenate([log_probs[row, : lengths[row]] for row in rows for log_probs, lengths in first])
 
     def _run(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-        assert self.inputs is not None
         log_probs, lengths = self.backend.run(*self.inputs)
         return log_probs, lengths
 
-    def prepare_streams(self, inputs: Inputs) -> npt.NDArray[np.float32]:
-        """Chunks (n, B, C) of B streams; their log-probabilities, stream by stream."""
-        self.inputs = inputs
-        self.state, self.at = self.backend.initial_state(inputs.audio.shape[1]), 0
-        steps = [self._step() for _ in range(len(inputs.audio))]
-        self.labels = [_labels(*step) for step in steps]
-        rows = range(inputs.audio.shape[1])
-        return np.concatenate([log_probs[row, : lengths[row]] for row in rows for log_probs, lengths in steps])
-
     def _step(self) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
         """The next chunk of every stream; after the last one the first again, from the first state."""
-        assert self.inputs is not None
-        if self.at == len(self.inputs.audio):
-            self.state, self.at = self.backend.initial_state(self.inputs.audio.shape[1]), 0
+        if self.at == 0:
+            self.state = self.backend.initial_state(len(self.inputs.lengths))
         log_probs, lengths, self.state = self.backend.step(self.inputs.audio[self.at], self.inputs.lengths, self.state)
-        self.at += 1
+        self.at = (self.at + 1) % len(self.inputs.audio)
         return log_probs, lengths
 
     def warm_up(self) -> tuple[int, bool]:
         """Runs until two groups of them take as long; how many there were, and whether they came to that."""
-        run = self._step if is_stream(self.backend) else self._run
         start, medians, runs = time.perf_counter(), [], 0
         while True:
             group = []
             for _ in range(WARM_UP_RUNS):
                 before = time.perf_counter()
-                run()
+                self.run()
                 group.append(time.perf_counter() - before)
             runs += WARM_UP_RUNS
             medians.append(float(np.median(group)))
@@ -244,19 +234,16 @@ class _Worker:
 
         `wall_s` is the clock's from the first to the last, without what checking took.
         """
-        streams = is_stream(self.backend)
-        run = self._step if streams else self._run
-        if streams:
-            self.at = len(self.inputs.audio)  # type: ignore[union-attr]
+        self.at = 0
         runs_ms: list[float] = []
         wrong, checking_s = 0, 0.0
         with peaks(self.backend.device) as peak:
             begin = time.perf_counter()
             while (start := time.perf_counter()) - begin - checking_s < seconds or not runs_ms:
-                log_probs, lengths = run()
+                log_probs, lengths = self.run()
                 end = time.perf_counter()
+                wrong += not np.array_equal(_labels(log_probs, lengths), self.labels[len(runs_ms) % len(self.labels)])
                 runs_ms.append(1000 * (end - start))
-                wrong += not np.array_equal(_labels(log_probs, lengths), self.labels[self.at - 1 if streams else 0])
                 checking_s += time.perf_counter() - end
             wall_s = time.perf_counter() - begin - checking_s
             host_mb, device_mb = peak()
@@ -267,7 +254,7 @@ class _Worker:
         stages: dict[str, list[float]] = {}
         if self.backend.device != "cpu" and hasattr(self.backend, "run_in_stages"):
             for _ in range(min(runs, STAGED_RUNS)):
-                _, parts = self.backend.run_in_stages(*self.inputs)  # type: ignore[misc]
+                _, parts = self.backend.run_in_stages(*self.inputs)
                 for name, milliseconds in parts.items():
                     stages.setdefault(name, []).append(milliseconds)
         return stages
@@ -302,18 +289,9 @@ class _Worker:
         return served, wrong, *peak()
 
 
-def _valid(log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> list[npt.NDArray[np.float32]]:
-    """(T_i, V) each row's frames without padding."""
-    return [row[:length] for row, length in zip(log_probs, lengths, strict=True)]
-
-
 def _labels(log_probs: npt.NDArray[np.float32], lengths: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """(sum of T,) the most probable ones of all rows' valid frames."""
-    return np.concatenate([frames.argmax(axis=-1) for frames in _valid(log_probs, lengths)])
-
-
-def is_stream(backend: Backend | StreamBackend) -> bool:
-    return hasattr(backend, "step")
+    return np.concatenate([row[:length].argmax(axis=-1) for row, length in zip(log_probs, lengths, strict=True)])
 
 
 def _file_mb(folder: ModelFolder, backend: Any, spec: Spec) -> float:
