@@ -13,10 +13,10 @@ from typing import Any, TypeVar
 import msgspec
 import typer
 
-from ds2_deploy.audio.load import EXTENSIONS
+from ds2_deploy.audio.find import recording_files
 from ds2_deploy.extras import require
 from ds2_deploy.files import atomic_path
-from ds2_deploy.manifest import Utterance
+from ds2_deploy.manifest import Utterance, read_manifest
 from ds2_deploy.runtime.bench_choice import processor_name
 from ds2_deploy.runtime.devices import cpu_cores
 
@@ -74,11 +74,8 @@ def by_speaker(utterances: Iterable[Utterance]) -> dict[str, list[Utterance]]:
 
 
 def recordings(source: Path) -> list[Path]:
-    """The audio files a manifest names, or that lie anywhere below a folder."""
-    if source.is_dir():
-        return sorted(path for path in source.rglob("*") if path.suffix.lower() in EXTENSIONS)
-    lines = source.read_text(encoding="utf-8").splitlines()
-    return [source.parent / msgspec.json.decode(line)["audio_filepath"] for line in lines if line.strip()]
+    """The audio files that a manifest names, or that lie anywhere below a folder; or the file itself."""
+    return [u.path for u in read_manifest(source)] if source.suffix == ".jsonl" else recording_files(source)
 
 
 def interleaved(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

@@ -10,6 +10,7 @@ narrowest is taken.
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
@@ -129,9 +130,9 @@ def tune(
     lm: Path,
     trials: int,
     workers: int,
-    progress: Callable[[int, Trial], None] = lambda done, trial: None,
+    step: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Tuned:
-    """Search alpha and beta, then the beam's width, with `workers` processes."""
+    """Search alpha and beta, then the beam's width, with `workers` processes; `with step():` after each trial."""
     optuna = require("optuna")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if not any(text.strip() for text in heard.texts):
@@ -144,8 +145,8 @@ def tune(
             choices = [(t.suggest_float("alpha", *ALPHAS), t.suggest_float("beta", *BETAS)) for t in asked]
             for trial, found in zip(asked, pool.map(_Worker.tried, choices), strict=True):
                 study.tell(trial, found.cost)
-                tried.append(found)
-                progress(len(tried), found)
+                with step():
+                    tried.append(found)
         first = steadiest(tried)
         widths = list(pool.map(_Worker.at_width, [(first.alpha, first.beta, width) for width in WIDTHS]))
     best = next(trial for trial in widths if trial.cost <= first.cost)

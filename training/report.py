@@ -3,7 +3,6 @@
 import sys
 import time
 from collections.abc import Iterator
-from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
@@ -58,7 +57,7 @@ class Reporter:
         self.progress.start()
         return self
 
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.progress.stop()
         if self.tensorboard is not None:
             self.tensorboard.close()

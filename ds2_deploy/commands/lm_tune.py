@@ -9,7 +9,7 @@ import typer
 from ds2_deploy.commands.common import BackendName, Device, path_argument, path_option
 
 if TYPE_CHECKING:
-    from training.lm_tune import Trial, Tuned
+    from training.lm_tune import Tuned
 
 OTHER_SETS = {"train", "valid", "validation", "val", "dev", "tune"}
 """What a manifest is for, where its name says so."""
@@ -72,12 +72,7 @@ def lm_tune(
     for failure in failures:
         print_failure(failure)
     with progress_bar(trials) as step:
-
-        def show(_: int, __: "Trial") -> None:
-            with step():
-                pass
-
-        tuned = tune(heard, lm, trials, workers or cpu_cores(), show)
+        tuned = tune(heard, lm, trials, workers or cpu_cores(), step)
     _print(tuned)  # first: hours of work are not lost where nothing can be written
     _write(tuned, lm)
     _warn(tuned, language)

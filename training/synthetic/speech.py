@@ -1,6 +1,5 @@
 """Texts spoken by synthesizers, as a corpus: Opus files and a manifest."""
 
-import os
 import random
 import tempfile
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import soundfile
 
 from ds2_deploy.audio.load import load_audio
 from ds2_deploy.manifest import read_texts
+from ds2_deploy.runtime.devices import cpu_cores
 from training.corpora.build import write_manifest
 from training.corpora.check import ManifestLine
 from training.synthetic.texts import Texts, spoken
@@ -57,7 +57,7 @@ def write_speech(folder: Path, texts: Sequence[str], seed: int, *, spelled: bool
                 _written(task, texts[i], audio / f"{i:05}.opus", engine) for i, task in zip(indices, tasks, strict=True)
             ]
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cpu_cores()) as pool:
         made = [utterance for found in pool.map(work, jobs) for utterance in found]
     write_manifest(folder / "manifest.jsonl", sorted(made, key=lambda utterance: utterance.audio))
 
