@@ -39,6 +39,11 @@ def test_train_then_export_from_the_command_line(ds2, corpus, tmp_path):
     made = ds2("export", tmp_path / "run/last.pt", "--out", tmp_path / "model", "--precision", "fp32")
     assert made.code == 0, made.err
     assert "onnxruntime fp32" in made.out
+    assert made.out.endswith(
+        "metadata.json, model.onnx, model.safetensors, parity.json, tokens.txt.\n"
+        "No stream.onnx, since the model cannot stream: model.bidirectional is true: the backward direction starts at "
+        "the end.\n"
+    )
     assert made.err == ""
     assert ModelMetadata.read(tmp_path / "model/metadata.json").provenance.epochs == 1
 

@@ -188,19 +188,30 @@ def test_a_net_goes_on_with_another_lookahead(corpus, tmp_path, before, after):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-5)
 
 
-def test_a_net_of_both_directions_learns_to_stream(corpus, tmp_path):
+def test_a_net_of_both_directions_learns_to_stream(corpus, tmp_path, capsys):
     """By windows and with another normalisation it keeps its weights."""
     utterance = recipe(tmp_path, "feature.normalization=utterance", epochs=3)
     train(utterance, [corpus], [corpus], tmp_path / "first")
     windows = ("model.window=2", "model.window_context=3", "feature.normalization=running", "norm_frozen_from=0")
     still = recipe(tmp_path, *windows, "optimizer.learning_rate=1e-30", epochs=1)
     train(still, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    said = capsys.readouterr().err
+    assert (
+        f"Other than in {tmp_path / 'first/last.pt'}: feature.normalization utterance -> running, "
+        "model.window 0 -> 2, model.window_context 0 -> 3.\n"
+    ) in said
+    assert "will not" not in said
     first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
     assert first.metadata.streaming_obstacles
     assert not second.metadata.streaming_obstacles
     assert second.metadata.statistics is not None
     for name, weight in first.weights.items():
         torch.testing.assert_close(second.weights[name], weight, rtol=0, atol=0)
+    train(utterance, [corpus], [corpus], tmp_path / "back", init_from=tmp_path / "second/last.pt")
+    assert (
+        f"{tmp_path / 'second/last.pt'} can stream, this model will not: feature.normalization is 'utterance', which "
+        "needs the whole recording; model.bidirectional is true: the backward direction starts at the end.\n"
+    ) in capsys.readouterr().err
     for other, name, problem in (
         (("feature.normalization=whitening",), "first", "another feature than the recipe's: normalization"),
         ((*windows, "feature.mel_bands=12"), "first", "another feature than the recipe's: mel_bands"),
@@ -230,7 +241,7 @@ def test_another_lookahead_does_not_hide_another_network(corpus, tmp_path, befor
     assert not (tmp_path / "second").exists()
 
 
-def test_a_net_with_longer_frames_goes_on_with_shorter_ones(corpus, tmp_path):
+def test_a_net_with_longer_frames_goes_on_with_shorter_ones(corpus, tmp_path, capsys):
     """Strides in time have no weights; what it has learnt from counts as learnt."""
     slow = ("model.conv=[{channels = 4, kernel = [5, 5], stride = [2, 4]}]",)
     fast = ("model.conv=[{channels = 4, kernel = [5, 5], stride = [2, 2]}]", "optimizer.learning_rate=1e-30")
@@ -240,6 +251,7 @@ def test_a_net_with_longer_frames_goes_on_with_shorter_ones(corpus, tmp_path):
     shorter = recipe(tmp_path, *fast, epochs=1)
     train(shorter, [other], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
     first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
+    assert f"Other than in {tmp_path / 'first/last.pt'}: frame 40 ms -> 20 ms.\n" in capsys.readouterr().err
     assert second.metadata.model.conv[0].stride == (2, 2)
     assert second.metadata.provenance.train == (*first.metadata.provenance.train, f"{tmp_path.name}/other.jsonl")
     learnt = [name for name in first.weights if "running" not in name and "num_batches" not in name]
@@ -737,10 +749,11 @@ def test_checkpoints_hold_plain_values_alone(corpus, tmp_path):
     assert set(content["training"]) == kept
 
 
-def test_other_labels_keep_the_network_and_what_both_alphabets_have(corpus, tmp_path):
+def test_other_labels_keep_the_network_and_what_both_alphabets_have(corpus, tmp_path, capsys):
     train(recipe(tmp_path), [corpus], [corpus], tmp_path / "first")
     other = recipe(tmp_path, "alphabet='cxab '", "optimizer.learning_rate=1e-30", epochs=1)  # it must not move
     train(other, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
+    assert f"Labels of {tmp_path / 'first/last.pt'}: 4 stay, new 'x'.\n" in capsys.readouterr().err
     old, new = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
     assert new.metadata.alphabet.labels == ("<blank>", "c", "x", "a", "b", " ")
     for name in ("weight", "bias"):

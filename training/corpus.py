@@ -22,15 +22,12 @@ from ds2_deploy.manifest import Line, Utterance, lines, parse
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
-from training.labels import characters_of, known_alphabet
+from training.labels import characters_of, known_alphabet, shown
 from training.recipe import Recipe
 
 LOOKED_FOR = 10_000
 """Recordings of a corpus that are looked for, and of the validation set opened, before the training starts, evenly
 spread: a network drive needs milliseconds for each. The others are missed when their turn comes."""
-
-SHOWN = 10
-"""Of the characters that only validation texts have."""
 
 _CHANGED = "The manifest {} was changed during the training: start it again."
 
@@ -129,9 +126,8 @@ def corpora(
 
 def _say_what_is_not_learnt(tokens: frozenset[str], alphabet: Alphabet, say: Callable[[str], None]) -> None:
     if tokens:
-        shown = " ".join(map(repr, sorted(tokens)[:SHOWN]))
-        more = f" and {len(tokens) - SHOWN} more" if len(tokens) > SHOWN else ""
-        say(f"Of {len(alphabet) - 1} labels, {len(tokens)} are in validation texts alone, not learnt: {shown}{more}")
+        alone = shown(sorted(tokens))
+        say(f"Of {len(alphabet) - 1} labels, {len(tokens)} are in validation texts alone, not learnt: {alone}")
 
 
 def _say_what_is_left_out(found: Survey, say: Callable[[str], None]) -> None:

@@ -10,6 +10,8 @@ from ds2_deploy.text.languages import language_named
 if TYPE_CHECKING:
     from torch import Tensor
 
+SHOWN = 10
+"""Of labels that are listed."""
 OUTPUT = ("encoder.output.weight", "encoder.output.bias")
 """The parameters with a row per label, in a network's state dict."""
 
@@ -27,6 +29,20 @@ def characters_of(characters: Collection[str]) -> Alphabet:
             "The training transcripts hold no character to make a label of: name the recipe's alphabet."
         )
     return Alphabet.of(sorted(characters))
+
+
+def shown(labels: Collection[str]) -> str:
+    """The first of them, and how many more there are."""
+    more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
+    return " ".join(map(repr, list(labels)[:SHOWN])) + more
+
+
+def alphabet_changes(old: Alphabet, new: Alphabet) -> str:
+    """Which labels stay, go and are new; empty where all stay."""
+    before, after = (dict.fromkeys(label for i, label in enumerate(one.labels) if i != one.blank) for one in (old, new))
+    gone, added = [label for label in before if label not in after], [label for label in after if label not in before]
+    parts = [f"{len(before) - len(gone)} stay", gone and f"gone {shown(gone)}", added and f"new {shown(added)}"]
+    return ", ".join(part for part in parts if part) if gone or added else ""
 
 
 def transfer_output(

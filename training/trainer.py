@@ -43,7 +43,7 @@ from training.statistics import feature_statistics, whitening
 from training.stop import Stop, StoppedError
 from training.teacher import Teacher
 from training.validation import Validation, validate
-from training.weights import check_alike, check_norm, load_into
+from training.weights import changes, check_alike, check_norm, load_into
 
 LISTENS = "Listening to the training set for the statistics of its features."
 COLLAPSED = 0.999
@@ -187,6 +187,9 @@ class Training:
         # noise that is not there is told before the statistics
         augmenter = Augmenter(recipe.augment, recipe.feature.sample_rate)
         self.metadata = self.described(alphabet, train_manifests, checkpoint)
+        if checkpoint and not resume:
+            for sentence in changes(checkpoint.metadata, self.metadata, init_from):
+                reporter.say(sentence)
 
         # --- what learns ----------------------------------------------------------------------------------------
         torch.manual_seed(recipe.seed)

@@ -1,6 +1,6 @@
 """The weights a training begins with: another training's, a model's, or its own from before it was stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -9,11 +9,12 @@ from torch import Tensor
 
 from ds2_deploy.audio.features import FeatureConfig
 from ds2_deploy.errors import ConfigError, ModelError
+from ds2_deploy.metadata import ModelMetadata
 from ds2_deploy.model.checkpoint import Checkpoint
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.model.deepspeech2 import DeepSpeech2
-from training.labels import transfer_output
-from training.recipe import Recipe
+from training.labels import alphabet_changes, transfer_output
+from training.recipe import Recipe, differences
 
 LOOKAHEAD = "encoder.lookahead.conv.weight"
 """(H, 1, frames), the present frame first."""
@@ -51,6 +52,24 @@ def load_into(model: DeepSpeech2, checkpoint: Checkpoint, path: Path | None, res
     if old.alphabet != new.alphabet:
         weights = transfer_output(old.alphabet, new.alphabet, weights, model.state_dict())
     checkpoint.fill(model, weights)
+
+
+def changes(old: ModelMetadata, new: ModelMetadata, begins: object) -> Iterator[str]:
+    """In sentences: what a network that goes on from `begins`, the `old` one, has otherwise."""
+    changed = [
+        f"{table}.{name} {before} -> {now}"
+        for table in ("feature", "model")
+        for name, before, now in differences(*(msgspec.to_builtins(getattr(one, table)) for one in (old, new)))
+        if name != "conv"  # of which strides in time may differ, and so the frame
+    ]
+    if old.frame_s != new.frame_s:
+        changed.append(f"frame {1000 * old.frame_s:g} ms -> {1000 * new.frame_s:g} ms")
+    if changed:
+        yield f"Other than in {begins}: {', '.join(changed)}."
+    if new.streaming_obstacles and not old.streaming_obstacles:
+        yield f"{begins} can stream, this model will not: {'; '.join(new.streaming_obstacles)}."
+    if labels := alphabet_changes(old.alphabet, new.alphabet):
+        yield f"Labels of {begins}: {labels}."
 
 
 def _check_alike(name: str, old: msgspec.Struct, new: msgspec.Struct, path: Path | None) -> None:

@@ -54,7 +54,8 @@ def export(
     require_all(EXPORT)
     from ds2_deploy.commands.parity import print_report
     from ds2_deploy.errors import ConfigError
-    from ds2_deploy.model_folder import bundled_models
+    from ds2_deploy.metadata import ModelMetadata
+    from ds2_deploy.model_folder import METADATA_FILE, bundled_models
     from export.exporter import export_model
 
     if str(out) in bundled_models():
@@ -72,3 +73,5 @@ def export(
     )
     print_report(report)
     print(f"Wrote {out}: {', '.join(sorted(path.name for path in out.iterdir()))}.")
+    if obstacles := ModelMetadata.read(out / METADATA_FILE).streaming_obstacles:
+        print(f"No stream.onnx, since the model cannot stream: {'; '.join(obstacles)}.")
