@@ -279,6 +279,22 @@ def test_a_training_is_not_resumed_with_another_recipe(corpus, tmp_path, overrid
     assert len(read_log(tmp_path / "run")) == 2
 
 
+def test_weights_alone_and_a_later_version_are_no_training_to_resume(corpus, tmp_path):
+    train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "run")
+    last = tmp_path / "run/last.pt"
+    content = torch.load(last)
+    for state, words in (
+        ({}, r"last\.pt holds no training to go on from: begin anew with --init-from .*last\.pt\.$"),
+        (
+            content["training"] | {"position": content["training"]["position"] | {"later": 1}},
+            r"last\.pt is of a later version of ds2_deploy",
+        ),
+    ):
+        torch.save(content | {"training": state}, last)
+        with pytest.raises(TrainingError, match=words):
+            train(recipe(tmp_path, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
+
+
 def test_what_set_has_changed_need_not_be_given_again(ds2, corpus, tmp_path):
     """Neither for one epoch to stay one, nor for the labels to stay those of the transcripts."""
     recipe(tmp_path, epochs=75)
@@ -559,9 +575,10 @@ def test_a_log_that_was_cut_or_damaged(tmp_path):
     whole = '{"epoch": 1, "sample": "好"}\n'.encode()
     log.write_bytes(whole + whole[:-4])  # within a character
     assert [entry["epoch"] for entry in read_log(tmp_path)] == [1]
-    log.write_bytes(whole + b"{]\n" + whole)
-    with pytest.raises(TrainingError, match=r"log\.jsonl is damaged: line 2 is no epoch"):
-        read_log(tmp_path)
+    for damaged in (b"{]", b"[]", b'{"epoch": "1"}'):
+        log.write_bytes(whole + damaged + b"\n" + whole)
+        with pytest.raises(TrainingError, match=r"log\.jsonl is damaged: line 2 is no epoch"):
+            read_log(tmp_path)
 
 
 @pytest.mark.parametrize("failing", [1, 2])

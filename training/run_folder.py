@@ -75,7 +75,12 @@ class RunFolder:
         """Where a training goes on from."""
         if not self.last.is_file():
             raise TrainingError(f"There is no {self.last} to go on from: leave --resume out to begin.")
-        return load_checkpoint(self.last)
+        checkpoint = load_checkpoint(self.last)
+        if not all(isinstance(checkpoint.training.get(name), dict) for name in ("recipe", "learner", "position")):
+            raise TrainingError(
+                f"{self.last} holds no training to go on from: begin anew with --init-from {self.last}."
+            )
+        return checkpoint
 
     def write_recipe(self, recipe: Recipe) -> None:
         """For people, and for `ds2 train`; a file of that name which somebody else wrote stays as it is."""
@@ -145,7 +150,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def _entry(line: bytes, log: Path, number: int) -> dict[str, Any]:
     try:
         entry: dict[str, Any] = json.loads(line)
-        entry["epoch"]
+        if not isinstance(entry["epoch"], int):
+            raise TypeError("epochs are compared")
     except (ValueError, LookupError, TypeError) as error:
         raise TrainingError(f"{log} is damaged: line {number} is no epoch; take it out to go on.") from error
     return entry

@@ -207,7 +207,12 @@ class Training:
             load_into(self.model, checkpoint, begins, resume)
         if checkpoint and resume:
             saved = checkpoint.training
-            self.position = Position(**saved["position"])
+            try:
+                self.position = Position(**saved["position"])
+            except TypeError as error:
+                raise TrainingError(
+                    f"{folder.last} is of a later version of ds2_deploy: resume it with that."
+                ) from error
             self.sampler.epoch = self.position.epoch + 1
             check_same(saved, folder.path, self.train_set, self.valid_set, self.teacher, self.sampler)
             self.learner.load_state_dict(saved["learner"])
