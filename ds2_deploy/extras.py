@@ -26,7 +26,7 @@ EXTRAS = {
 }
 
 TRAIN = ("torch", "safetensors")
-"""What reads and writes checkpoints and weights needs, all of one extra's modules or a part of them."""
+"""Modules needed to read and write checkpoints."""
 EXPORT = ("onnx", "onnxscript", *TRAIN, "onnxruntime")
 """First what names the extra that brings the others, too."""
 

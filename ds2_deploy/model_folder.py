@@ -45,7 +45,7 @@ class ModelFolder(NamedTuple):
     metadata: ModelMetadata
 
     def graph(self, precision: Precision, *, stream: bool = False) -> Path:
-        """The path of an ONNX graph; ModelError where it is not there, with the one that is in another precision."""
+        """The path of an ONNX graph; ModelError where it is missing, which names one of another precision, if any."""
         path = self.path / graph_file(precision, stream=stream)
         if not path.is_file():
             graphs = {graph_file(other, stream=stream): other for other in PRECISIONS}

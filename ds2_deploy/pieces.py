@@ -1,4 +1,4 @@
-"""What goes through the model at once, and how what became of the pieces is one result per recording again."""
+"""Pieces of recordings, which go through the model at once, and their results put together, one per recording."""
 
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple

@@ -83,8 +83,8 @@ class Recognizer:
     cut_long: bool = True
     """False: refuse longer recordings instead."""
     decoding_processes: int = 0
-    """A search that has many batches decodes them in so many processes of its own; 0: in this one, as on a CPU, whose
-    cores the network keeps busy."""
+    """Processes in which a search decodes many batches; 0: in this one, as on a CPU, whose cores the network keeps
+    busy."""
     open_streams: Callable[[], StreamBackend] | None = None
     """Loads the same model for streams, when the first one is created."""
     _pool: DecodingPool | None = field(init=False, repr=False, compare=False)
@@ -110,8 +110,8 @@ class Recognizer:
 
         `threads`: CPU threads in all, at most, None for one per core; `workers`: how many batches share them or the
         GPU, None for as many as is fastest with many recordings (on a GPU GPU_WORKERS, and an engine takes no more at
-        once). For a single long recording `workers=1` is. `batch_seconds`: None for BATCH_SECONDS or, on a GPU,
-        GPU_BATCH_SECONDS.
+        once). A single long recording is heard fastest with `workers=1`. `batch_seconds`: None for BATCH_SECONDS or,
+        on a GPU, GPU_BATCH_SECONDS.
         """
         folder = open_model(model)
         files = _files(folder, precision)
@@ -139,9 +139,9 @@ class Recognizer:
         """A live stream that runs in the thread that feeds it; for many at once there is the Dispatcher.
 
         `on_result` is called with every utterance that grows or becomes final, within the call that fed the stream: it
-        must not feed, end or reset it; to wait for it is a StreamError.
-        The first one loads the model for streams: ModelError where it cannot stream, which says what stands in the way,
-        and where another model has taken its place in the folder.
+        must not feed, end or reset it; waiting for it there raises a StreamError.
+        The first stream loads the model for streams: ModelError where it cannot stream, which says what stands in the
+        way, and where another model has taken its place in the folder.
         """
         return Stream(self._own_thread, self.metadata, self.decoder, endpoint=endpoint, on_result=on_result)
 
@@ -306,7 +306,8 @@ class Recognizer:
         return results
 
     def _can_hear(self, samples: Samples) -> bool:
-        """What lasts a frame; and of digital silence only where its level is not measured by itself, which has none."""
+        """Whether it lasts a frame and, where each recording is normalised by itself, is not digital silence, which
+        has no level."""
         silent = self.metadata.feature.by_utterance and not samples.any()
         return self.metadata.output_frames(len(samples)) > 0 and not silent
 

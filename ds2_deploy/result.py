@@ -69,7 +69,7 @@ class Sources(Generic[Given]):
             self._error = error
 
     def raise_error(self) -> None:
-        """What the caller's iterator raised: for when what it gave before has had its results."""
+        """Raise what the caller's iterator raised, once all that it gave before has its results."""
         if self._error is not None:
             raise self._error
 

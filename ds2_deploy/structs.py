@@ -30,11 +30,10 @@ def parse_struct(content: str | bytes, kind: type[Kind], error: type[DS2Error], 
 
 
 def struct_json(value: msgspec.Struct, indent: int = 2) -> str:
-    """JSON for people to read, which `parse_struct` makes the same of where its numbers are finite; no
-    line feed at its end."""
+    """JSON for people to read, without a line feed at its end; `parse_struct` reads it back, given finite numbers."""
     return msgspec.json.format(msgspec.json.encode(value), indent=indent).decode()
 
 
 def as_finite(value: float) -> float:
-    """As JSON can say it, which would have null: INFINITE for what is infinite or no number."""
+    """A number that JSON can hold: INFINITE for infinities and NaN, which would become null."""
     return value if math.isfinite(value) else INFINITE

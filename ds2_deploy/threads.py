@@ -6,8 +6,8 @@ from typing import Any
 
 
 class Threads(ThreadPoolExecutor):
-    """When the main thread has ended, Python's pools take no more work: what a thread that goes on asks for is then
-    done in that thread."""
+    """A pool that serves threads which outlive the main one, when Python's pools take no more work: what such a thread
+    submits is done in that thread."""
 
     def submit(self, call: Callable[..., Any], /, *args: Any, **options: Any) -> Future[Any]:
         try:

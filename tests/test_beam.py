@@ -456,15 +456,15 @@ def test_no_frames_are_an_empty_and_certain_transcript() -> None:
     assert decoder.start().hypothesis() == Hypothesis("", 0.0)
 
 
-@pytest.mark.parametrize(("value", "words"), [(np.nan, "not numbers"), (-1.0, "sum to")])
+@pytest.mark.parametrize(("value", "words"), [(np.nan, "they are NaN"), (-1.0, "the probabilities sum to")])
 def test_what_are_no_probabilities_is_refused(value: float, words: str) -> None:
     log_probs = spoken("ab")
     log_probs[2] = value
-    with pytest.raises(InferenceError, match=f"frame 2 .*{words}"):
+    with pytest.raises(InferenceError, match=f"Frame 2 .*: {words}"):
         BeamDecoder(ENGLISH).decode(log_probs)
     stream = BeamDecoder(ENGLISH).start()
     stream.accept(log_probs[:1])
-    with pytest.raises(InferenceError, match="frame 2 "):
+    with pytest.raises(InferenceError, match="Frame 2 "):
         stream.accept(log_probs[1:])
 
 

@@ -50,7 +50,7 @@ def test_what_cannot_be_decoded_is_an_error_in_its_place(pool: DecodingPool) -> 
     good, error, also_good = pool.decode([spoken("ab"), bad, spoken("c")])
     assert (good.text, also_good.text) == ("ab", "c")  # type: ignore[union-attr]
     assert isinstance(error, InferenceError)
-    assert "frame 1" in str(error)
+    assert "Frame 1" in str(error)
 
 
 def test_a_pool_whose_processes_were_killed_decodes_here(

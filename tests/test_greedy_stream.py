@@ -161,5 +161,5 @@ def test_what_is_not_a_number_is_not_taken_for_silence(frame: int) -> None:
     log_probs[frame, 2] = np.nan
     stream = GreedyDecoder(ALPHABETS[0]).start()
     stream.accept(log_probs[:frame])
-    with pytest.raises(InferenceError, match=f"frame {frame} are no probabilities: they are not numbers"):
+    with pytest.raises(InferenceError, match=f"Frame {frame} holds no valid log-probabilities: they are NaN"):
         stream.accept(log_probs[frame:])

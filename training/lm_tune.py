@@ -102,8 +102,8 @@ class Tuned(NamedTuple):
 
 
 def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utterance]) -> tuple[Heard, list[AudioError]]:
-    """Run the network over all recordings, one at a time; what is wrong with those that cannot be read, and are left
-    out. PronunciationError, first, for a text without a spelling."""
+    """Run the network over all recordings, one at a time; those that cannot be read are left out, and their errors
+    returned. PronunciationError, before that, for a text without a spelling."""
     texts = [normalize(utterance.text, metadata.language) for utterance in utterances]
     heard, failures = Heard(metadata.alphabet, metadata.language, [], []), []
     for utterance, text in zip(utterances, texts, strict=True):
@@ -118,7 +118,7 @@ def hear(backend: Backend, metadata: ModelMetadata, utterances: Sequence[Utteran
 
 
 def check(alphabet: Alphabet, lm: Path, utterances: Sequence[Utterance]) -> None:
-    """What is wrong with the language model, or missing, is said here, before hours of work."""
+    """Raise what is wrong with the texts or the language model, or is not installed, before hours of work."""
     if not any(utterance.text.strip() for utterance in utterances):
         raise ManifestError("No text of the manifest has words to tune with.")
     require("optuna")

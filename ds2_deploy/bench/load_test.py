@@ -65,7 +65,7 @@ def poisson(rate: float, seconds: float, recordings: int, most: int, seed: int) 
 
 
 def serve(backend: Backend, decoder: Decoder, recordings: list[Samples], test: LoadTest) -> Served:
-    """Run the test in this thread, after two batches that warm up; another one counts."""
+    """Run the test in this thread, after two batches to warm up; a second thread counts the requests in the system."""
     for most in (1, test.most):
         backend.run(*pad_batch([recordings[n] for n in test.numbers[:most]]))
     arrivals, count = np.array(test.arrivals_s), len(test.arrivals_s)

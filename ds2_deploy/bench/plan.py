@@ -44,7 +44,7 @@ class Plan(NamedTuple):
     load_s: float = LOAD_S
 
     def longest_s(self, recordings_s: Sequence[float]) -> float:
-        """Of what goes through a backend in one piece."""
+        """The longest sound that goes through a backend in one piece."""
         cut = self.seconds if "batch" in self.workloads else ()
         whole = recordings_s if {"utterance", "load"} & set(self.workloads) else ()
         return max([*cut, *whole], default=0.0)
@@ -62,7 +62,7 @@ class Sound(NamedTuple):
 
 
 def real_sound(source: Path, sample_rate: int, most: int, language: str) -> Sound:
-    """Of a manifest, a folder or a file; evenly spread over it where it has more than `most`."""
+    """Recordings of a manifest, a folder or a file: at most `most`, evenly spread over it."""
     texts: list[str | None]
     if source.suffix == ".jsonl":
         entries = [entry for _, entry in lines(source, Entry)]

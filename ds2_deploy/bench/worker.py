@@ -194,7 +194,7 @@ class _Worker:
     # --- batches and streams: the same inputs again and again ----------------------------------------------------
 
     def prepare(self, inputs: Inputs) -> npt.NDArray[np.float32]:
-        """Take a cell's inputs; its log-probabilities, valid frames of all rows, or streams, one after the other."""
+        """Take a cell's inputs; returns its log-probabilities: the valid frames of all rows, or streams, in turn."""
         self.inputs, self.at = inputs, 0
         self.run, count = (self._step, len(inputs.audio)) if self.loaded.stream else (self._run, 1)
         first = [self.run() for _ in range(count)]
@@ -281,7 +281,7 @@ class _Worker:
         return found, wall_s, *peak()
 
     def load_test(self, recordings: list[Samples], test: LoadTest) -> tuple[Served, int, float, float | None]:
-        """Requests that come whether or not the ones before are done; how many texts are not what is heard alone."""
+        """Serve requests that come whether or not others are done; how many texts differ from those heard alone."""
         alone = [text_or_nothing(self.decoder, run_alone(self.backend, samples)) for samples in recordings]
         with peaks(self.backend.device) as peak:
             served = serve(self.backend, self.decoder, recordings, test)

@@ -13,8 +13,8 @@ from ds2_deploy.text.alphabet import Alphabet
 
 
 def no_probabilities(frame: int, what: str) -> InferenceError:
-    """A network's numbers of that frame are no probabilities: what they are instead."""
-    return InferenceError(f"The probabilities of frame {frame} are no probabilities: they are {what}.")
+    """The error where a network's output of a frame cannot be decoded; `what` says why."""
+    return InferenceError(f"Frame {frame} holds no valid log-probabilities: {what}.")
 
 
 class GreedyDecoder:
@@ -60,7 +60,7 @@ class GreedyStream:
             return
         best, most = log_probs.argmax(axis=-1).tolist(), log_probs.max(axis=-1).tolist()
         if any(strange := list(map(math.isnan, most))):
-            raise no_probabilities(self.frames + strange.index(True), "not numbers")
+            raise no_probabilities(self.frames + strange.index(True), "they are NaN")
         self._score += sum(most)
         for label, log_prob in zip(best, most, strict=True):  # a stream's few frames are too few for numpy
             if label != self._last:

@@ -261,9 +261,11 @@ class SearchStream(ABC):
 
 
 def _check_probabilities(log_probs: npt.NDArray[np.float32], first: int) -> None:
-    """InferenceError where they are none, from frame `first` on; what a search makes of such looks like speech."""
+    """InferenceError for the first frame, counted from `first`, whose probabilities do not sum to one: what a search
+    makes of such frames looks like speech."""
     totals = np.exp(log_probs.astype(np.float64)).sum(axis=-1)  # (T,)
     if not np.abs(totals - 1).max() <= TOLERANCE:  # also where there is a NaN
         frame = int((~(np.abs(totals - 1) <= TOLERANCE)).argmax())
-        what = "not numbers" if math.isnan(totals[frame]) else f"sum to {totals[frame]:.3g}, not to one"
+        total = totals[frame]
+        what = "they are NaN" if math.isnan(total) else f"the probabilities sum to {total:.3g}, not to one"
         raise no_probabilities(first + frame, what)

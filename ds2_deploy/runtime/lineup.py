@@ -24,11 +24,12 @@ def open_all(
     works: Sequence[bool] = (False, True),
     excuses: tuple[type[DS2Error], ...] = NOT_HERE,
 ) -> tuple[list[T], dict[str, DS2Error]]:
-    """What `open_one(backend, precision, stream)` makes of the asked backends, or all, in the asked precisions, or
-    both, offline or as a stream; by name, why others cannot take part.
+    """Call `open_one(backend, precision, stream)` for each backend that is `asked` for, or all, in `precisions`, or
+    both, offline and as a stream; returns what it opened and, by name, why the rest cannot take part.
 
-    Of backends that were asked for, each takes part in something, or its error is raised, and so is any but for want
-    of something, such as an engine of the other precision. `excuses`: errors that do not end it where none was asked.
+    With `asked`, each backend must take part in something, or its error is raised; it may lack something, such as an
+    engine of the other precision (BackendUnavailableError), but every other error is raised. Without, the errors
+    `excuses` are passed over.
     """
     found: list[T] = []
     refused: dict[str, DS2Error] = {}

@@ -85,7 +85,7 @@ class StreamBackend(Protocol):
 
 
 def longest_piece_s(backend: Backend, rate: int, wanted_s: float) -> float:
-    """Of what a long recording is cut into: `wanted_s`, or what the backend takes where that is less."""
+    """The longest piece of a long recording: `wanted_s`, or what the backend takes where that is less."""
     return wanted_s if backend.max_samples is None else min(wanted_s, backend.max_samples / rate)
 
 

@@ -79,7 +79,7 @@ class Stepper(Protocol):
 
 
 def check_process(process: int) -> None:
-    """StreamError in another process than that: a fork leaves its threads behind, and their locks held."""
+    """StreamError in any process but that one: a fork leaves threads behind, and their locks held."""
     if os.getpid() != process:
         raise StreamError(
             "This was made before the process was forked, whose threads are not here: open the model after forking."
@@ -214,7 +214,7 @@ class Stream:
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Nothing more of this stream matters: what waits is dropped. One that is just forgotten is heard out first."""
+        """Drop what waits; nothing more is heard. A stream that is only forgotten is heard out first."""
         if os.getpid() != self._process:
             return
         with self._changed:
