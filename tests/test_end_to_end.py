@@ -35,7 +35,7 @@ def test_train_then_export_from_the_command_line(ds2, corpus, tmp_path):
     run = ds2("train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path / "run")
     assert (run.code, run.out) == (0, "")
     assert re.search(r"epoch +1/1 +loss .* WER .* blank .* h/h", run.err)
-    assert run.err.count("\n") == 3  # no progress bar where no terminal is
+    assert run.err.count("\n") == 4  # no progress bar where no terminal is
     made = ds2("export", tmp_path / "run/last.pt", "--out", tmp_path / "model", "--precision", "fp32")
     assert made.code == 0, made.err
     assert "onnxruntime fp32" in made.out
@@ -140,7 +140,7 @@ def test_info_of_a_checkpoint_and_of_a_folder(ds2, trained):
         (["evaluate", "no.pt", "m.jsonl"], "Cannot read the manifest m.jsonl"),
         (["info", "no.pt"], "There is no checkpoint no.pt"),
         (["train", "no-recipe", "--train", "m", "--valid", "m", "--out", "x"], "There is no recipe no-recipe"),
-        (["train", "an4", "--train", "m.jsonl", "--valid", "m", "--out", "x"], "Cannot read the manifest m.jsonl"),
+        (["train", "an4", "--train", "m", "--valid", "m.jsonl", "--out", "x"], "Cannot read the manifest m.jsonl"),
         (["train", "an4", "--train", "m", "--valid", "m", "--out", "x"], "The manifest m holds no utterance"),
         (["align", "x.wav", "m", "--model", "default", "--out", "x.jsonl"], "m holds no words."),
         (["export", "text.pt", "--out", "x"], "text.pt is not a ds2 checkpoint"),

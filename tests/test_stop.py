@@ -60,7 +60,7 @@ def position(run):
 def test_a_training_that_was_told_to_end_repeats_the_uninterrupted_one(corpus, tmp_path, number, code):
     settings = recipe(tmp_path, *VARIED, epochs=3)
     ended = stopped(number, corpus, tmp_path)
-    assert (ended.returncode, ended.stderr.count("\n")) == (code, 4), ended.stderr
+    assert (ended.returncode, ended.stderr.count("\n")) == (code, 5), ended.stderr
     assert ended.stderr.endswith("Stopped in epoch 2, batch 3: add --resume to go on.\n")
     assert position(tmp_path / "parts") == (1, 3)
     train(settings, [corpus], [corpus], tmp_path / "parts", resume=True)

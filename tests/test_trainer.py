@@ -782,6 +782,24 @@ def test_other_labels_keep_the_network_and_what_both_alphabets_have(corpus, tmp_
         train(recipe(tmp_path, "alphabet='abcx '"), [corpus], [corpus], tmp_path / "first", resume=True)
 
 
+def test_what_is_learnt_and_validated_is_said(corpus, tmp_path, capsys):
+    """By whichever name: of 18 recordings six are in both, two of them twice in validation."""
+    lines = corpus.read_text().split("\n")
+    (tmp_path / "link").symlink_to(corpus.parent)
+    absolute = [line.replace('h": "', f'h": "{corpus.parent}/../{corpus.parent.name}/') for line in lines]
+    for name, some in (("train", lines[:12]), ("valid", [*lines[6:], *absolute[6:8]])):
+        (corpus.parent / f"{name}-half.jsonl").write_text("\n".join(some))
+    halves = [tmp_path / "link" / "train-half.jsonl"], [corpus.parent / "valid-half.jsonl"]
+    train(recipe(tmp_path), *halves, tmp_path / "run")
+    said = capsys.readouterr().err
+    assert f"6 of 12 validation recordings are in the training set, too, such as {corpus.parent}/10.wav: " in said
+    assert "2 of 14 lines of the validation set name a recording again, which counts each time" in said
+    (corpus.parent / "rest.jsonl").write_text("\n".join(lines[12:]))
+    capsys.readouterr()
+    train(recipe(tmp_path), [corpus.parent / "train-half.jsonl"], [corpus.parent / "rest.jsonl"], tmp_path / "apart")
+    assert "validation" not in capsys.readouterr().err
+
+
 def test_phonemes_from_words_and_what_no_dictionary_has(corpus, tmp_path, capsys):
     lines = [json.loads(line) for line in corpus.read_text().split("\n")]
     for line, text in zip(lines, ["a b", "qzxk", *["b"] * len(lines)], strict=False):
@@ -827,7 +845,11 @@ def test_an_alphabet_from_the_transcripts_covers_the_validation_set(corpus, tmp_
     (corpus.parent / "valid.jsonl").write_text("\n".join(map(json.dumps, lines)))
     train(recipe(tmp_path, "alphabet=''", epochs=1), [corpus], [corpus.parent / "valid.jsonl"], tmp_path / "run")
     assert load_checkpoint(tmp_path / "run/last.pt").metadata.alphabet.labels == ("<blank>", " ", "a", "b", "c", "x")
-    assert "Of 5 labels, 1 are in validation texts alone, not learnt: 'x'\n" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    texts = [json.loads(line)["text"] for line in corpus.read_text().split("\n")]
+    counted = sorted((sum(label in text for text in texts), label) for label in " abc")
+    assert f"first: {', '.join(f'{label!r} in {count}' for count, label in counted)}\n" in said
+    assert "Of 5 labels, 1 are in validation texts alone, not learnt: 'x'\n" in said
 
 
 def test_windows_do_not_hide_another_cell(corpus, tmp_path):

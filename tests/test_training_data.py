@@ -174,7 +174,7 @@ def test_what_teaches_nothing_is_left_out_and_counted(manifest):
     found = survey([write(manifest, lines)], "en", ENGLISH, lambda seconds, labels: seconds > 0.5)
     assert (len(found.corpus), found.short, found.unspoken) == (2, 1, 0)
     assert found.corpus[0].text == "three"
-    assert found.tokens == set("three four five six")
+    assert found.tokens.keys() == set("three four five six")
     with pytest.raises(ManifestError, match="No utterance of the training set is long enough"):
         survey([manifest], "en", ENGLISH, lambda *_: False)
 

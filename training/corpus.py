@@ -6,8 +6,9 @@ manifest, so that a training starts in seconds and a worker holds next to nothin
 
 import hashlib
 import itertools
+import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -22,7 +23,7 @@ from ds2_deploy.manifest import Line, Utterance, lines, parse
 from ds2_deploy.model.config import ModelConfig
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
-from training.labels import characters_of, known_alphabet, shown
+from training.labels import SHOWN, characters_of, known_alphabet, shown
 from training.recipe import Recipe
 
 LOOKED_FOR = 10_000
@@ -96,8 +97,8 @@ class Survey(NamedTuple):
     """A corpus, and what one look at every line of it has shown."""
 
     corpus: Corpus
-    tokens: frozenset[str]
-    """Every label that its texts need."""
+    tokens: Counter[str]
+    """Every label that its texts need, and how many of them do."""
     unspoken: int
     """Utterances left out because the language has no spelling for a word of theirs."""
     first_unspoken: str
@@ -111,11 +112,14 @@ def corpora(
 ) -> tuple[Corpus, Corpus, Alphabet]:
     """What to learn from, what to validate on, and their labels; says what is left out, and why."""
     known = known_alphabet(recipe.alphabet, recipe.language)
-    learnt = survey(train_manifests, recipe.language, known, ctc_fits(recipe.feature, recipe.model))
-    validated = survey(valid_manifests, recipe.language, known)
-    alphabet = known or characters_of(learnt.tokens | validated.tokens)
+    recordings = Recordings()
+    validated = survey(valid_manifests, recipe.language, known, note=recordings.validate)
+    learnt = survey(train_manifests, recipe.language, known, ctc_fits(recipe.feature, recipe.model), recordings.learn)
+    recordings.say_which_come_again(say)
+    alphabet = known or characters_of(learnt.tokens.keys() | validated.tokens.keys())
     if known is None:
-        _say_what_is_not_learnt(validated.tokens - learnt.tokens, alphabet, say)
+        _say_what_is_learnt(learnt.tokens, say)
+        _say_what_is_not_learnt(validated.tokens.keys() - learnt.tokens.keys(), alphabet, say)
     for found in (learnt, validated):
         check_labels(found, alphabet)
         _say_what_is_left_out(found, say)
@@ -124,7 +128,42 @@ def corpora(
     return learnt.corpus, validated.corpus, alphabet
 
 
-def _say_what_is_not_learnt(tokens: frozenset[str], alphabet: Alphabet, say: Callable[[str], None]) -> None:
+class Recordings:
+    """Those of the validation set: how often each comes, and which are learnt, too."""
+
+    def __init__(self) -> None:
+        self.validated, self.learnt = Counter[str](), set[str]()
+
+    def validate(self, path: str) -> None:
+        self.validated[path] += 1
+
+    def learn(self, path: str) -> None:
+        if path in self.validated:
+            self.learnt.add(path)
+
+    def say_which_come_again(self, say: Callable[[str], None]) -> None:
+        count = len(self.validated)
+        if self.learnt:
+            say(
+                f"{len(self.learnt)} of {count} validation recordings are in the training set, too, such as "
+                f"{min(self.learnt)}: take them out of one, since what was learnt by heart looks good in validation."
+            )
+        if again := self.validated.total() - count:
+            say(
+                f"{again} of {again + count} lines of the validation set name a recording again, which counts each "
+                "time: give each once."
+            )
+
+
+def _say_what_is_learnt(tokens: Counter[str], say: Callable[[str], None]) -> None:
+    """The rarest first: most often what was left in a text by mistake."""
+    rarest = sorted(tokens, key=lambda token: (tokens[token], token))
+    more = f" and {len(rarest) - SHOWN} more" if len(rarest) > SHOWN else ""
+    counted = ", ".join(f"{token!r} in {tokens[token]}" for token in rarest[:SHOWN])
+    say(f"{len(rarest)} labels from the training transcripts, the rarest first: {counted}{more}")
+
+
+def _say_what_is_not_learnt(tokens: Set[str], alphabet: Alphabet, say: Callable[[str], None]) -> None:
     if tokens:
         alone = shown(sorted(tokens))
         say(f"Of {len(alphabet) - 1} labels, {len(tokens)} are in validation texts alone, not learnt: {alone}")
@@ -141,10 +180,17 @@ def _say_what_is_left_out(found: Survey, say: Callable[[str], None]) -> None:
         )
 
 
-def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, fits: Fits | None = None) -> Survey:
+def survey(
+    manifests: Sequence[Path],
+    language: str,
+    alphabet: Alphabet | None,
+    fits: Fits | None = None,
+    note: Callable[[str], None] = lambda path: None,
+) -> Survey:
     """Read manifests to the end; ManifestError names the line that is wrong, or recordings that are missing.
 
-    Without an alphabet, every character of a text is a label. `fits` leaves out what is too short.
+    Without an alphabet, every character of a text is a label. `fits` leaves out what is too short; `note` is told
+    the path of each recording that stays, the manifest's folder free of links.
     """
     tokens_of = alphabet.tokens if alphabet else list
     offsets: list[int] = []
@@ -154,13 +200,14 @@ def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, 
     for manifest in manifests:
         if is_pipe(manifest):
             raise ManifestError(f"{manifest} is a pipe, and a manifest is read again for each epoch: give a file.")
-        before = found.lines
+        before, folder = found.lines, os.path.realpath(manifest.parent)
         for offset, line, text in _spelled(manifest, language, found):
             tokens = tokens_of(text)
             if fits is not None and not fits(line.duration, tokens):
                 found.short += 1
                 continue
-            found.tokens.update(tokens)
+            found.tokens.update(set(tokens))
+            note(os.path.normpath(os.path.join(folder, line.audio_filepath)))  # noqa: PTH118 - ten times as fast
             offsets.append(offset)
             durations_s.append(line.duration)
             texts.update(f"{text}\n".encode("utf-8", "surrogatepass"))
@@ -173,7 +220,7 @@ def survey(manifests: Sequence[Path], language: str, alphabet: Alphabet | None, 
     texts.update(lengths.tobytes())
     corpus = Corpus(manifests, np.array(ends), np.array(offsets, dtype=np.int64), lengths, language, texts.hexdigest())
     _look_for_recordings(corpus)
-    return Survey(corpus, frozenset(found.tokens), found.unspoken, found.first_unspoken, found.short)
+    return Survey(corpus, found.tokens, found.unspoken, found.first_unspoken, found.short)
 
 
 class _Findings:
@@ -181,7 +228,7 @@ class _Findings:
 
     def __init__(self) -> None:
         self.lines, self.unspoken, self.short, self.first_unspoken = 0, 0, 0, ""
-        self.tokens: set[str] = set()
+        self.tokens = Counter[str]()
 
     def nothing(self, language: str) -> str:
         if self.short:
@@ -219,7 +266,7 @@ def _some_of(corpus: Corpus) -> list[Utterance]:
 
 def check_labels(found: Survey, alphabet: Alphabet) -> None:
     """AlphabetError counts what the alphabet cannot write."""
-    unknown = found.tokens - set(alphabet.labels)
+    unknown = found.tokens.keys() - set(alphabet.labels)
     if not unknown:
         return
     faults = Counter(token for utterance in found.corpus for token in alphabet.missing(utterance.text))
