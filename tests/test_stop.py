@@ -36,6 +36,14 @@ main()
 """
 
 
+@pytest.fixture(autouse=True)
+def _listening():
+    """A job in the background inherits deaf ears."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def stopped(number, corpus, tmp_path, *launcher, times=1):
     """The tones, learnt in the folder `parts` until the signal comes in the eighth step, the third of epoch 2."""
     (tmp_path / "told.py").write_text(TOLD)
