@@ -12,6 +12,7 @@ benchmarks/results/model-NAME.json and model-NAME.md.
 """
 
 import io
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -202,7 +203,8 @@ def cell(row: Row) -> str:
 def draw(runs: list[Path], path: Path) -> None:
     """Loss and validation WER over the epochs of trainings that followed each other."""
     plt = require("matplotlib.pyplot")
-    epochs = [line for run in runs for line in read_log(run)]
+    logs = [[line for line in read_log(run) if line["epoch"]] for run in runs]  # 0: the weights that it began with
+    epochs = list(itertools.chain.from_iterable(logs))
     figure, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     number = range(1, len(epochs) + 1)
     axes[0].plot(number, [line["loss"] for line in epochs], label="training")
@@ -217,8 +219,8 @@ def draw(runs: list[Path], path: Path) -> None:
         axis.yaxis.set_minor_formatter("")
         axis.xaxis.get_major_locator().set_params(integer=True)
     end = 0
-    for run in runs[:-1]:
-        end += len(read_log(run))
+    for log in logs[:-1]:
+        end += len(log)
         for axis in axes:
             axis.axvline(end + 0.5, color="grey", linewidth=0.8, linestyle=":")
     figure.savefig(path, metadata={"Date": None})
