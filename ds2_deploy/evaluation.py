@@ -12,6 +12,7 @@ import msgspec
 from ds2_deploy.errors import DS2Error, ManifestError, PronunciationError
 from ds2_deploy.manifest import Utterance
 from ds2_deploy.metrics import Errors, Kinds, bootstrap_interval
+from ds2_deploy.output.listing import first_of
 from ds2_deploy.recognizer import Recognizer
 from ds2_deploy.structs import struct_json
 from ds2_deploy.text.alphabet import Alphabet
@@ -120,12 +121,11 @@ class Evaluation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """What makes the model look worse than it hears, where something does."""
         if not self.unwritable:
             return None
-        shown = " ".join(map(repr, self.unwritable[:UNWRITABLE_SHOWN]))
+        shown = first_of(list(map(repr, self.unwritable)), UNWRITABLE_SHOWN, " ")
         signs = "phonemes" if language_named(self.language).metric == "PER" else "characters"
-        more = len(self.unwritable) - UNWRITABLE_SHOWN
         return (
             f"{self.unwritable_texts} of {self.utterances} texts have {signs} that the "
-            f"model cannot write ({shown}{f' and {more} more' if more > 0 else ''}): they count as errors."
+            f"model cannot write ({shown}): they count as errors."
         )
 
     def summary(self) -> str:
@@ -260,12 +260,6 @@ def compared(
         difference_high=high,
     )
     return msgspec.structs.replace(evaluation, against=against)
-
-
-def of_other_length(scored: Sequence[Scored]) -> list[Scored]:
-    """The recordings that are much longer or shorter than their manifest says, as ds2 train judges it."""
-    told = [(s, s.reference.duration_s) for s in scored]
-    return [s for s, duration_s in told if abs(s.duration_s - duration_s) > 0.1 * duration_s + 0.5]
 
 
 def _by_speaker(scored: Sequence[Scored], language: Language) -> list[Group]:

@@ -84,6 +84,16 @@ def read_manifest(path: Path) -> list[Utterance]:
     return utterances
 
 
+def manifest_name(path: Path) -> str:
+    """A manifest's folder and name, by which a model's provenance knows it."""
+    return "/".join(path.absolute().parts[-2:])
+
+
+def is_of_other_length(told_s: float, heard_s: float) -> bool:
+    """Whether a recording is much longer or shorter than its manifest says."""
+    return abs(heard_s - told_s) > 0.1 * told_s + 0.5
+
+
 def read_texts(path: Path) -> list[str]:
     """What is said in a manifest, of parts of recordings, too."""
     return [line.text for _, line in lines(path, Line)]

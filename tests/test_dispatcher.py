@@ -55,6 +55,18 @@ def dispatching(
             backend.gate.set()
 
 
+@contextmanager
+def held_up(call: Callable[[], object], seconds: float) -> Iterator[None]:
+    """A call that does not return for so long, and does by what happens within."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert thread.is_alive()
+    yield
+    thread.join(10)
+    assert not thread.is_alive()
+
+
 def tone(mark: int, chunks: float) -> Samples:
     """A recording that its first sample tells from others: see FakeStreamBackend.rows."""
     return np.full(int(chunks * CHUNK), mark / SCALE, dtype=np.float32)
@@ -251,13 +263,8 @@ def test_a_reset_ends_the_waiting() -> None:
         hold(backend, dispatcher)
         stream = dispatcher.create_stream()
         feed(stream, tone(2, 1))
-        waiting = threading.Thread(target=stream.wait, daemon=True)
-        waiting.start()
-        waiting.join(0.1)
-        assert waiting.is_alive()
-        stream.reset()
-        waiting.join(10)
-        assert not waiting.is_alive()
+        with held_up(stream.wait, 0.1):
+            stream.reset()
 
 
 def test_until_the_last_step_the_result_is_what_was_said_so_far() -> None:
@@ -314,13 +321,8 @@ def test_a_stream_is_reset_when_its_listener_has_heard_all() -> None:
         stream = dispatcher.create_stream(on_result=listener)
         feed(stream, audio_of("ab" + "_" * 8))  # two chunks, of which the second is told: no step follows
         assert hearing.wait(10)
-        resetting = threading.Thread(target=stream.reset, daemon=True)
-        resetting.start()
-        resetting.join(0.2)
-        assert resetting.is_alive()
-        go_on.set()
-        resetting.join(10)
-        assert not resetting.is_alive()
+        with held_up(stream.reset, 0.2):
+            go_on.set()
         assert told
 
 

@@ -160,7 +160,7 @@ def test_what_was_learnt_from_and_durations_that_lie_are_told(
     lines = (f'{{"audio_filepath": "{key}.wav", "duration": {s}, "text": "a"}}\n' for key, s in told.items())
     (tmp_path / name).write_text("".join(lines))
     recognizer = one_who_hears(
-        [Result(key, Hypothesis("a", 0.0), 1.0, None) for key in told], provenance=Provenance(train=(name.as_posix(),))
+        [Result(key, Hypothesis("a", 0.0), 1.0) for key in told], provenance=Provenance(train=(name.as_posix(),))
     )
     monkeypatch.setattr("ds2_deploy.recognizer.Recognizer.open", lambda *_, **__: recognizer)
     monkeypatch.chdir(tmp_path / "corpus")

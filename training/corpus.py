@@ -21,6 +21,7 @@ from ds2_deploy.errors import AlphabetError, ManifestError, PronunciationError
 from ds2_deploy.files import is_pipe
 from ds2_deploy.manifest import Line, Utterance, lines, parse
 from ds2_deploy.model.config import ModelConfig
+from ds2_deploy.output.listing import first_of
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
 from training.labels import SHOWN, characters_of, known_alphabet, shown
@@ -158,9 +159,8 @@ class Recordings:
 def _say_what_is_learnt(tokens: Counter[str], say: Callable[[str], None]) -> None:
     """The rarest first: most often what was left in a text by mistake."""
     rarest = sorted(tokens, key=lambda token: (tokens[token], token))
-    more = f" and {len(rarest) - SHOWN} more" if len(rarest) > SHOWN else ""
-    counted = ", ".join(f"{token!r} in {tokens[token]}" for token in rarest[:SHOWN])
-    say(f"{len(rarest)} labels from the training transcripts, the rarest first: {counted}{more}")
+    counted = first_of([f"{token!r} in {tokens[token]}" for token in rarest], SHOWN)
+    say(f"{len(rarest)} labels from the training transcripts, the rarest first: {counted}")
 
 
 def _say_what_is_not_learnt(tokens: Set[str], alphabet: Alphabet, say: Callable[[str], None]) -> None:

@@ -38,7 +38,7 @@ class Processes:
 
     def any(self, own: bool) -> bool:
         """Whether it is so in one process or more, on which all agree."""
-        return bool(self.sum(torch.tensor(float(own), device=self.device)))
+        return own if self.count == 1 else bool(self.sum(torch.tensor(float(own), device=self.device)))
 
     def gathered(self, own: Any) -> list[Any]:
         """What every process has, by rank."""

@@ -4,6 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ds2_deploy.errors import AlphabetError
+from ds2_deploy.output.listing import first_of
 from ds2_deploy.text.alphabet import Alphabet
 from ds2_deploy.text.languages import language_named
 
@@ -33,8 +34,7 @@ def characters_of(characters: Collection[str]) -> Alphabet:
 
 def shown(labels: Collection[str]) -> str:
     """The first of them, and how many more there are."""
-    more = f" and {len(labels) - SHOWN} more" if len(labels) > SHOWN else ""
-    return " ".join(map(repr, list(labels)[:SHOWN])) + more
+    return first_of(list(map(repr, labels)), SHOWN, " ")
 
 
 def alphabet_changes(old: Alphabet, new: Alphabet) -> str:

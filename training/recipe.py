@@ -302,14 +302,14 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _lines(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{name} = {_spelled(value)}" for name, value in settings.items() if value is not None]
+    return [f"{name} = {_toml(value)}" for name, value in settings.items() if value is not None]
 
 
-def _spelled(value: Any) -> str:
+def _toml(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(_lines(value)) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_spelled, value)) + "]"
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are spelled as in TOML
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
 import ds2_deploy
 from ds2_deploy.audio.features import FeatureStatistics
 from ds2_deploy.errors import TrainingError
+from ds2_deploy.manifest import is_of_other_length, manifest_name
 from ds2_deploy.metadata import ModelMetadata, Provenance
 from ds2_deploy.metrics import Errors
 from ds2_deploy.model.checkpoint import Checkpoint, open_checkpoint
@@ -239,7 +239,7 @@ class Training:
         recipe = self.recipe
         earlier = [one.metadata.provenance for one in (checkpoint, self.teacher and self.teacher.model) if one]
         before = [Learnt(dict.fromkeys(one.train), one.audio_hours) for one in earlier]
-        names = dict.fromkeys("/".join(manifest.absolute().parts[-2:]) for manifest in manifests)
+        names = dict.fromkeys(map(manifest_name, manifests))
         learnt = reduce(Learnt.plus, [*before, Learnt(names, self.train_set.distinct_hours)])
         return ModelMetadata(
             name=recipe.name,
@@ -306,9 +306,13 @@ class Training:
         batches = self.stop.watched(self.valid_batches)
         return validate(self.model, batches, self.valid_set, self.processes, self.recipe.precision)
 
+    def is_told_to_end(self) -> bool:
+        """Whether one process was, on which all agree."""
+        return self.processes.any(self.stop.signal is not None)
+
     def heed_signals(self) -> None:
         """StoppedError, in every process, where one was told to end."""
-        if self.processes.any(self.stop.signal is not None):
+        if self.is_told_to_end():
             raise StoppedError
 
     def leave(self) -> NoReturn:
@@ -354,12 +358,11 @@ class Training:
             if epoch == 1:
                 self.short += int((~long).sum())
                 self.lying += [index for batch in group for index in self.lying_in(batch)]
-            if steps % looked == 0:
+            if steps % looked == 0 and (self.is_told_to_end() or self.time_to_save(saved)):
                 self.note_losses(losses, time.perf_counter() - started)
                 self.heed_signals()
-                if self.time_to_save(saved):
-                    self.save_inside_epoch()
-                    saved = time.perf_counter()
+                self.save_inside_epoch()
+                saved = time.perf_counter()
         self.note_losses(losses, time.perf_counter() - started)
         self.warn_of_durations()
         self.say_what_was_short()
@@ -416,10 +419,8 @@ class Training:
 
     def lying_in(self, batch: Batch) -> list[int]:
         """The utterances whose recording is much longer or shorter than the manifest says."""
-        indices = batch.indices.numpy()
-        said = self.train_set.durations_s[indices]
-        wrong = np.abs(batch.recorded_s.numpy() - said) > 0.1 * said + 0.5
-        return [int(index) for index in indices[wrong]]
+        told_s, heard = self.train_set.durations_s, zip(batch.indices.tolist(), batch.recorded_s.tolist(), strict=True)
+        return [index for index, heard_s in heard if is_of_other_length(told_s[index], heard_s)]
 
     def warn_of_durations(self) -> None:
         lying = sorted({index for found in self.processes.gathered(self.lying) for index in found})

@@ -57,9 +57,9 @@ def main(
     for way in ahead:
         out = work / f"ahead-{way}"
         settings = load_recipe(recipe, [*(override or []), *ways_settings(way), f"epochs={epochs}", "workers=1"])
-        done = load_checkpoint(out / LAST).metadata.provenance.epochs if (out / LAST).exists() else 0
+        begun = (out / LAST).exists()
+        done = load_checkpoint(out / LAST).metadata.provenance.epochs if begun else 0
         if done < epochs:
-            begun = (out / LAST).exists()
             train(settings, train_manifest, [valid_manifest], out, resume=begun, init_from=start, device="cpu")
         rows.append({"ahead": way, **measured(out / LAST, valid_manifest, test_manifest)})
         print_row(rows[-1])

@@ -7,6 +7,7 @@ import numpy as np
 
 from ds2_deploy.bench.report import Row
 from ds2_deploy.bench.stats import PERCENTILES
+from ds2_deploy.output.listing import first_of
 
 FARTHEST = {"fp32": 1e-2, "fp16": 0.5}
 """Nats that log-probabilities may be from the reference's; `ds2 parity` looks closer, and at labels."""
@@ -104,9 +105,7 @@ def _about(rows: Sequence[Row], what: str, doubtful: Any) -> list[str]:
     hit = [row for row in rows if doubtful(row)]
     if not hit:
         return []
-    first = ", ".join(f"{row.name} at {row.cell}" for row in hit[:3])
-    more = f" and {len(hit) - 3} more" if len(hit) > 3 else ""
-    return [f"{len(hit)} of {len(rows)} rows {what}: {first}{more}."]
+    return [f"{len(hit)} of {len(rows)} rows {what}: {first_of([f'{row.name} at {row.cell}' for row in hit], 3)}."]
 
 
 def _all(row: Row) -> list[float]:

@@ -110,7 +110,9 @@ def evaluate(
 
 
 def _learnt_from(model: str, recognizer: "Recognizer", manifest: Path) -> Iterator[str]:
-    if (name := "/".join(manifest.absolute().parts[-2:])) in recognizer.metadata.provenance.train:
+    from ds2_deploy.manifest import manifest_name
+
+    if (name := manifest_name(manifest)) in recognizer.metadata.provenance.train:
         yield f"{model} has learnt from a manifest called {name}: if it is this one, this is no test."
 
 
@@ -118,10 +120,10 @@ def _warnings(
     model: str, recognizer: "Recognizer", manifest: Path, evaluation: "Evaluation", scored: "list[Scored]"
 ) -> Iterator[str]:
     """What makes a model look better than it hears, or worse."""
-    from ds2_deploy.evaluation import of_other_length
+    from ds2_deploy.manifest import is_of_other_length
 
     yield from _learnt_from(model, recognizer, manifest)
-    if lying := of_other_length(scored):
+    if lying := [s for s in scored if is_of_other_length(s.reference.duration_s, s.duration_s)]:
         first = lying[0]
         yield (
             f"{len(lying)} of {len(scored)} recordings are not as long as {manifest} says, such as "

@@ -82,9 +82,10 @@ def lm_build(
 
 def _counted(strange: "Sequence[Unspelled]") -> str:
     """What the model cannot spell, the most frequent first."""
+    from ds2_deploy.output.listing import first_of
+
     counts = Counter(token for sentence in strange for token in sentence.missing)
-    listed = ", ".join(f"{token!r} in {count}" for token, count in counts.most_common(SHOWN))
-    return listed + (f" and {len(counts) - SHOWN} more" if len(counts) > SHOWN else "")
+    return first_of([f"{token!r} in {count}" for token, count in counts.most_common()], SHOWN)
 
 
 def _sentences(source: Path) -> list[str]:
