@@ -138,7 +138,7 @@ def test_channels_of_manifests_and_tables(ds2: Ds2, call: Path) -> None:
 
 
 def test_what_is_called_channel_and_is_none(ds2: Ds2, tmp_path: Path) -> None:
-    """The only channel of a recording is all of it; a word in a manifest says something else."""
+    """The only channel of a recording is all of it; words in a manifest or a table say something else."""
     entries = [{"audio_filepath": f"{name}.wav", "duration": 1.0, "text": name} for name in ("a", "b")]
     for entry, channel in zip(entries, (0, "phone"), strict=True):
         write_audio(tmp_path / entry["audio_filepath"])
@@ -147,3 +147,15 @@ def test_what_is_called_channel_and_is_none(ds2: Ds2, tmp_path: Path) -> None:
     assert ds2("manifest", manifest(tmp_path, *entries), "--out", out).code == 0
     assert [utterance.path.name for utterance in read_manifest(out)] == ["a.wav", "b.wav"]
     assert len(read_manifest(manifest(tmp_path, entries[1]))) == 1
+    table = write_text(tmp_path / "t.csv", "file,channel,text\na,phone,one\nb,mic,two\n")
+    outcome = ds2("manifest", table, "--out", out, "--overwrite")
+    assert outcome.err.startswith(f"ds2: {table}: audio from column 'file', text from column 'text', no speakers.\n")
+    assert [utterance.text for utterance in read_manifest(out)] == ["one", "two"]
+
+
+def test_one_channel_of_transcribe_comes_back(ds2: Ds2, call: Path) -> None:
+    for channel in (0, 1):
+        with call.with_name("heard.jsonl").open("a") as file:
+            WRITERS["jsonl"](file, single=True).write(Transcript(str(call), f"side {channel}", 4.0, channel=channel))
+    _, lines = made(ds2, call.with_name("heard.jsonl"))
+    check(call, lines, [("side 0", 0, 64000, 0), ("side 1", 0, 64000, 1)])

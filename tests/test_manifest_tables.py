@@ -33,6 +33,10 @@ def told(lines: list[dict[str, Any]]) -> list[tuple[str, ...]]:
 
 AB = [("a", "one two"), ("b", "three")]
 SPOKEN = [("a", "one two", "ann"), ("b", "three", "bob")]
+GUESSED = (
+    "audio from column 1, text from column 2, no speakers; the text's column is a guess: call it text in the first "
+    "line.\n"
+)
 FILE_TEXT = "audio from column 'file', text from column 'text', no speakers.\n"
 
 
@@ -58,6 +62,10 @@ FILE_TEXT = "audio from column 'file', text from column 'text', no speakers.\n"
         ("a|raw|one two\nb|raw, too|three",
          "audio from column 1, text from column 3, no speakers; the text's column is a guess: "
          "call it text in the first line.\n", AB),
+        ("a;one two\nb;three, four", GUESSED, [("a", "one two"), ("b", "three, four")]),
+        ("a;one two, three\nb;three, four", GUESSED, [("a", "one two, three"), ("b", "three, four")]),
+        ("a,one; two\nb,three; four", GUESSED, [("a", "one; two"), ("b", "three; four")]),
+        ("a,file\nb,three", GUESSED, [("a", "file"), ("b", "three")]),
         ("file;speaker;\na;ann;one two\nb;bob;three",
          "has a header without a column of texts: file, speaker. Call it text.", []),
     ],

@@ -133,6 +133,11 @@ def test_each_channel_of_a_call_is_heard_apart(ds2: Ds2, conv_model: ConvModel, 
         said = " ".join(word["word"] for word in found["words"] if word["channel"] == channel)
         assert said == conv_model.text(samples[:, channel])
     assert found["duration_s"] == 0.5
+    for options, said in (([], {}), (["--channel", 1], {"channel": 1, "text": conv_model.text(samples[:, 1])})):
+        call = ["transcribe", tmp_path / "call.wav", "--format", "json", "--model", conv_model.path]
+        told = json.loads(ds2(*call, *options).out)
+        assert told.get("channel") == said.get("channel")
+        assert told["text"] == said.get("text", conv_model.text(samples.mean(axis=1)))
 
 
 def test_what_can_be_read_once_and_is_no_audio_says_so_with_its_name(tmp_path: Path) -> None:

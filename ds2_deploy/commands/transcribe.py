@@ -274,7 +274,7 @@ def _write_all(
                 else:
                     assert first.hypothesis is not None
                     text, readings = first.hypothesis.text, first.hypothesis.readings
-                    told = (text, first.duration_s, first.passages, first.words, channel or 0)
+                    told = (text, first.duration_s, first.passages, first.words, channel)
                     transcript = Transcript(
                         recording.name, *told, readings=readings, word_separator=opened.word_separator
                     )

@@ -20,8 +20,8 @@ class Transcript(NamedTuple):
     passages: tuple[tuple[float, float, str], ...] = ()
     """Start and end in seconds and text of each piece of a recording that was cut at silences."""
     words: tuple[TimedWord, ...] = ()
-    channel: int = 0
-    """The one that was heard; 0 where all were."""
+    channel: int | None = None
+    """The one that was heard; None where all were, as their mean or, with `turns`, each by itself."""
     turns: tuple[Turn, ...] | None = None
     """Where each channel was heard apart: who spoke when. `text` and `words` are empty then."""
     readings: tuple[Reading, ...] = ()
@@ -33,7 +33,7 @@ class Transcript(NamedTuple):
     def channels(self) -> dict[int, list[TimedWord]]:
         """Channel -> its words in order."""
         if self.turns is None:
-            return {self.channel: list(self.words)}
+            return {self.channel or 0: list(self.words)}
         found: dict[int, list[TimedWord]] = {}
         for turn in sorted(self.turns, key=lambda turn: turn.channel):
             found.setdefault(turn.channel, []).extend(turn.words)
@@ -112,6 +112,8 @@ def _json(transcript: Transcript) -> str:
         "text": transcript.text or transcript.word_separator.join(turn.text for turn in transcript.turns or ()),
         "duration_s": round(transcript.duration_s, 3),
     }
+    if transcript.channel is not None:
+        fields["channel"] = transcript.channel
     if transcript.passages:
         fields["segments"] = [
             {"start_s": round(start_s, 3), "end_s": round(end_s, 3), "text": text}

@@ -165,7 +165,7 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], recordings: Recordi
     if len(first) < 2:
         raise ManifestError(f"{table} has a first line of one column: a tab, |, comma or semicolon parts several.")
     places = _named(first)
-    header = first if _is_header(first, places) else []
+    header = first if _is_header(first, places, recordings) else []
     places = places if header else {}
     guessed = "text" not in places
     sample = [fields for _, fields in rows[bool(header) :][:SAMPLE]]
@@ -182,6 +182,9 @@ def _columns(table: Path, rows: list[tuple[int, list[str]]], recordings: Recordi
         places["text"] = rest[-1]
     _check_times(table, places)
     columns = Columns(places, header, len(first), guessed)
+    numbered = (columns.cell(fields, "channel").isdecimal() for _, fields in rows if len(fields) == columns.width)
+    if not any(numbered):
+        places.pop("channel", None)  # words say something else, such as by which way a call came
     if guessed:
         _check_guess(table, columns, rows)
     return columns
@@ -204,9 +207,10 @@ def _named(fields: list[str]) -> dict[str, int]:
     return {role: place for role, place in found.items() if place is not None}
 
 
-def _is_header(fields: list[str], named: dict[str, int]) -> bool:
-    """Words of headers may be texts, too, but not beside the name of a file."""
-    has_file = any(Path(field).suffix.lower() in EXTENSIONS for field in fields)
+def _is_header(fields: list[str], named: dict[str, int], recordings: Recordings) -> bool:
+    """Words of headers may be texts, too, but not beside the name of a recording."""
+    others = [field.strip() for place, field in enumerate(fields) if place not in named.values()]
+    has_file = any(Path(field).suffix.lower() in EXTENSIONS for field in fields) or any(map(recordings.called, others))
     return ("audio" in named or len(named) > 1) and not has_file
 
 
@@ -252,14 +256,16 @@ def _rows(table: Path) -> list[tuple[int, list[str]]]:
 
 
 def _mark_of(lines: list[str]) -> str:
-    """What parts the most lines into one number of columns."""
+    """What parts the most lines into one number of columns; of comma and semicolon, the other of which texts may hold,
+    the one that comes first."""
 
     def agreeing(mark: str) -> int:
         rows = csv.reader(lines, delimiter=mark) if mark in ",;" else (line.split(mark) for line in lines)
         widths = map(len, rows)
         return max(Counter(width for width in widths if width > 1).values(), default=0)
 
-    return max(MARKS, key=agreeing)
+    first = Counter(found[0] for line in lines if (found := re.search("[,;]", line)))
+    return max(MARKS, key=lambda mark: (agreeing(mark), first[mark] if mark in ",;" else len(lines)))
 
 
 def _is_quoted(lines: list[str], mark: str) -> bool:
