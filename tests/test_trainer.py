@@ -127,15 +127,16 @@ def test_weights_that_no_epoch_beats_stay_the_best(ds2, corpus, tmp_path):
     assert "No epoch was better than the weights it began with, which best.pt has" in said
     first, best = load_checkpoint(tmp_path / "first/last.pt"), load_checkpoint(tmp_path / "second/best.pt")
     assert all(torch.equal(first.weights[name], tensor) for name, tensor in best.weights.items())
-    assert best.metadata.provenance == msgspec.structs.replace(first.metadata.provenance, epochs=0)
+    assert best.metadata.provenance == first.metadata.provenance
     assert ds2(*call, "--resume", "--set", "epochs=2").code == 0
     assert [entry["epoch"] for entry in read_log(tmp_path / "second")] == [0, 1, 2]
 
 
-def test_weights_to_begin_with_are_heard_once_where_their_training_is_stopped(corpus, tmp_path, monkeypatch):
+def test_weights_to_begin_with_are_heard_once_where_their_training_is_stopped(corpus, tmp_path, monkeypatch, capsys):
+    """They may be among the best, but are no part of the best ones' mean."""
     train(recipe(tmp_path, epochs=1), [corpus], [corpus], tmp_path / "first")
     begin = {"init_from": tmp_path / "first/last.pt"}
-    settings = recipe(tmp_path, "selection.keep=2", epochs=2)
+    settings = recipe(tmp_path, "selection.keep=3", epochs=2)
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -151,6 +152,7 @@ def test_weights_to_begin_with_are_heard_once_where_their_training_is_stopped(co
     parts, whole = read_log(tmp_path / "second"), read_log(tmp_path / "whole")
     assert [entry["valid_loss"] for entry in parts] == [entry["valid_loss"] for entry in whole]
     assert len(parts) == 3
+    assert capsys.readouterr().err.count("\naverage of epochs 1, 2: valid ") == 2
 
 
 def test_a_model_folder_can_be_trained_further_with_other_dropout(corpus, tmp_path):
@@ -197,7 +199,7 @@ def test_a_net_of_both_directions_learns_to_stream(corpus, tmp_path, capsys):
     train(still, [corpus], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
     said = capsys.readouterr().err
     assert (
-        f"Other than in {tmp_path / 'first/last.pt'}: feature.normalization utterance -> running, "
+        f"Different from {tmp_path / 'first/last.pt'}: feature.normalization utterance -> running, "
         "model.window 0 -> 2, model.window_context 0 -> 3.\n"
     ) in said
     assert "will not" not in said
@@ -251,7 +253,7 @@ def test_a_net_with_longer_frames_goes_on_with_shorter_ones(corpus, tmp_path, ca
     shorter = recipe(tmp_path, *fast, epochs=1)
     train(shorter, [other], [corpus], tmp_path / "second", init_from=tmp_path / "first/last.pt")
     first, second = (load_checkpoint(tmp_path / name / "last.pt") for name in ("first", "second"))
-    assert f"Other than in {tmp_path / 'first/last.pt'}: frame 40 ms -> 20 ms.\n" in capsys.readouterr().err
+    assert f"Different from {tmp_path / 'first/last.pt'}: frame 40 ms -> 20 ms.\n" in capsys.readouterr().err
     assert second.metadata.model.conv[0].stride == (2, 2)
     assert second.metadata.provenance.train == (*first.metadata.provenance.train, f"{tmp_path.name}/other.jsonl")
     learnt = [name for name in first.weights if "running" not in name and "num_batches" not in name]
@@ -309,11 +311,51 @@ def test_what_set_has_changed_need_not_be_given_again(ds2, corpus, tmp_path):
     used = load_recipe(str(tmp_path / "run/recipe.toml"), [])
     assert used == load_recipe(str(tmp_path / "tones.toml"), ["epochs=2", "workers=1", "alphabet=''"])
     assert "All 2 epochs are learnt" in ds2(*call, "--resume").err
-    (tmp_path / "tones.toml").write_text((tmp_path / "tones.toml").read_text().replace("1e-2", "1e-3"))
-    refused = ds2(*call, "--resume")
-    assert "begun with another optimizer.learning_rate (0.01, now 0.001): resume it with " in refused.err
-    call[1] = tmp_path / "run/recipe.toml"
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+
+
+def test_the_recipe_in_the_folder_is_another_way_to_go_on(ds2, corpus, tmp_path):
+    """It may be edited, within the same limits as --set; a message names it where it is of use."""
+    recipe(tmp_path, epochs=75)
+    config, own = tmp_path / "tones.toml", tmp_path / "run/recipe.toml"
+    options = ["--train", corpus, "--valid", corpus, "--out", tmp_path / "run"]
+    assert ds2("train", config, *options, "--set", "epochs=1").code == 0
+    edit(config, "1e-2", "1e-3")
+    another = "begun with another optimizer.learning_rate (0.01, now 0.001): resume it with "
+    refused = ds2("train", config, *options, "--resume").err.replace("\n", " ")
+    assert f"{another}{own}, the recipe it began with, or start" in refused
+    edit(config, "1e-3", "1e-2")
+    edit(own, "epochs = 1\n", "epochs = 2\n")
+    assert "epochs 1 -> 2.\n" in ds2("train", own, *options, "--resume").err
+    again = ds2("train", config, *options, "--resume").err
+    assert "All 2 epochs are learnt" in again
+    assert "Changed" not in again
+    edit(own, "learning_rate = 0.01\n", "learning_rate = 0.001\n")
+    assert f"{another}the recipe it began with, or start" in ds2("train", own, *options, "--resume").err
+
+
+def test_what_set_changes_outlasts_a_training_that_saves_nothing(ds2, corpus, tmp_path, monkeypatch):
+    settings = recipe(tmp_path, epochs=75)
+    call = ["train", tmp_path / "tones.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path / "run"]
+    assert ds2(*call, "--set", "epochs=1").code == 0
+    before = load_checkpoint(tmp_path / "run/last.pt")
+    with monkeypatch.context() as patched:
+        patched.setattr("training.trainer.Training.learn_epochs", full)
+        assert "no space left" in ds2(*call, "--resume", "--set", "epochs=2").err
+    now = load_checkpoint(tmp_path / "run/last.pt")
+    assert (now.training.pop("set"), before.training.pop("set")) == (["epochs=1", "epochs=2"], ["epochs=1"])
+    assert now.metadata == before.metadata
+    train(msgspec.structs.replace(settings, epochs=2), [corpus], [corpus], tmp_path / "run", resume=True)
     assert "All 2 epochs are learnt" in ds2(*call, "--resume").err
+
+
+def full(*_):
+    raise OutputError("There is no space left.")
 
 
 def test_a_training_from_before_settings_were_kept_has_its_recipe_all_the_same(ds2, corpus, tmp_path):

@@ -99,7 +99,7 @@ class Survey(NamedTuple):
 
     corpus: Corpus
     tokens: Counter[str]
-    """Every label that its texts need, and how many of them do."""
+    """Each label and the number of texts that it is in."""
     unspoken: int
     """Utterances left out because the language has no spelling for a word of theirs."""
     first_unspoken: str
@@ -147,7 +147,7 @@ class Recordings:
         if self.learnt:
             say(
                 f"{len(self.learnt)} of {count} validation recordings are in the training set, too, such as "
-                f"{min(self.learnt)}: take them out of one, since what was learnt by heart looks good in validation."
+                f"{min(self.learnt)}: the error rates are lower than those of new recordings would be."
             )
         if again := self.validated.total() - count:
             say(

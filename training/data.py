@@ -1,6 +1,7 @@
 """From utterances to batches: read, varied and padded by workers."""
 
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -129,7 +130,8 @@ def leave_signals(_: int) -> None:
 def _obey_the_training() -> None:
     """End by its SIGTERM alone."""
     if sys.platform == "linux":
-        while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        training = multiprocessing.parent_process()  # which os.getppid() is not where a server forks the workers
+        while training and signal.sigwaitinfo({signal.SIGTERM}).si_pid != training.pid:
             pass
         os._exit(0)
 
@@ -174,6 +176,8 @@ def valid_loader(dataset: Speech, recipe: Recipe, processes: Processes) -> DataL
         sampler=mine,
         batch_size=None,
         num_workers=recipe.workers,
+        # once beside other processes' threads, for a fork there may hang (CPython 3.11); else memory is worth more
+        persistent_workers=recipe.workers > 0 and processes.count > 1,
         worker_init_fn=leave_signals,
         generator=torch.Generator(),
     )

@@ -3,7 +3,7 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -270,7 +270,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.selection.by or ("cer" if language_named(self.language).metric == "CER" else "wer")
 
 
-def load_recipe(source: str, overrides: list[str]) -> Recipe:
+def load_recipe(source: str, overrides: Sequence[str]) -> Recipe:
     """A recipe from a TOML file or by its bundled name, with `key.path=value` overrides in TOML's spelling."""
     path = Path(source) if Path(source).suffix == ".toml" else RECIPES / f"{source}.toml"
     try:
@@ -302,14 +302,14 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _lines(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{name} = {_toml(value)}" for name, value in settings.items() if value is not None]
+    return [f"{name} = {toml_value(value)}" for name, value in settings.items() if value is not None]
 
 
-def _toml(value: Any) -> str:
+def toml_value(value: Any) -> str:
     if isinstance(value, dict):
         return "{ " + ", ".join(_lines(value)) + " }"
     if isinstance(value, list | tuple):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml_value, value)) + "]"
     return json.dumps(value, ensure_ascii=False)  # strings, numbers and booleans are spelled as in TOML
 
 

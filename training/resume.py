@@ -9,7 +9,7 @@ import msgspec
 
 from ds2_deploy.errors import ConfigError
 from training.corpus import Corpus
-from training.recipe import Recipe, differences
+from training.recipe import Recipe, differences, load_recipe, toml_value
 from training.run_folder import RunFolder
 
 if TYPE_CHECKING:
@@ -21,29 +21,60 @@ MAY_CHANGE = ("epochs", "workers", "checkpoint_minutes", "name")
 scale of losses."""
 
 
-def all_overrides(out: Path, overrides: Sequence[str]) -> list[str]:
-    """What --set has changed in the training that goes on in `out`, `overrides` last; each once."""
-    every = [*RunFolder(out).saved().training.get("set", []), *overrides]
-    return list(dict.fromkeys(reversed(every)))[::-1]
+def resumed_recipe(config: str, out: Path, overrides: Sequence[str]) -> tuple[Recipe, list[str]]:
+    """The recipe by which the training in `out` goes on, and what has been changed in it since it was last saved, as
+    --set has it: `overrides` and, where `config` is the folder's own recipe.toml, what was edited there.
+
+    Any other file is what the training began with, so what --set changed since then is changed again.
+    """
+    folder = RunFolder(out)
+    saved = folder.saved().training
+    if not (Path(config).exists() and folder.recipe.exists() and folder.recipe.samefile(config)):
+        return load_recipe(config, merged(saved.get("set", []), overrides)), list(overrides)
+    edited = differences(_today(saved["recipe"]), msgspec.to_builtins(load_recipe(config, [])))
+    return load_recipe(config, overrides), [*(f"{name}={toml_value(now)}" for name, _, now in edited), *overrides]
+
+
+def merged(before: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """What --set has changed, the latest last; each once."""
+    return list(dict.fromkeys(reversed([*before, *overrides])))[::-1]
 
 
 def check_recipe(recipe: Recipe, saved: dict[str, Any], folder: RunFolder) -> str:
-    """ConfigError where the training goes on otherwise than it began; else what MAY_CHANGE and did, in words.
-
-    A setting that recipes had not yet when it began counts as what it is by default.
-    """
-    with suppress(msgspec.ValidationError):  # a setting that recipes no longer have
-        saved = msgspec.to_builtins(msgspec.convert(saved, Recipe))
-    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
-    changed = list(differences(saved, msgspec.to_builtins(recipe)))
-    for name, before, now in changed:
-        if name not in may_change:
-            own = f"{folder.recipe}, " if folder.recipe.exists() else ""
-            raise ConfigError(
-                f"{folder.path} was begun with another {name} ({before!r}, now {now!r}): resume it with {own}the "
-                "recipe it began with, or start anew with --init-from."
-            )
+    """ConfigError where the training goes on otherwise than it began; else what MAY_CHANGE and did, in words."""
+    changed = list(differences(_today(saved), msgspec.to_builtins(recipe)))
+    if fixed := _not_to_change(recipe, saved):
+        name, before, now = fixed
+        raise ConfigError(
+            f"{folder.path} was begun with another {name} ({before!r}, now {now!r}): resume it with "
+            f"{_own_recipe(saved, folder)}the recipe it began with, or start anew with --init-from."
+        )
     return ", ".join(f"{name} {before} -> {now}" for name, before, now in changed if name != "name")
+
+
+def _today(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved recipe as one of today: settings that it had not yet are what they are by default."""
+    try:
+        settings: dict[str, Any] = msgspec.to_builtins(msgspec.convert(saved, Recipe))
+    except msgspec.ValidationError:  # a setting that recipes no longer have
+        return saved
+    return settings
+
+
+def _not_to_change(recipe: Recipe, saved: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """A setting that `recipe` has otherwise than the one that a training began with, and must not: its name, what it
+    was and what it is."""
+    may_change = MAY_CHANGE if "fp16" in (recipe.precision, saved.get("precision")) else (*MAY_CHANGE, "precision")
+    changed = differences(_today(saved), msgspec.to_builtins(recipe))
+    return next((one for one in changed if one[0] not in may_change), None)
+
+
+def _own_recipe(saved: dict[str, Any], folder: RunFolder) -> str:
+    """The folder's recipe.toml for a message, where it would do."""
+    with suppress(ConfigError):
+        if folder.recipe.exists() and not _not_to_change(load_recipe(str(folder.recipe), []), saved):
+            return f"{folder.recipe}, "
+    return ""
 
 
 def check_same(

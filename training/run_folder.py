@@ -88,6 +88,12 @@ class RunFolder:
             with atomic_path(self.recipe) as temporary:
                 temporary.write_text(to_toml(recipe), encoding="utf-8")
 
+    def keep_overrides(self, overrides: Sequence[str]) -> None:
+        """In last.pt, where there is one: a training that ends before its next save is resumed with them, too."""
+        if self.last.exists() and (saved := self.saved()).training.get("set") != overrides:
+            saved.training["set"] = list(overrides)
+            saved.save(self.last)
+
     def epoch_file(self, epoch: int) -> Path:
         return self.path / f"epoch-{epoch:04d}.pt"
 
@@ -113,9 +119,8 @@ class RunFolder:
         """The mean of these epochs' weights (Izmailov et al. 2018, over the best epochs)."""
         return mean_weights([load_checkpoint(self.epoch_file(epoch)).weights for epoch in epochs], [1] * len(epochs))
 
-    def save(self, checkpoint: Checkpoint, *, best: bool, kept: Sequence[int]) -> None:
+    def save(self, checkpoint: Checkpoint, epoch: int, *, best: bool, kept: Sequence[int]) -> None:
         """After an epoch: `kept` are the epochs whose checkpoints stay beside the best and the last one."""
-        epoch = checkpoint.metadata.provenance.epochs
         if epoch in kept:
             checkpoint.save(self.epoch_file(epoch))
         files = [self.best, self.last] if best else [self.last]

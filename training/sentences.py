@@ -3,8 +3,9 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from ds2_deploy.errors import PronunciationError
 from ds2_deploy.text.alphabet import Alphabet
-from ds2_deploy.text.languages import spell
+from ds2_deploy.text.languages import normalize
 from ds2_deploy.text.punctuation import without_punctuation
 
 
@@ -21,7 +22,11 @@ def spelled(sentences: Iterable[str], language: str, alphabet: Alphabet) -> tupl
     good: list[str] = []
     strange: list[Unspelled] = []
     for sentence in sentences:
-        text, missing = spell(without_punctuation(sentence, alphabet), language, alphabet)
+        try:
+            text = normalize(without_punctuation(sentence, alphabet), language)
+            missing = sorted(alphabet.missing(text))
+        except PronunciationError as error:
+            text, missing = "", list(error.words)
         if missing:
             strange.append(Unspelled(sentence, missing))
         elif text:

@@ -30,7 +30,8 @@ class Stop:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # no other can
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as of what a shell runs in the background
+                # ignored, as of what a shell runs in the background, or another program's, which hosts Python
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
                     self.before[number] = signal.signal(number, self._note)
         return self
 

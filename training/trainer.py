@@ -36,7 +36,7 @@ from training.precision import allow_tf32
 from training.provenance import Learnt
 from training.recipe import Recipe
 from training.report import Reporter
-from training.resume import check_recipe, check_same
+from training.resume import check_recipe, check_same, merged
 from training.run_folder import RunFolder
 from training.sampler import BatchSampler
 from training.statistics import feature_statistics, whitening
@@ -105,8 +105,8 @@ def train(
 ) -> None:
     """Train `recipe` and leave best.pt, last.pt and log.jsonl in the folder `out` (training/run_folder.py).
 
-    `overrides` are what --set has changed in it, for training/resume.py. A resumed training has its weights, so
-    `init_from` is not read.
+    `overrides` are what --set has changed in it, where it is resumed since then; they are kept for
+    training/resume.py. A resumed training has its weights, so `init_from` is not read.
     """
     folder = RunFolder(out)
     if not resume:
@@ -171,9 +171,11 @@ class Training:
         # --- what to begin with: told before the corpora are read, where it does not fit --------------------------
         begins = folder.last if resume else init_from
         checkpoint = folder.saved() if resume else open_checkpoint(init_from) if init_from else None
-        if checkpoint and resume and (changed := check_recipe(recipe, checkpoint.training["recipe"], folder)):
-            reporter.say(f"Changed since {folder.path} was begun: {changed}.")
-        if checkpoint and not resume:
+        if checkpoint and resume:
+            if changed := check_recipe(recipe, checkpoint.training["recipe"], folder):
+                reporter.say(f"Changed since {folder.path} was begun: {changed}.")
+            self.overrides = merged(checkpoint.training.get("set", []), overrides)
+        elif checkpoint:
             self.begun_with = checkpoint.metadata.provenance
         if checkpoint:
             check_alike(checkpoint, recipe.model, recipe.feature, begins, resume)
@@ -264,6 +266,7 @@ class Training:
         self.reporter.start(recipe, self.model, len(self.train_set), hours, len(self.valid_set), self.processes)
         if self.processes.main:
             self.folder.write_recipe(recipe)
+            self.folder.keep_overrides(self.overrides)
             self.folder.cut_log(position.epoch if position.best else -1)
             if position.best and not position.batch:
                 self.folder.find_best(position.epoch, position.best[0][1])
@@ -280,8 +283,9 @@ class Training:
                 if self.stale():
                     since = f"no better {recipe.selected_by}, nor a lower loss, in {position.stale} epochs"
                     self.reporter.say(f"Stopped: {since}.")
-                if len(position.best) > 1:
-                    self.average()
+                learnt = [epoch for _, epoch in position.best if epoch > 0]  # 0 may have labels it has not learnt yet
+                if len(learnt) > 1:
+                    self.average(learnt)
             except StoppedError:
                 self.leave()
 
@@ -493,7 +497,7 @@ class Training:
         """After an epoch."""
         if self.processes.main:
             kept = [epoch for _, epoch in self.position.best] if self.recipe.selection.keep > 1 else []
-            self.folder.save(checkpoint, best=best, kept=kept)
+            self.folder.save(checkpoint, self.position.epoch, best=best, kept=kept)
 
     def facts(self, result: Validation, rate: float) -> dict[str, Any]:
         """What the log says of an epoch; rates are fractions, losses nats per utterance, `skipped_steps` those of all
@@ -533,8 +537,8 @@ class Training:
         where they come from, if not from this training; no random states, because none carries over from step to step.
         """
         rates = {} if errors is None else {"valid_wer": round(errors.wer, 5), "valid_cer": round(errors.cer, 5)}
-        made = made or self.metadata.provenance
-        provenance = msgspec.structs.replace(made, epochs=self.position.epoch, **rates)
+        made = made or msgspec.structs.replace(self.metadata.provenance, epochs=self.position.epoch)
+        provenance = msgspec.structs.replace(made, **rates)
         return Checkpoint(
             metadata=msgspec.structs.replace(self.metadata, provenance=provenance),
             weights=self.model.state_dict(),
@@ -550,9 +554,8 @@ class Training:
             },
         )
 
-    def average(self) -> None:
-        """average.pt: the mean of the best epochs' weights, validated like them."""
-        epochs = [epoch for _, epoch in self.position.best]
+    def average(self, epochs: Sequence[int]) -> None:
+        """average.pt: the mean of these epochs' weights, validated like them."""
         if self.processes.main:
             self.model.load_state_dict(self.folder.average_weights(epochs))
         for tensor in self.model.state_dict().values():

@@ -65,7 +65,7 @@ def changes(old: ModelMetadata, new: ModelMetadata, begins: object) -> Iterator[
     if old.frame_s != new.frame_s:
         changed.append(f"frame {1000 * old.frame_s:g} ms -> {1000 * new.frame_s:g} ms")
     if changed:
-        yield f"Other than in {begins}: {', '.join(changed)}."
+        yield f"Different from {begins}: {', '.join(changed)}."
     if new.streaming_obstacles and not old.streaming_obstacles:
         yield f"{begins} can stream, this model will not: {'; '.join(new.streaming_obstacles)}."
     if labels := alphabet_changes(old.alphabet, new.alphabet):

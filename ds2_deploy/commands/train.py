@@ -46,13 +46,16 @@ def train(
 
     os.environ.setdefault(*KERNELS_KEPT)  # read when the first kernel is made
     require_all(TRAIN)
-    from training.resume import all_overrides
+    from training.resume import resumed_recipe
     from training.trainer import train as run
 
     load_recipe(config, [])  # what is wrong here is the file's fault, what is wrong below the command line's
-    overrides = all_overrides(out, override or []) if resume else override or []
+    overrides = override or []
     with usage_errors():
-        recipe = load_recipe(config, overrides)
+        if resume:
+            recipe, overrides = resumed_recipe(config, out, overrides)
+        else:
+            recipe = load_recipe(config, overrides)
     run(
         recipe,
         train_manifest,

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 
 from ds2_deploy.errors import ConfigError, PronunciationError
 from ds2_deploy.text import phonemes
-from ds2_deploy.text.alphabet import SILENCE, Alphabet
+from ds2_deploy.text.alphabet import SILENCE
 
 UNSEEN = re.compile("[\u00ad\u200b\u200e\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
 """Marks for typesetters, such as the soft hyphens of books; joiners are not among them, for there are languages that
@@ -89,16 +89,6 @@ def language_named(name: str) -> Language:
     if name not in LANGUAGES:
         raise ConfigError(f"The language {name!r} has no text normalisation: choose one of {', '.join(LANGUAGES)}.")
     return LANGUAGES[name]
-
-
-def spell(text: str, language: str, alphabet: Alphabet) -> tuple[str, list[str]]:
-    """`text` in the language's spelling, and what of it has none: characters that are no labels, or words whose
-    phonemes nobody wrote down."""
-    try:
-        spelled = normalize(text, language)
-    except PronunciationError as error:
-        return "", list(error.words)
-    return spelled, sorted(alphabet.missing(spelled))
 
 
 def spelling(text: str, language: str) -> str | None:
