@@ -1,5 +1,6 @@
 """A training that is told to end: by Ctrl-C or a scheduler, alone or with others, once or twice."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import torch
 import training.trainer
 from ds2_deploy.model.checkpoint import load_checkpoint
 from tests.tones import losses, recipe
+from training.data import leave_signals
 from training.trainer import train
 
 VARIED = ["augment.speeds=[0.9, 1.1]", "model.dropout=0.3", "workers=1"]
@@ -114,3 +116,26 @@ def test_validation_ends_between_two_batches_and_is_done_again(corpus, tmp_path,
     train(settings, [corpus], [corpus], tmp_path / "parts", resume=True)
     train(settings, [corpus], [corpus], tmp_path / "whole")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+def worker(heard):
+    leave_signals(0)
+    heard.put(os.getpid())
+    signal.pause()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere nothing says who sent a signal")
+@pytest.mark.parametrize("start_method", ["fork", "forkserver"])
+def test_a_loaders_worker_is_ended_by_the_training_alone(start_method):
+    """By `fork`, and by `forkserver`, where its parent is another process (the rule from Python 3.14 on)."""
+    context = multiprocessing.get_context(start_method)
+    process = context.Process(target=worker, args=(heard := context.Queue(),), daemon=True)
+    process.start()
+    pid = str(heard.get(timeout=60))
+    for number in ("INT", "TERM"):
+        subprocess.run(["kill", f"-{number}", pid], check=True)
+    process.join(0.3)
+    assert process.is_alive()
+    process.terminate()
+    process.join(10)
+    assert process.exitcode == 0

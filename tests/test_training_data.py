@@ -193,7 +193,7 @@ def test_a_manifest_that_changes_under_a_training_is_named(utterances, manifest)
             utterances[1]
 
 
-@pytest.mark.parametrize("start_method", ["fork", "spawn"])
+@pytest.mark.parametrize("start_method", ["fork", "forkserver", "spawn"])
 def test_workers_give_the_batches_of_none_however_they_start(utterances, start_method):
     metadata = tiny_metadata(MODELS["gru, two directions, 2d"])
     augment = AugmentConfig(speeds=(0.9, 1.1), time_masks=1, gain_db=(-6.0, 6.0), reverb_probability=0.7)
