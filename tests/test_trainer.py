@@ -377,6 +377,7 @@ def test_a_recipe_that_somebody_wrote_into_the_folder_stays(ds2, corpus, tmp_pat
     call = ["train", tmp_path / "recipe.toml", "--train", corpus, "--valid", corpus, "--out", tmp_path]
     assert ds2(*call, "--set", "epochs=1").code == 0
     assert (tmp_path / "recipe.toml").read_bytes() == own
+    assert "All 1 epochs are learnt" in ds2(*call, "--resume").err
 
 
 def test_a_resumed_training_has_its_weights(ds2, corpus, tmp_path):

@@ -22,14 +22,14 @@ scale of losses."""
 
 
 def resumed_recipe(config: str, out: Path, overrides: Sequence[str]) -> tuple[Recipe, list[str]]:
-    """The recipe by which the training in `out` goes on, and what has been changed in it since it was last saved, as
-    --set has it: `overrides` and, where `config` is the folder's own recipe.toml, what was edited there.
+    """The recipe by which the training in `out` goes on, and what has changed in it since it was last saved, as --set
+    has it: `overrides` and, where `config` is the recipe.toml that the training wrote, what was edited there.
 
     Any other file is what the training began with, so what --set changed since then is changed again.
     """
     folder = RunFolder(out)
     saved = folder.saved().training
-    if not (Path(config).exists() and folder.recipe.exists() and folder.recipe.samefile(config)):
+    if not folder.wrote(Path(config)):
         return load_recipe(config, merged(saved.get("set", []), overrides)), list(overrides)
     edited = differences(_today(saved["recipe"]), msgspec.to_builtins(load_recipe(config, [])))
     return load_recipe(config, overrides), [*(f"{name}={toml_value(now)}" for name, _, now in edited), *overrides]

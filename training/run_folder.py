@@ -84,9 +84,14 @@ class RunFolder:
 
     def write_recipe(self, recipe: Recipe) -> None:
         """For people, and for `ds2 train`; a file of that name which somebody else wrote stays as it is."""
-        if not self.recipe.exists() or self.recipe.read_bytes().startswith(WRITTEN.encode()):
+        if not self.recipe.exists() or self.wrote(self.recipe):
             with atomic_path(self.recipe) as temporary:
                 temporary.write_text(to_toml(recipe), encoding="utf-8")
+
+    def wrote(self, path: Path) -> bool:
+        """Whether a recipe is the one that `write_recipe` wrote here."""
+        own = path.exists() and self.recipe.exists() and self.recipe.samefile(path)
+        return own and self.recipe.read_bytes().startswith(WRITTEN.encode())
 
     def keep_overrides(self, overrides: Sequence[str]) -> None:
         """In last.pt, where there is one: a training that ends before its next save is resumed with them, too."""
